@@ -1,0 +1,286 @@
+"""The only reader of frames for training and prediction: probes a video, reads frames by index, meters its motion.
+
+A frame's index is its position among the decoded frames, in display order: `read_frames(path, [0, 7, 14])` decodes
+forward from the start, converts frames 0, 7 and 14 to RGB, and stops. Nothing seeks: seeking by time finds the wrong
+frame in videos of variable rate, with edit lists or with B-frames, and a strip spans its video anyway.
+"""
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import numpy as np
+import torch
+from av.stream import Disposition
+from torch import Tensor
+
+# In these a packet that is not discarded is one frame, so counting needs no decoding. Elsewhere it may not be:
+# VP8 hides reference frames, MPEG-4 in AVI packs two frames into one packet.
+ONE_FRAME_A_PACKET = {"h264", "hevc"}
+ONE_FRAME_A_PACKET_CONTAINERS = {"mp4", "matroska"}
+
+MOTION_SIZE = 32  # motion is metered on MOTION_SIZE x MOTION_SIZE gray samples of each frame
+MAX_MOTION_VALUES = 512  # a longer video's curve is binned down to this many values
+EIGHT_BIT_LUMA_FIRST = {"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "nv12", "nv21", "gray"}
+
+
+# PyAV before 19 refuses a file whose title is not UTF-8, unless told otherwise; later versions have no such argument.
+LENIENT_METADATA = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
+
+
+class VideoError(RuntimeError):
+    """A video that cannot be read. Attributes: `path`, and `reason` in plain words."""
+
+    def __init__(self, path: str | os.PathLike, reason: str) -> None:
+        super().__init__(path, reason)  # both as args, so that the error survives pickling between processes
+        self.path, self.reason = os.fspath(path), reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+class VideoInfo(NamedTuple):
+    """What a probe tells.
+
+    frames: how many decode. fps: the container's average rate, frames a second (frames / duration where the container
+    gives none). seconds: duration. width, height: pixels of the upright picture. rotation: degrees by which the stored
+    picture is turned counter-clockwise for display (0, 90, 180 or -90). codec: FFmpeg's name.
+    """
+
+    frames: int
+    fps: float
+    seconds: float
+    width: int
+    height: int
+    rotation: int
+    codec: str
+
+
+def probe_video(path: str | os.PathLike) -> VideoInfo:
+    """Reads every packet of the first video stream, decodes the first frame; decodes all only where it must to count.
+
+    Raises:
+        VideoError: no file, no video stream, no decoder, no frame, or fewer packets than the header promises.
+    """
+    with _open_video(path) as (container, stream):
+        packets = _PacketScan(path, stream)
+        for packet in container.demux(stream):
+            packets.add(packet)
+        first = packets.finish()
+        matrix = _display_matrix(first)
+        width, height = (first.height, first.width) if _is_transposed(matrix) else (first.width, first.height)
+        codec = stream.codec_context.name
+        container_names = set(container.format.name.split(","))
+        countable = codec in ONE_FRAME_A_PACKET and container_names & ONE_FRAME_A_PACKET_CONTAINERS
+        seconds = _duration_seconds(container, stream, packets)
+        average_rate = float(stream.average_rate or 0)
+    frames = packets.count if countable and packets.is_regular else sum(1 for _ in iter_frames(path))
+    fps = average_rate if average_rate > 0 else frames / seconds
+    return VideoInfo(frames, fps, seconds, width, height, _rotation(matrix), codec)
+
+
+def read_frames(path: str | os.PathLike, indices: Sequence[int] | Tensor) -> Tensor:
+    """The frames at `indices` (any order, repeats allowed), upright, at native size: uint8 (T, H, W, C), RGB.
+
+    Raises:
+        VideoError: the video cannot be read, ends before the largest index, or changes its picture's size.
+        ValueError: no index, or a negative one.
+    """
+    indices = [int(i) for i in indices]
+    frames = dict(iter_rgb(path, indices))
+    if len({frame.shape for frame in frames.values()}) > 1:
+        raise VideoError(path, "the picture's size changes between frames")
+    return torch.from_numpy(np.stack([frames[i] for i in indices]))
+
+
+def iter_rgb(path: str | os.PathLike, indices: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields (index, upright uint8 (H, W, C) RGB frame) once for each distinct index, ascending; errors as above."""
+    wanted = sorted(set(indices))
+    if not wanted or wanted[0] < 0:
+        raise ValueError(f"frame indices must be given and not be negative, not {wanted[:1]}")
+    position, number = 0, -1
+    for number, frame in enumerate(iter_frames(path)):
+        if number == wanted[position]:
+            yield number, to_rgb(frame)
+            position += 1
+            if position == len(wanted):
+                return
+    raise VideoError(path, f"decodes {number + 1} frames only, frame {wanted[position]} was to be read")
+
+
+def iter_frames(path: str | os.PathLike) -> Iterator[av.VideoFrame]:
+    """Decodes the first video stream, in display order. Raises VideoError where FFmpeg reports an error."""
+    with _open_video(path) as (container, stream):
+        yield from container.decode(stream)
+
+
+def to_rgb(frame: av.VideoFrame) -> np.ndarray:
+    """uint8 (H, W, C) RGB at native size, turned upright by the frame's display matrix."""
+    rgb = frame.to_ndarray(format="rgb24")
+    a, b, c, d = _display_matrix(frame)
+    if _is_transposed((a, b, c, d)):
+        rgb, a, d = rgb.transpose(1, 0, 2), c, b
+    if a < 0:
+        rgb = rgb[:, ::-1]
+    if d < 0:
+        rgb = rgb[::-1]
+    return rgb
+
+
+class MotionMeter:
+    """Gathers a video's motion curve while it is decoded, from point samples of each frame's brightness."""
+
+    def __init__(self) -> None:
+        self._last: np.ndarray | None = None
+        self._changes: list[float] = []
+
+    def add(self, frame: av.VideoFrame) -> None:
+        """Takes the next frame."""
+        sample = _gray_sample(frame)
+        if self._last is not None:
+            self._changes.append(float(np.abs(sample - self._last).mean()))
+        self._last = sample
+
+    def curve(self) -> np.ndarray:
+        """uint8 (M,), M = frames - 1 up to MAX_MOTION_VALUES; `motion_from_curve` reads it.
+
+        Smoothed over 5 frames, because cameras and converters repeat frames; square roots, relative to the largest, so
+        that little motion keeps its precision.
+        """
+        changes = np.asarray(self._changes, np.float64)
+        if len(changes) > 4:
+            window = np.array([1, 2, 3, 2, 1]) / 9
+            changes = np.convolve(np.pad(changes, 2, mode="edge"), window, mode="valid")
+        if len(changes) > MAX_MOTION_VALUES:
+            changes = np.array([part.mean() for part in np.array_split(changes, MAX_MOTION_VALUES)])
+        largest = changes.max(initial=0)
+        return np.sqrt(changes / largest * 255**2).round().astype(np.uint8) if largest > 0 else changes.astype(np.uint8)
+
+
+def motion_from_curve(curve: np.ndarray) -> Tensor:
+    """The relative motion, float32 (M,), that a stored curve stands for."""
+    return torch.from_numpy(np.square(curve.astype(np.float32) / 255))
+
+
+class _PacketScan:
+    """Counts a stream's packets and decodes up to the first frame."""
+
+    def __init__(self, path: str | os.PathLike, stream) -> None:
+        self.path, self.stream = path, stream
+        self.count = 0
+        self.is_regular = True  # the count of packets is the count of frames
+        self.first_pts = self.end_pts = None
+        self._first: av.VideoFrame | None = None
+        self._with_data = 0
+
+    def add(self, packet: av.Packet) -> None:
+        if self._first is None:
+            self._first = next(iter(packet.decode()), None)
+        if not packet.size:
+            return  # the flush at the end
+        if packet.is_corrupt:
+            raise VideoError(self.path, "a packet is cut short: the file is truncated or damaged")
+        self._with_data += 1
+        if packet.is_discard:
+            self.is_regular = False  # an edit list: decoders may or may not keep the frames around the cut
+            return
+        if packet.pts is None or (self.count == 0 and not packet.is_keyframe):
+            self.is_regular = False
+        else:
+            self._place(packet.pts, packet.duration or 0)
+        self.count += 1
+
+    def finish(self) -> av.VideoFrame:
+        """The first frame, once every packet was added."""
+        declared = self.stream.frames
+        if self._with_data < declared:
+            found = f"{self._with_data} of {declared} frames"
+            raise VideoError(self.path, f"holds data for {found} that its header promises: truncated")
+        if self._first is None:
+            raise VideoError(self.path, "holds no frame that decodes")
+        self.is_regular &= not self._first.interlaced_frame  # a packet may hold one field only
+        return self._first
+
+    def _place(self, pts: int, duration: int) -> None:
+        if self.first_pts is None:
+            self.first_pts = self.end_pts = pts
+        if pts < self.first_pts:
+            self.is_regular = False  # shown before the first key frame: a decoder drops it
+        self.end_pts = max(self.end_pts, pts + duration)
+
+
+@contextmanager
+def _open_video(path: str | os.PathLike):
+    """Yields (container, first real video stream); every failure of FFmpeg inside becomes a VideoError."""
+    try:
+        # Opening a pipe would wait for ever; a directory's error would be puzzling.
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise VideoError(path, "not a regular file")
+        # Absolute, so that FFmpeg never takes a name such as `a:b.mp4` for a protocol.
+        with av.open(str(Path(path).absolute()), **LENIENT_METADATA) as container:
+            streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+            if not streams:
+                raise VideoError(path, "holds no video stream")
+            stream = streams[0]
+            if stream.codec_context is None:
+                raise VideoError(path, "FFmpeg has no decoder for its video stream")
+            # One thread: the parallelism is over videos, and stopping early can deadlock FFmpeg's frame threads.
+            stream.codec_context.thread_count = 1
+            yield container, stream
+    except (av.FFmpegError, OSError) as error:
+        raise VideoError(path, f"{error.strerror or error}") from error
+
+
+def _duration_seconds(container, stream, packets: _PacketScan) -> float:
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    if container.duration:
+        return container.duration / av.time_base
+    if packets.first_pts is not None and packets.end_pts > packets.first_pts:
+        return float((packets.end_pts - packets.first_pts) * stream.time_base)
+    rate = stream.guessed_rate
+    if not rate:
+        raise VideoError(packets.path, "tells neither a frame rate nor a duration")
+    return packets.count / float(rate)
+
+
+def _display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int]:
+    """(a, b, c, d): the stored point (x, y) is shown at (a x + c y, b x + d y); the identity where there is none."""
+    data = frame.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return 1, 0, 0, 1
+    a, b, _, c, d = np.frombuffer(data, np.int32)[:5].tolist()
+    return a, b, c, d
+
+
+def _is_transposed(matrix: tuple[int, int, int, int]) -> bool:
+    a, b, c, d = matrix
+    return abs(b) + abs(c) > abs(a) + abs(d)
+
+
+def _rotation(matrix: tuple[int, int, int, int]) -> int:
+    a, b, c, d = matrix
+    if _is_transposed(matrix):
+        return -90 if b > 0 else 90
+    return 180 if a < 0 and d < 0 else 0
+
+
+def _gray_sample(frame: av.VideoFrame) -> np.ndarray:
+    """int16 (MOTION_SIZE, MOTION_SIZE) point samples of the brightness."""
+    if frame.format.name not in EIGHT_BIT_LUMA_FIRST:
+        gray = frame.reformat(MOTION_SIZE, MOTION_SIZE, "gray", interpolation="FAST_BILINEAR")
+        return _plane(gray).astype(np.int16)
+    rows, columns = (
+        (np.arange(MOTION_SIZE) * 2 + 1) * size // (2 * MOTION_SIZE) for size in (frame.height, frame.width)
+    )
+    return _plane(frame)[rows[:, None], columns].astype(np.int16)
+
+
+def _plane(frame: av.VideoFrame) -> np.ndarray:
+    """The first plane without a copy: uint8 (H, W)."""
+    plane = frame.planes[0]
+    return np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: frame.height, : frame.width]

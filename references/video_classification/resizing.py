@@ -1,0 +1,75 @@
+"""The official pixels: bilinear resize without antialias, of the crop that is wanted alone.
+
+The resize reads at most two rows and two columns of the picture for each row and column that it makes, so those are
+gathered first: from 1280x720 to 171x128 that leaves a tenth of the pixels to convert and blend.
+"""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+
+class Region(NamedTuple):
+    """A rectangle of the resized picture, in its pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def resize_crop(frame: np.ndarray, size: tuple[int, int], region: Region | None = None) -> np.ndarray:
+    """`region` of `frame` resized to `size` (height, width): what resizing all and then cropping gives.
+
+    Args:
+        frame: uint8 (H, W, C).
+        size: height and width of the whole resized picture.
+        region: part of the resized picture to make; all of it by default.
+
+    Returns:
+        float32 (region.height, region.width, C) in [0, 255].
+    """
+    region = region or Region(0, 0, *size)
+    rows, row_weights = _taps(frame.shape[0], size[0], region.top, region.height)
+    columns, column_weights = _taps(frame.shape[1], size[1], region.left, region.width)
+    # `take` gathers columns in half the time that indexing takes (0.3 against 0.6 ms for 854x480, one core).
+    taps = frame[rows].take(columns, axis=1).astype(np.float32)  # 2 height, 2 width, C
+    across = taps[:, : region.width] * column_weights[0][:, None] + taps[:, region.width :] * column_weights[1][:, None]
+    return (
+        across[: region.height] * row_weights[0][:, None, None]
+        + across[region.height :] * row_weights[1][:, None, None]
+    )
+
+
+def to_uint8(pixels: np.ndarray) -> np.ndarray:
+    """Rounds pixels in [0, 255] to the nearest level: what a clip cache keeps."""
+    return np.rint(pixels).astype(np.uint8)
+
+
+@lru_cache(maxsize=4096)
+def _taps(in_size: int, out_size: int, start: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """The inputs that outputs `start .. start + length - 1` blend: indices (2 length,), weights float32 (2, length)."""
+    low, high, weights = _axis(in_size, out_size)
+    part = slice(start, start + length)
+    return np.concatenate([low[part], high[part]]), weights[:, part]
+
+
+@lru_cache(maxsize=256)
+def _axis(in_size: int, out_size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One axis of the resize: lower and upper input index (out_size,) and their weights float32 (2, out_size).
+
+    The weights are read off torch's own resize of an identity matrix: computed here they differ from torch's by up to
+    1e-5 of full scale on wide pictures, since torch fuses multiplication and addition in float32.
+    """
+    matrix = F.interpolate(
+        torch.eye(in_size)[None, None], size=(in_size, out_size), mode="bilinear", align_corners=False
+    )
+    matrix = matrix[0, 0].T.numpy()  # (out_size, in_size): how much of each input goes into each output
+    low = (matrix != 0).argmax(axis=1)
+    high = np.minimum(low + 1, in_size - 1)
+    low_weight = np.take_along_axis(matrix, low[:, None], axis=1)[:, 0]
+    high_weight = np.where(high > low, np.take_along_axis(matrix, high[:, None], axis=1)[:, 0], 0)
+    return low, high, np.stack([low_weight, high_weight]).astype(np.float32)

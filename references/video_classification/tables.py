@@ -1,0 +1,115 @@
+"""Columns about very many videos, without a Python object for each; and files that appear whole or not at all. A room
+of its own, since the index, the clip cache and the feature cache keep the same kind of table.
+"""
+
+import io
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+
+class Ragged(Sequence):
+    """Rows of different lengths in one flat array: row i is `flat[offsets[i] : offsets[i + 1]]`."""
+
+    def __init__(self, flat: np.ndarray, offsets: np.ndarray) -> None:
+        self.flat, self.offsets = flat, offsets
+
+    @classmethod
+    def of(cls, rows: Iterable[np.ndarray], dtype: type) -> "Ragged":
+        """Packs arrays of one dimension."""
+        rows = [np.asarray(row, dtype) for row in rows]
+        offsets = np.zeros(len(rows) + 1, np.int64)
+        np.cumsum([len(row) for row in rows], out=offsets[1:])
+        return cls(np.concatenate([np.zeros(0, dtype), *rows]), offsets)
+
+    @classmethod
+    def of_strings(cls, strings: Iterable[str]) -> "Ragged":
+        """Packs file names, those that are not UTF-8 too."""
+        return cls.of((np.frombuffer(os.fsencode(string), np.uint8) for string in strings), np.uint8)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        return self.flat[self.offsets[row] : self.offsets[row + 1]]
+
+    def string(self, row: int) -> str:
+        """Row `row` of a table made by `of_strings`."""
+        return os.fsdecode(self[row].tobytes())
+
+    def strings(self) -> list[str]:
+        """All rows of a table made by `of_strings`."""
+        data, ends = self.flat.tobytes(), self.offsets.tolist()
+        return [os.fsdecode(data[start:end]) for start, end in zip(ends, ends[1:], strict=False)]
+
+    def take(self, rows: np.ndarray) -> "Ragged":
+        """The given rows, in that order."""
+        lengths = (self.offsets[1:] - self.offsets[:-1])[rows]
+        offsets = np.zeros(len(rows) + 1, np.int64)
+        np.cumsum(lengths, out=offsets[1:])
+        # Where each kept element lies: its row's start, plus its place within the row.
+        sources = np.repeat(self.offsets[:-1][rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
+        return Ragged(self.flat[sources], offsets)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["Ragged"]) -> "Ragged":
+        """The rows of all parts, one part after the other."""
+        flat = np.concatenate([part.flat for part in parts])
+        lengths = np.concatenate([np.diff(part.offsets) for part in parts])
+        offsets = np.zeros(len(lengths) + 1, np.int64)
+        np.cumsum(lengths, out=offsets[1:])
+        return cls(flat, offsets)
+
+
+def pack_columns(columns: dict[str, np.ndarray | Ragged]) -> bytes:
+    """Named columns as bytes that `unpack_columns` reads; nothing in them is ever executed."""
+    arrays = {}
+    for name, column in columns.items():
+        if isinstance(column, Ragged):
+            arrays[f"{name}.flat"], arrays[f"{name}.offsets"] = column.flat, column.offsets
+        else:
+            arrays[name] = column
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def unpack_columns(data: bytes) -> dict[str, np.ndarray | Ragged]:
+    """The columns that `pack_columns` packed. Raises ValueError or KeyError or OSError on anything else."""
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        columns: dict[str, np.ndarray | Ragged] = {}
+        for name in arrays.files:
+            stem, _, kind = name.rpartition(".")
+            if kind == "flat":
+                columns[stem] = Ragged(arrays[name], arrays[f"{stem}.offsets"])
+            elif kind != "offsets":
+                columns[name] = arrays[name]
+    return columns
+
+
+@contextmanager
+def replaced_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write that takes the name `path` when the block ends, and leaves nothing behind when it fails."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask

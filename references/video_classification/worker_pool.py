@@ -1,0 +1,164 @@
+"""Runs a function over items in worker processes. A room of its own: scans, cache building, loading and prediction
+all decode many videos at once, and all must name the video on which a worker died, which torch's DataLoader and
+concurrent.futures do not.
+"""
+
+import multiprocessing
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from multiprocessing.connection import Connection, wait
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+
+# Imported once, by the server that the workers are forked from. Forking this process itself is not safe: it has threads.
+PRELOAD = ["numpy", "av", "torch", "torchvision"]
+
+
+class WorkerDied(RuntimeError):
+    """A worker process ended while it worked on `item` (a decoder crashed, or the system was out of memory)."""
+
+    def __init__(self, item: Any, exit_code: int | None) -> None:
+        super().__init__(item, exit_code)
+        self.item, self.exit_code = item, exit_code
+
+    def __str__(self) -> str:
+        return f"{self.item}: its worker process died, {self.how}"
+
+    @property
+    def how(self) -> str:
+        """How it ended, in words."""
+        if self.exit_code is None or self.exit_code >= 0:
+            return f"exit code {self.exit_code}"
+        name = signal.Signals(-self.exit_code).name
+        hint = " (often: out of memory)" if name == "SIGKILL" else ""
+        return f"killed by {name}{hint}"
+
+
+def default_workers() -> int:
+    """The cores that this process may use, at most 16."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, 16)
+
+
+def map_in_workers(
+    function: Callable[[Item], Any],
+    items: Iterable[Item],
+    num_workers: int,
+    *,
+    lookahead: int | None = None,
+    on_death: Callable[[WorkerDied], Any] | None = None,
+) -> Iterator[Any]:
+    """Yields `function(item)` for each of `items`, in their order.
+
+    Args:
+        function: picklable; sent once to each worker, so it may carry data.
+        items: picklable, small.
+        num_workers: processes; 0 runs `function` here.
+        lookahead: items begun or finished before they are asked for, 4 a worker by default.
+        on_death: gives the result for an item whose worker died; by default `WorkerDied` is raised.
+
+    Raises:
+        WorkerDied: see `on_death`.
+        Whatever `function` raises, when its item's turn comes.
+    """
+    if num_workers == 0:
+        yield from map(function, items)
+        return
+    numbered = enumerate(items)
+    lookahead = lookahead or 4 * num_workers
+    workers = [_Worker(function) for _ in range(num_workers)]
+    finished: dict[int, tuple[bool, Any]] = {}  # number -> (failed, result or exception)
+    idle = deque(workers)
+    next_number = begun = 0
+    try:
+        while True:
+            while idle and begun - next_number < lookahead and (entry := next(numbered, None)) is not None:
+                idle.popleft().start(*entry)
+                begun += 1
+            if next_number == begun:
+                return
+            while next_number not in finished:
+                busy = {worker.connection: worker for worker in workers if worker.number is not None}
+                for connection in wait(list(busy)):
+                    worker = busy[connection]
+                    number = worker.number
+                    finished[number] = worker.finish(on_death)
+                    idle.append(worker)
+                if begun - next_number < lookahead:
+                    break  # keep the idle workers busy before handing out a result
+            if next_number in finished:
+                failed, result = finished.pop(next_number)
+                next_number += 1
+                if failed:
+                    raise result
+                yield result
+    finally:
+        for worker in workers:
+            worker.stop()
+
+
+class _Worker:
+    """One process and the pipe to it; started anew when it dies."""
+
+    def __init__(self, function: Callable) -> None:
+        self._function = function
+        self.number: int | None = None  # of the item it works on
+        self._item: Any = None
+        self._spawn()
+
+    def start(self, number: int, item: Any) -> None:
+        self.number, self._item = number, item
+        # A worker that died while idle shows when its result is awaited.
+        try:
+            self.connection.send(item)
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+
+    def finish(self, on_death: Callable[[WorkerDied], Any] | None) -> tuple[bool, Any]:
+        self.number = None
+        try:
+            return self.connection.recv()
+        except (EOFError, ConnectionResetError):
+            self._process.join()
+            death = WorkerDied(self._item, self._process.exitcode)
+            self.connection.close()
+            self._spawn()
+            return (True, death) if on_death is None else (False, on_death(death))
+
+    def stop(self) -> None:
+        self.connection.close()
+        self._process.terminate()
+        self._process.join()
+
+    def _spawn(self) -> None:
+        context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
+        if hasattr(context, "set_forkserver_preload"):
+            context.set_forkserver_preload(PRELOAD)
+        self.connection, theirs = context.Pipe()
+        self._process = context.Process(target=_work, args=(theirs, self._function), daemon=True)
+        self._process.start()
+        theirs.close()
+
+
+def _work(connection: Connection, function: Callable) -> None:
+    """A worker's life: items in, (failed, result) out, until the parent closes the pipe or dies."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent says what to do
+    import torch  # only here: importing this module stays cheap
+
+    torch.set_num_threads(1)
+    while True:
+        try:
+            item = connection.recv()
+        except (EOFError, ConnectionResetError):
+            return
+        try:
+            answer = (False, function(item))
+        except Exception as error:  # whatever it is, it is raised again in the parent
+            answer = (True, error)
+        try:
+            connection.send(answer)
+        except (BrokenPipeError, ConnectionResetError):
+            return
