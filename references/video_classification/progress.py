@@ -4,7 +4,10 @@ because modules of every level wait for long work.
 
 import sys
 import time
+from collections.abc import Iterable, Iterator
+from typing import Any
 
+from distributed import is_main, print_main
 from tqdm import tqdm
 
 SECONDS_BETWEEN_LINES = 15.0
@@ -49,3 +52,53 @@ class Progress:
         remaining = (self._total - self._done) / rate
         line = f"{self._description}: {self._done}/{self._total} {self._unit}s, {rate:.1f}/s, eta {remaining:.0f} s"
         return f"{line}, {note}" if note else line
+
+
+class StepMeter:
+    """Times the steps of an epoch and shows them: a bar on a terminal, a line every `print_freq` steps elsewhere.
+
+    Iterate over it instead of over the batches; call `update` after each step.
+    """
+
+    def __init__(self, header: str, batches: Iterable[Any], num_steps: int, print_freq: int) -> None:
+        self._header, self._batches, self._num_steps, self._print_freq = header, batches, num_steps, print_freq
+        self._bar = None
+        if is_main() and sys.stderr.isatty():
+            self._bar = tqdm(desc=header, total=num_steps, unit="step", dynamic_ncols=True, leave=False)
+        self._start = time.perf_counter()
+        self.data_seconds = 0.0  # spent waiting for batches
+        self.clips = 0
+
+    @property
+    def seconds(self) -> float:
+        """Since the epoch began."""
+        return time.perf_counter() - self._start
+
+    def __iter__(self) -> Iterator[Any]:
+        self._start = time.perf_counter()
+        iterator = iter(self._batches)
+        try:
+            while True:
+                asked = time.perf_counter()
+                batch = next(iterator, None)
+                self.data_seconds += time.perf_counter() - asked
+                if batch is None:
+                    return
+                yield batch
+        finally:
+            if self._bar is not None:
+                self._bar.close()
+
+    def update(self, step: int, clips: int, **values: float) -> None:
+        """Step number `step`, from 0, of `clips` clips is done; `values` are shown."""
+        self.clips += clips
+        if self._bar is not None:
+            self._bar.set_postfix_str(self._values(values), refresh=False)
+            self._bar.update()
+        elif step % self._print_freq == 0 or step == self._num_steps - 1:
+            print_main(f"{self._header}  [{step + 1}/{self._num_steps}]  {self._values(values)}")
+
+    def _values(self, values: dict[str, float]) -> str:
+        shown = "  ".join(f"{name}: {value:.4g}" for name, value in values.items())
+        seconds = max(self.seconds, 1e-9)
+        return f"{shown}  clips/s: {self.clips / seconds:.1f}  data: {100 * self.data_seconds / seconds:.1f} %"

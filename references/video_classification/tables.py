@@ -84,10 +84,10 @@ def unpack_columns(data: bytes) -> dict[str, np.ndarray | Ragged]:
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
         columns: dict[str, np.ndarray | Ragged] = {}
         for name in arrays.files:
-            stem, _, kind = name.rpartition(".")
-            if kind == "flat":
+            if name.endswith(".flat"):
+                stem = name.removesuffix(".flat")
                 columns[stem] = Ragged(arrays[name], arrays[f"{stem}.offsets"])
-            elif kind != "offsets":
+            elif not name.endswith(".offsets"):
                 columns[name] = arrays[name]
     return columns
 

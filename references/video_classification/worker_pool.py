@@ -3,6 +3,7 @@ all decode many videos at once, and all must name the video on which a worker di
 concurrent.futures do not.
 """
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 
-# Imported once, by the server that the workers are forked from. Forking this process itself is not safe: it has threads.
+# Imported once, by the server that the workers are forked from. Forking this process is not safe: it has threads.
 PRELOAD = ["numpy", "av", "torch", "torchvision"]
 
 
@@ -112,10 +113,8 @@ class _Worker:
     def start(self, number: int, item: Any) -> None:
         self.number, self._item = number, item
         # A worker that died while idle shows when its result is awaited.
-        try:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self.connection.send(item)
-        except (BrokenPipeError, ConnectionResetError):
-            pass
 
     def finish(self, on_death: Callable[[WorkerDied], Any] | None) -> tuple[bool, Any]:
         self.number = None

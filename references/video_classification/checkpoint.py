@@ -1,0 +1,134 @@
+"""One module owns the checkpoint's format: save, load, validate. Plain values only, so that loading executes nothing.
+
+    model                the weights to use, with torchvision's names
+    optimizer, lr_scheduler, scaler   state dicts (None where there is none)
+    epoch                the last finished epoch, from 0
+    best_video_acc1      percent
+    classes              names, in the order of the outputs
+    preprocessing        what a clip must go through, see `preprocessing_of`
+    args                 the run's settings, a dict of plain values
+    rng                  states of torch's generators
+
+The public sample solution writes `model`, `optimizer`, `lr_scheduler`, `epoch` and an `args` Namespace; that form is
+read too, see `is_legacy`.
+"""
+
+import argparse
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from tables import replaced_file
+from torch import Tensor
+
+NEWEST, BEST = "checkpoint.pth", "model_best.pth"
+
+
+class CheckpointError(RuntimeError):
+    """A file that is not a usable checkpoint; the message says why."""
+
+
+def save_checkpoint(folder: Path, checkpoint: dict[str, Any], is_best: bool) -> Path:
+    """Writes `model_<epoch>.pth`, and `checkpoint.pth` and, when best, `model_best.pth` as further names for it.
+
+    Raises:
+        CheckpointError: it cannot be written, for want of space for one; earlier files are untouched.
+    """
+    path = folder / f"model_{checkpoint['epoch']}.pth"
+    try:
+        with replaced_file(path) as file:
+            torch.save(checkpoint, file)
+        for name in (NEWEST, BEST) if is_best else (NEWEST,):
+            _name_also(path, folder / name)
+    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError on a full disk
+        raise CheckpointError(f"{path} cannot be written: {error}") from error
+    return path
+
+
+def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
+    """Reads a checkpoint onto the CPU, unpickling nothing but plain values, tensors and an argparse Namespace.
+
+    Raises:
+        CheckpointError: no such file, cut short, or not a checkpoint with weights.
+    """
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        reason = f"{error}".splitlines()[0] if f"{error}" else type(error).__name__
+        raise CheckpointError(f"{path} cannot be read as a checkpoint: {reason}") from error
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("model"), dict):
+        raise CheckpointError(f"{path} is not a training checkpoint: it has no `model`")
+    if not all(isinstance(value, Tensor) for value in checkpoint["model"].values()):
+        raise CheckpointError(f"{path} is not a training checkpoint: its `model` holds more than tensors")
+    model = {name.removeprefix("module."): value for name, value in checkpoint["model"].items()}
+    args = checkpoint.get("args", {})
+    args = vars(args) if isinstance(args, argparse.Namespace) else args
+    return {**checkpoint, "model": model, "args": args}
+
+
+def is_legacy(checkpoint: dict[str, Any]) -> bool:
+    """Whether it is of the public sample solution's form: weights and an epoch, but no class names."""
+    return "classes" not in checkpoint
+
+
+def preprocessing_of(
+    *,
+    clip_len: int,
+    frame_rate: float,
+    frame_selection: str,
+    resize_size: tuple[int, int],
+    crop_size: tuple[int, int],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> dict[str, Any]:
+    """What a clip goes through before the network, as plain values for the checkpoint."""
+    return {
+        "clip_len": clip_len,
+        "frame_rate": frame_rate,
+        "frame_selection": frame_selection,
+        "resize_size": list(resize_size),
+        "crop_size": list(crop_size),
+        "mean": list(mean),
+        "std": list(std),
+        "pixels": "RGB float in [0, 1], bilinear without antialias, centre crop, then (x - mean) / std",
+    }
+
+
+def rng_state() -> dict[str, Any]:
+    """The states of torch's generators, on the CPU and every GPU."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"torch": torch.get_rng_state(), "cuda": cuda}
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Restores what `rng_state` gave; GPUs only where their number is the same."""
+    torch.set_rng_state(state["torch"])
+    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def plain(value: Any) -> Any:
+    """`value` as the plain values that a checkpoint may hold: paths and devices as text, tuples as lists."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value if isinstance(value, bool | int | float | str | type(None)) else str(value)
+
+
+def _name_also(path: Path, name: Path) -> None:
+    """Makes `name` a hard link to `path`, or a copy where the file system has none, in one rename."""
+    temporary = name.with_name(f".{name.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        try:
+            os.link(path, temporary)
+        except OSError:
+            with replaced_file(temporary) as file:
+                file.write(path.read_bytes())
+        os.replace(temporary, name)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,163 @@
+"""Opens one split: its folder, the index or the clip cache (built first if it must be), the loader over its clips. A room
+of its own: both ways need the same care for files that cannot be read, and for several processes at work.
+"""
+
+import contextlib
+import hashlib
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import presets
+import torch
+from clip_cache import CacheSettings, ClipCache, build_lock, remove_leftovers
+from datasets import ClipDataset, ClipReader, DatasetError, DecodingReader, VideoFolder
+from distributed import barrier, gather_objects, is_main, print_main, rank, world_size
+from frame_selection import FRAME_SELECTORS
+from loading import ClipLoader
+from torch import Tensor
+from video_index import VideoIndex, scan_videos
+
+LISTED = 50  # unreadable files named on the screen
+
+
+@dataclass(frozen=True)
+class ClipOptions:
+    """How clips are made of a folder's videos, and read.
+
+    resize_size, crop_size: height and width. selection: a name of FRAME_SELECTORS. random: draw as training does.
+    start_prob: of the official start, in training. cached: whether to go through the clip cache.
+    """
+
+    clip_len: int
+    frame_rate: float
+    clips_per_video: int
+    resize_size: tuple[int, int]
+    crop_size: tuple[int, int]
+    selection: str
+    random: bool
+    start_prob: float
+    seed: int
+    cache_dir: Path
+    cached: bool
+    skip_unreadable: bool
+    batch_size: int
+    num_workers: int
+    pin_memory: bool
+
+    @property
+    def rule(self) -> str:
+        """How frames are chosen, in words."""
+        return f"{self.selection} frames, {self.clip_len} at {self.frame_rate:g} a second"
+
+
+@dataclass(frozen=True)
+class Clips:
+    """A split, ready to read.
+
+    videos: int64, the rows that can be read. skipped: how many cannot. pixels: which path they take, in words.
+    """
+
+    loader: ClipLoader
+    videos: Tensor
+    skipped: int
+    pixels: str
+    options: ClipOptions
+
+    def steps_per_epoch(self) -> int:
+        """Batches that each process takes in an epoch of training."""
+        return self.loader.num_batches(-(-len(self.videos) * self.options.clips_per_video // world_size()))
+
+
+def open_clips(folder: VideoFolder, options: ClipOptions) -> Clips:
+    """Scans or caches every video of `folder`.
+
+    Raises:
+        DatasetError: files that cannot be read, all of them named, or none that can.
+        CacheError: the cache cannot be built.
+    """
+    reader, index, pixels = (_open_cache if options.cached else _open_videos)(folder, options)
+    _report_unreadable(folder, index, options.skip_unreadable)
+    videos = torch.from_numpy(index.num_frames > 0).nonzero()[:, 0]
+    if not len(videos):
+        raise DatasetError(f"{folder.root}: no video can be read")
+    selector = FRAME_SELECTORS[options.selection]
+    if options.selection == "official":
+        selector = partial(selector, start_prob=options.start_prob)
+    dataset = ClipDataset(
+        folder,
+        index.timing,
+        reader,
+        selector,
+        clip_len=options.clip_len,
+        frame_rate=options.frame_rate,
+        clips_per_video=options.clips_per_video,
+        resize_size=options.resize_size,
+        crop_size=options.crop_size,
+        may_flip=presets.flippable(folder.classes),
+        random=options.random,
+        seed=options.seed,
+    )
+    loader = ClipLoader(dataset, options.batch_size, options.num_workers, options.pin_memory)
+    return Clips(loader, videos, len(folder) - len(videos), pixels, options)
+
+
+def _open_videos(folder: VideoFolder, options: ClipOptions) -> tuple[ClipReader, VideoIndex, str]:
+    """The videos with their index: rank 0 scans while the others wait, and then find the work done."""
+    name = hashlib.sha256(str(folder.root.resolve()).encode()).hexdigest()[:16]
+    scan = partial(
+        scan_videos,
+        folder,
+        options.cache_dir / f"{name}.index",
+        options.num_workers,
+        with_motion=options.selection == "motion",
+        quiet=not is_main(),
+    )
+    index = scan() if is_main() else None
+    barrier()
+    return DecodingReader(folder, options.resize_size), index or scan(), "decoded, float"
+
+
+def _open_cache(folder: VideoFolder, options: ClipOptions) -> tuple[ClipReader, VideoIndex, str]:
+    """The complete cache: missing entries are built, each video by one process."""
+    settings = CacheSettings(options.resize_size, options.clip_len, options.frame_rate)
+    where = settings.folder(options.cache_dir, folder.root)
+    cache = ClipCache(folder, settings, where)
+    if any(gather_objects(len(cache.missing))):
+        with build_lock(where) if is_main() else contextlib.nullcontext():
+            if is_main():
+                _prepare_cache(cache, where)
+            barrier()
+            cache.reload()
+            unreadable = cache.build(cache.missing[rank() :: world_size()], options.num_workers, quiet=not is_main())
+            parts = gather_objects(unreadable)
+        cache.reload()
+        cache.index.reasons.update({video: reason for part in parts for video, reason in part.items()})
+    return cache, cache.index, f"clip cache, uint8 ({settings.encoding})"
+
+
+def _prepare_cache(cache: ClipCache, where: Path) -> None:
+    """Under the lock: looks again, since another run may have built it meanwhile; clears away what is of no use."""
+    cache.reload()
+    for damage in cache.damage:
+        print_main(f"Clip cache: {damage}: its videos are decoded again")
+    cache.prune()
+    remove_leftovers(where)
+    if len(cache.missing):
+        cache.check_space(cache.missing)
+
+
+def _report_unreadable(folder: VideoFolder, index: VideoIndex, skip_unreadable: bool) -> None:
+    """Lists the files that cannot be read; raises DatasetError unless they may be skipped."""
+    if not index.reasons:
+        return
+    lines = [f"  {folder.path(video)}: {reason}" for video, reason in sorted(index.reasons.items())]
+    if len(lines) > LISTED:
+        lines = [*lines[:LISTED], f"  ... and {len(lines) - LISTED} more"]
+    listing = "\n".join([f"{len(index.reasons)} of {len(folder)} videos in {folder.root} cannot be read:", *lines])
+    if not skip_unreadable:
+        raise DatasetError(
+            f"{listing}\nRun check_videos.py --root {folder.root.parent} --quarantine DIR to repair or move them, "
+            "or go on without them by --skip-unreadable"
+        )
+    print_main(f"{listing}\nGoing on without them (--skip-unreadable)")

@@ -1,0 +1,148 @@
+"""Batches, prepared ahead of the step. A room of its own beside the datasets: how clips are read at speed is another
+matter than which. From a cache, threads copy crops out of the map (no process, no pickling); from the videos, worker
+processes decode and a thread collects what they send.
+"""
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Batch, ClipDataset, Sample
+from decoding import VideoError
+from worker_pool import WorkerDied, map_in_workers
+
+BATCHES_AHEAD = 3
+MAX_THREADS = 4  # copying is bound by memory, more do not help
+CLIPS_AHEAD_PER_WORKER = 4
+
+
+class ClipLoader:
+    """Makes batches of a dataset's clips.
+
+    Args:
+        dataset: clips to read.
+        batch_size: clips a batch.
+        num_workers: processes that decode, or threads that copy from a cache; 0 does it in the caller.
+        pin_memory: page-locked batches, for copying to a GPU while it works.
+    """
+
+    def __init__(self, dataset: ClipDataset, batch_size: int, num_workers: int, pin_memory: bool = False) -> None:
+        self.dataset, self.batch_size, self.num_workers, self._pin_memory = dataset, batch_size, num_workers, pin_memory
+
+    def num_batches(self, num_samples: int) -> int:
+        """Batches that `num_samples` clips fill; the last may be smaller."""
+        return -(-num_samples // self.batch_size)
+
+    def batches(self, samples: Sequence[Sample]) -> Iterator[Batch]:
+        """Yields the clips of `samples`, in their order.
+
+        Raises:
+            VideoError: a frame that does not decode, or a worker that died on a video.
+        """
+        if self.num_workers == 0:
+            yield from map(self._gather, self._split(samples))
+        elif self.dataset.reader.is_fast:
+            yield from self._from_threads(samples)
+        else:
+            yield from run_ahead(self._from_processes(samples), BATCHES_AHEAD)
+
+    def _split(self, samples: Sequence[Sample]) -> Iterator[Sequence[Sample]]:
+        return (samples[start : start + self.batch_size] for start in range(0, len(samples), self.batch_size))
+
+    def _from_threads(self, samples: Sequence[Sample]) -> Iterator[Batch]:
+        with ThreadPoolExecutor(min(self.num_workers, MAX_THREADS), "loader") as pool:
+            parts = self._split(samples)
+            pending = deque(pool.submit(self._gather, part) for part in islice(parts, BATCHES_AHEAD))
+            try:
+                while pending:
+                    batch = pending.popleft().result()
+                    pending.extend(pool.submit(self._gather, part) for part in islice(parts, 1))
+                    yield batch
+            finally:
+                for future in pending:
+                    future.cancel()
+
+    def _from_processes(self, samples: Sequence[Sample]) -> Iterator[Batch]:
+        lookahead = max(CLIPS_AHEAD_PER_WORKER * self.num_workers, self.batch_size)
+        clips = map_in_workers(_ReadClip(self.dataset), samples, self.num_workers, lookahead=lookahead)
+        for part in self._split(samples):
+            batch = self._empty(part)
+            try:
+                for row, (clip, flip) in enumerate(islice(clips, len(part))):
+                    batch.clips[row] = torch.from_numpy(clip)
+                    batch.flips[row] = flip
+            except WorkerDied as death:
+                path = self.dataset.folder.path(death.item.video)
+                raise VideoError(path, f"decoding it ended the worker process, {death.how}") from death
+            yield batch
+
+    def _gather(self, samples: Sequence[Sample]) -> Batch:
+        batch = self._empty(samples)
+        clips = batch.clips.numpy()
+        for row, sample in enumerate(samples):
+            batch.flips[row] = self.dataset.read_into(clips[row], sample)
+        return batch
+
+    def _empty(self, samples: Sequence[Sample]) -> Batch:
+        dtype = torch.uint8 if self.dataset.reader.dtype is np.uint8 else torch.float32
+        clips = torch.empty(len(samples), *self.dataset.clip_shape, dtype=dtype, pin_memory=self._pin_memory)
+        videos = torch.tensor([sample.video for sample in samples])
+        targets = torch.from_numpy(self.dataset.folder.labels)[videos]
+        return Batch(clips, targets, videos, torch.zeros(len(samples), dtype=torch.bool))
+
+
+class _ReadClip:
+    """Reads one clip in a worker process: (clip, flip)."""
+
+    def __init__(self, dataset: ClipDataset) -> None:
+        self._dataset = dataset
+
+    def __call__(self, sample: Sample) -> tuple[np.ndarray, bool]:
+        clip = np.empty(self._dataset.clip_shape, self._dataset.reader.dtype)
+        return clip, self._dataset.read_into(clip, sample)
+
+
+def run_ahead(items: Iterator[Any], depth: int) -> Iterator[Any]:
+    """Yields `items`, which a thread produces up to `depth` ahead; their exceptions are raised here."""
+    ready: queue.Queue = queue.Queue(depth)
+    stopped = threading.Event()
+    end = object()
+
+    def put(value: Any) -> None:
+        while not stopped.is_set():
+            try:
+                return ready.put(value, timeout=0.1)
+            except queue.Full:
+                continue
+
+    def produce() -> None:
+        try:
+            for item in items:
+                put((item, None))
+                if stopped.is_set():
+                    break
+            put((end, None))
+        except BaseException as error:  # every one, so that the consumer never waits for a dead thread
+            put((end, error))
+        finally:
+            items.close()
+
+    thread = threading.Thread(target=produce, name="run-ahead", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error = ready.get()
+            if error is not None:
+                raise error
+            if item is end:
+                return
+            yield item
+    finally:
+        stopped.set()
+        thread.join()

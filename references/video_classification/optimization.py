@@ -1,0 +1,85 @@
+"""The optimiser, and the learning rate as a function of the step alone, so that a run can begin at any step."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": lambda groups, lr, momentum: torch.optim.SGD(groups, lr=lr, momentum=momentum),
+    "adamw": lambda groups, lr, momentum: torch.optim.AdamW(groups, lr=lr, betas=(momentum, 0.999)),
+}
+MAX_WARMUP_SHARE = 1 / 3  # of the run: a short run is not all warm-up
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """The parameters that have a gradient; norms and biases, which are vectors, without weight decay."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def cosine_factor(step: int, total: int, milestones: Sequence[int], gamma: float) -> float:
+    """Half a cosine from 1 at step 0 to 0 at `total`."""
+    return 0.5 * (1 + math.cos(math.pi * min(step / total, 1.0)))
+
+
+def multistep_factor(step: int, total: int, milestones: Sequence[int], gamma: float) -> float:
+    """`gamma` once for each of the milestones, in steps, that have passed."""
+    return gamma ** sum(step >= milestone for milestone in milestones)
+
+
+DECAYS = {"cosine": cosine_factor, "multistep": multistep_factor}
+WARMUPS = {
+    "linear": lambda share, start: start + (1 - start) * share,
+    "constant": lambda share, start: start,
+}
+
+
+def build_schedule(
+    optimizer: torch.optim.Optimizer,
+    *,
+    epochs: int,
+    steps_per_epoch: int,
+    decay: str = "cosine",
+    milestones: Sequence[float] | None = None,
+    gamma: float = 0.1,
+    warmup_epochs: float = 1.0,
+    warmup_method: str = "linear",
+    warmup_decay: float = 0.001,
+) -> LambdaLR:
+    """A scheduler to step once a batch; its factor depends on the step alone.
+
+    Warm-up counts in steps and is cut to a third of the run. The cosine begins where warm-up ends and is near zero at
+    the last step. Milestones are epochs, counted from the run's start: 60 % and 85 % of `epochs` by default.
+    """
+    total = max(epochs * steps_per_epoch, 1)
+    warmup = min(round(warmup_epochs * steps_per_epoch), int(total * MAX_WARMUP_SHARE))
+    milestones = default_milestones(epochs) if milestones is None else milestones
+    falls = [round(milestone * steps_per_epoch) - warmup for milestone in milestones]
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return WARMUPS[warmup_method]((step + 1) / (warmup + 1), warmup_decay)
+        return DECAYS[decay](step - warmup, total - warmup, falls, gamma)
+
+    return LambdaLR(optimizer, factor)
+
+
+def default_milestones(epochs: int) -> list[float]:
+    """Where multistep falls unless told: 60 % and 85 % of the run, in epochs."""
+    return [0.6 * epochs, 0.85 * epochs]
+
+
+def jump_to_step(scheduler: LambdaLR, step: int) -> None:
+    """Sets the scheduler and its optimiser's rates to those of `step`, as if every step before had been taken."""
+    scheduler.last_epoch = step
+    scheduler._step_count = step + 1
+    rates = [base * factor(step) for base, factor in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)]
+    for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    scheduler._last_lr = rates

@@ -1,0 +1,216 @@
+"""Argument groups that the scripts share, and what they resolve to."""
+
+import argparse
+import warnings
+from pathlib import Path
+
+import torch
+from engine import AMP_TYPES
+from frame_selection import FRAME_SELECTORS
+from models import DEFAULT_TRAINABLE, MODELS
+from optimization import DECAYS, OPTIMIZERS, WARMUPS
+from presets import AUGMENTATIONS
+from worker_pool import default_workers
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where the videos are, what clips are made of them, and how they are read."""
+    group = parser.add_argument_group("data")
+    group.add_argument(
+        "--data-path", required=True, type=Path, metavar="DIR", help="holds train/<class>/ and val/<class>/"
+    )
+    group.add_argument("--clip-len", default=16, type=positive_int, metavar="N", help="frames a clip (16)")
+    group.add_argument(
+        "--frame-rate", default=4, type=positive_float, metavar="FPS", help="frames a second of a clip (4)"
+    )
+    group.add_argument("--clips-per-video", default=1, type=positive_int, metavar="N", help="clips a video (1)")
+    group.add_argument("--augment", default="basic", choices=AUGMENTATIONS, help="of training clips (basic)")
+    group.add_argument(
+        *("--official-start-prob",),
+        default=0.5,
+        type=share,
+        metavar="P",
+        help="how often a training clip starts where the official one does (0.5)",
+    )
+    for name, default, what in (
+        ("--train-resize-size", (128, 171), "frames are resized to this before the crop, in training"),
+        ("--train-crop-size", (112, 112), "clips are cropped to this, in training"),
+        ("--val-resize-size", (128, 171), "the same, in validation"),
+        ("--val-crop-size", (112, 112), "the same, in validation"),
+    ):
+        shown = " ".join(map(str, default))
+        group.add_argument(
+            name, default=default, nargs=2, type=positive_int, metavar=("H", "W"), help=f"{what} ({shown})"
+        )
+    group.add_argument(
+        *("--workers", "-j"),
+        default=default_workers(),
+        type=non_negative_int,
+        metavar="N",
+        help="processes that decode, or threads that read a cache (the cores, at most 16)",
+    )
+    group.add_argument(
+        "--cache-dataset", action="store_true", help="decode each video once and keep its frames on disk"
+    )
+    group.add_argument(
+        "--cache-dir", type=Path, metavar="DIR", help="where index and cache are kept (<data-path>/.clip_cache)"
+    )
+    group.add_argument("--skip-unreadable", action="store_true", help="go on without files that cannot be read")
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which network, from which weights, on which device."""
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--model", default="r2plus1d_18", metavar="NAME", help=f"{', '.join(MODELS)} or another of torchvision's"
+    )
+    group.add_argument(
+        "--weights",
+        metavar="NAME|FILE",
+        help="torchvision's weights, such as KINETICS400_V1, or a checkpoint to start from",
+    )
+    group.add_argument(
+        *("--trainable",),
+        nargs="+",
+        default=list(DEFAULT_TRAINABLE),
+        metavar="BLOCK",
+        help="blocks to train, or all; the others are frozen (layer4 fc)",
+    )
+    group.add_argument("--device", metavar="DEVICE", help="cuda or cpu (cuda where there is one)")
+    group.add_argument(
+        *("--amp",),
+        nargs="?",
+        default="off",
+        const="auto",
+        choices=(*AMP_TYPES, "auto"),
+        help="mixed precision (off; --amp alone: bf16 where the device has it, else fp16)",
+    )
+    group.add_argument("--sync-bn", action="store_true", help="BatchNorm statistics over all processes")
+    group.add_argument("--use-deterministic-algorithms", action="store_true", help="slower, the same on every run")
+    group.add_argument("--seed", default=0, type=int, help="of everything random (0)")
+
+
+def add_optimization_arguments(parser: argparse.ArgumentParser) -> None:
+    """How the network is trained."""
+    group = parser.add_argument_group("optimisation")
+    group.add_argument(
+        "--batch-size", "-b", default=24, type=positive_int, metavar="N", help="clips a step and process (24)"
+    )
+    group.add_argument(
+        "--epochs", default=15, type=positive_int, metavar="N", help="passes over the training videos (15)"
+    )
+    group.add_argument("--opt", default="sgd", choices=OPTIMIZERS, help="optimiser (sgd)")
+    group.add_argument("--lr", default=0.01, type=positive_float, metavar="RATE", help="highest learning rate (0.01)")
+    group.add_argument("--momentum", default=0.9, type=share, metavar="M", help="of sgd; adamw's first beta (0.9)")
+    group.add_argument(
+        "--weight-decay", default=1e-4, type=non_negative_float, metavar="W", help="not on norms, biases (1e-4)"
+    )
+    group.add_argument("--label-smoothing", default=0.0, type=share, metavar="S", help="(0)")
+    group.add_argument("--lr-scheduler", default="cosine", choices=DECAYS, help="how the rate falls (cosine)")
+    group.add_argument(
+        "--lr-milestones",
+        nargs="+",
+        type=non_negative_float,
+        metavar="EPOCH",
+        help="of multistep (60 %% and 85 %% of --epochs)",
+    )
+    group.add_argument(
+        "--lr-gamma", default=0.1, type=positive_float, metavar="G", help="factor at each milestone (0.1)"
+    )
+    group.add_argument(
+        "--lr-warmup-epochs", default=1.0, type=non_negative_float, metavar="N", help="cut to a third of the run (1)"
+    )
+    group.add_argument("--lr-warmup-method", default="linear", choices=WARMUPS, help="(linear)")
+    group.add_argument(
+        "--lr-warmup-decay", default=0.001, type=share, metavar="F", help="factor that it starts at (0.001)"
+    )
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where a run writes, what it continues, what it shows."""
+    group = parser.add_argument_group("run")
+    group.add_argument(
+        "--output-dir", default=Path("."), type=Path, metavar="DIR", help="checkpoints, log and args (.)"
+    )
+    group.add_argument("--resume", metavar="FILE", help="checkpoint to continue, or to validate with --test-only")
+    group.add_argument(
+        "--start-epoch", type=non_negative_int, metavar="N", help="begin here, whatever the checkpoint says"
+    )
+    group.add_argument("--overwrite", action="store_true", help="start anew in a folder that holds a run's checkpoints")
+    group.add_argument("--test-only", action="store_true", help="validate only; writes nothing over a run's files")
+    group.add_argument(
+        "--print-freq", default=10, type=positive_int, metavar="STEPS", help="steps between two lines (10)"
+    )
+
+
+def add_selection_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which frames make a clip."""
+    group = parser.add_argument_group("frame selection")
+    group.add_argument("--frame-selection", default="official", choices=FRAME_SELECTORS, help="in training (official)")
+    group.add_argument(
+        "--val-frame-selection", default="official", choices=FRAME_SELECTORS, help="in validation (official)"
+    )
+
+
+def resolve_device(name: str | None) -> torch.device:
+    """The device asked for, or the best there is. Raises ValueError where it is not to be had."""
+    if name is None:
+        name = "cuda" if _cuda_is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from error
+    if device.type == "cuda" and not _cuda_is_available():
+        raise ValueError(
+            f"--device {name}: torch sees no GPU; check nvidia-smi and the torch build, or use --device cpu"
+        )
+    return device
+
+
+def resolve_amp(name: str, device: torch.device) -> str:
+    """`auto` becomes bf16 where the device has it, else fp16."""
+    if name != "auto":
+        return name
+    has_bf16 = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16" if has_bf16 else "fp16"
+
+
+def positive_int(text: str) -> int:
+    """An int above 0, for argparse."""
+    return _number(text, int, lambda value: value > 0, "a whole number above 0")
+
+
+def non_negative_int(text: str) -> int:
+    """An int from 0, for argparse."""
+    return _number(text, int, lambda value: value >= 0, "a whole number from 0")
+
+
+def positive_float(text: str) -> float:
+    """A float above 0, for argparse."""
+    return _number(text, float, lambda value: 0 < value < float("inf"), "a number above 0")
+
+
+def non_negative_float(text: str) -> float:
+    """A float from 0, for argparse."""
+    return _number(text, float, lambda value: 0 <= value < float("inf"), "a number from 0")
+
+
+def share(text: str) -> float:
+    """A float from 0 to 1, for argparse."""
+    return _number(text, float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
+
+
+def _number(text: str, kind: type, is_valid, expected: str):
+    try:
+        value = kind(text)
+    except ValueError:
+        value = None
+    if value is None or not is_valid(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {expected}")
+    return value
+
+
+def _cuda_is_available() -> bool:
+    with warnings.catch_warnings():  # a CUDA build without a driver warns; the answer is all we want
+        warnings.simplefilter("ignore")
+        return torch.cuda.is_available()

@@ -1,0 +1,90 @@
+"""What a run tells: the lines on the screen, `args.json`, and `log.jsonl` with a line an epoch."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from checkpoint import NEWEST
+from distributed import barrier, is_main, print_main
+from engine import EpochSummary
+from metrics import VideoResults
+from tables import replaced_file
+
+LOG, ARGS = "log.jsonl", "args.json"
+
+
+class RunLog:
+    """`log.jsonl` in a run's folder: one JSON object a line, one line an epoch. Only rank 0 writes."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / LOG
+        self._lines: list[str] = []
+
+    def resume(self, start_epoch: int) -> None:
+        """Keeps the lines of epochs before `start_epoch`; the others will be written anew."""
+        if self._path.exists():
+            lines = self._path.read_text().splitlines()
+            self._lines = [line for line in lines if json.loads(line)["epoch"] < start_epoch]
+
+    def add(self, entry: dict[str, Any]) -> None:
+        """Writes the line of one more epoch; the file is whole at any moment."""
+        self._lines.append(json.dumps(entry))
+        if is_main():
+            with replaced_file(self._path) as file:
+                file.write(("\n".join(self._lines) + "\n").encode())
+
+
+class RunFolderError(RuntimeError):
+    """A folder that must not be written to; the message says what to do."""
+
+
+def open_run_folder(folder: Path, args: dict[str, Any], resumes: bool, overwrite: bool) -> None:
+    """Makes a run's folder and writes its settings to `args.json`, on rank 0.
+
+    Raises:
+        RunFolderError: it holds another run's checkpoints, and the run neither resumes nor overwrites.
+    """
+    held = [*folder.glob("model_*.pth"), *folder.glob(NEWEST)]
+    if held and not (resumes or overwrite):
+        raise RunFolderError(
+            f"{folder} holds a run's checkpoints already: continue it with --resume {folder / NEWEST}, choose another "
+            "--output-dir, or begin anew with --overwrite"
+        )
+    barrier()  # every process has looked before one of them changes anything
+    if not is_main():
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not resumes:
+            for path in held:
+                path.unlink(missing_ok=True)
+        with replaced_file(folder / ARGS) as file:
+            file.write((json.dumps(args, indent=2) + "\n").encode())
+    except OSError as error:
+        raise RunFolderError(f"{folder} cannot be written: {error.strerror}; choose another --output-dir") from error
+
+
+def epoch_entry(epoch: int, summary: EpochSummary, results: VideoResults, lr: float) -> dict[str, Any]:
+    """An epoch's line in the log; accuracies in percent, `lr` after the last step."""
+    return {
+        "epoch": epoch,
+        "train_loss": summary.loss,
+        "train_clip_acc1": summary.clip_acc1,
+        "val_loss": results.loss,
+        "val_clip_acc1": results.clip.top1,
+        "val_clip_acc5": results.clip.top5,
+        "val_video_acc1": results.video.top1,
+        "val_video_acc5": results.video.top5,
+        "lr": lr,
+        "seconds": summary.seconds,
+        "data_seconds": summary.data_seconds,
+    }
+
+
+def print_results(results: VideoResults, rule: str, pixels: str, skipped: int) -> None:
+    """The two lines of the reference script, and what was measured, and how."""
+    for name, accuracy in (("Clip", results.clip), ("Video", results.video)):
+        print_main(f" * {name} Acc@1 {accuracy.top1:.3f} {name} Acc@5 {accuracy.top5:.3f}")
+    not_scored = f", {skipped} unreadable videos not scored" if skipped else ""
+    counts = f"{len(results.videos)} videos, {results.clip.count} clips{not_scored}"
+    print_main(f"   {counts}; {rule}; pixels: {pixels}; loss {results.loss:.4f}")

@@ -1,0 +1,295 @@
+"""Fine-tunes a video classification network on DIR/{train,val}/<class>/<video>, or validates one (--test-only)."""
+
+import argparse
+import datetime
+import os
+import sys
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import options
+import presets
+import torch
+from checkpoint import NEWEST, CheckpointError, plain, preprocessing_of, rng_state, save_checkpoint
+from clip_cache import CacheError
+from clip_sources import ClipOptions, Clips, open_clips
+from datasets import DatasetError, VideoFolder, training_samples
+from decoding import VideoError
+from distributed import end_process_group, init_process_group, is_main, print_main, rank, world_size, wrap_model
+from engine import Precision, TrainingError, evaluate, train_one_epoch
+from metrics import VideoResults
+from models import ModelError, check_fits, parameter_counts
+from optimization import OPTIMIZERS, build_schedule, default_milestones, jump_to_step, parameter_groups
+from reporting import RunFolderError, RunLog, epoch_entry, open_run_folder, print_results
+from starting import (
+    RunProgress,
+    Start,
+    folder_classes,
+    is_file_name,
+    load_model,
+    restore,
+    start_from_checkpoint,
+    start_from_weights,
+)
+from torch import nn
+
+USER_ERRORS = (CacheError, CheckpointError, DatasetError, ModelError, RunFolderError, TrainingError, VideoError)
+
+
+def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
+    """The command line of this script."""
+    parser = argparse.ArgumentParser(description=__doc__, add_help=add_help)
+    options.add_data_arguments(parser)
+    options.add_selection_arguments(parser)
+    options.add_model_arguments(parser)
+    options.add_optimization_arguments(parser)
+    options.add_run_arguments(parser)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the script: 0 when done, 1 when it could not be done, 2 on wrong usage."""
+    parser = get_args_parser()
+    args = parser.parse_args(argv)
+    check_args(parser, args)
+    try:
+        run(args)
+    except USER_ERRORS as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"interrupted: continue with --resume {args.output_dir / NEWEST}", file=sys.stderr)
+        return 130
+    finally:
+        end_process_group()
+    return 0
+
+
+def run(args: argparse.Namespace) -> None:
+    """Data, model, optimiser, resume, test-only, loop."""
+    device = set_up(args)
+    start = load_start(args)
+    data = load_data(args, start.classes)
+    for crop_size in {args.train_crop_size, args.val_crop_size}:
+        check_fits(args.model, len(start.classes), args.clip_len, crop_size, args.trainable)
+    model, frozen = load_model(args.model, start, args.trainable)
+    model.to(device)
+    precision = Precision.of(args.amp, device)
+    validate = partial(run_validation, model, data, precision, args.print_freq)
+    if args.test_only:
+        validate()
+        return
+
+    optimizer, scheduler = load_optimizer(args, model, data.train)
+    progress = restore(start.checkpoint, optimizer, precision.scaler) if start.checkpoint else RunProgress()
+    if args.start_epoch is not None:
+        progress.epoch = args.start_epoch
+    jump_to_step(scheduler, progress.epoch * data.train.steps_per_epoch())
+    log = open_log(args, data, progress)
+    print_plan(args, data, model, progress)
+    begin = time.monotonic()
+    train = partial(
+        train_one_epoch,
+        wrap_model(model, device, args.sync_bn),
+        nn.CrossEntropyLoss(label_smoothing=args.label_smoothing, reduction="none"),
+        optimizer,
+        scheduler,
+        num_steps=data.train.steps_per_epoch(),
+        precision=precision,
+        frozen=frozen,
+        seed=args.seed,
+        print_freq=args.print_freq,
+    )
+    for epoch in range(progress.epoch, args.epochs):
+        samples = training_samples(
+            data.train.videos, args.clips_per_video, args.seed, epoch, rank=rank(), world_size=world_size()
+        )
+        summary = train(data.train.loader.batches(samples), epoch=epoch)
+        results = validate()
+        is_best = results.video.top1 > progress.best_video_acc1
+        progress = RunProgress(epoch + 1, max(results.video.top1, progress.best_video_acc1))
+        log.add(epoch_entry(epoch, summary, results, scheduler.get_last_lr()[0]))
+        if is_main():
+            state = run_state(model, optimizer, scheduler, precision, progress)
+            save_checkpoint(args.output_dir, {**state, **run_description(args, data)}, is_best)
+        print_main(f"{summary.line()}, best video Acc@1 {progress.best_video_acc1:.3f}")
+    print_main(f"Training time {datetime.timedelta(seconds=int(time.monotonic() - begin))}")
+
+
+@dataclass(frozen=True)
+class Data:
+    """Both splits; `train` is None with --test-only."""
+
+    classes: list[str]
+    train: Clips | None
+    val: Clips
+
+
+def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuses what cannot be right, before any work, and fills in what depends on other flags."""
+    for split in ("train", "val"):
+        crop, resize = getattr(args, f"{split}_crop_size"), getattr(args, f"{split}_resize_size")
+        if any(inner > outer for inner, outer in zip(crop, resize, strict=True)):
+            parser.error(f"--{split}-crop-size {crop[0]} {crop[1]} does not fit into {resize[0]} {resize[1]}")
+        setattr(args, f"{split}_crop_size", tuple(crop))
+        setattr(args, f"{split}_resize_size", tuple(resize))
+    if args.cache_dir is None:
+        args.cache_dir = args.data_path / ".clip_cache"
+    if args.lr_milestones is None:
+        args.lr_milestones = default_milestones(args.epochs)
+    if args.cache_dataset and {args.frame_selection, args.val_frame_selection} != {"official"}:
+        parser.error("--cache-dataset keeps the frames of the official strip only: use --frame-selection official")
+    if args.resume and args.overwrite:
+        parser.error("--resume continues a run and --overwrite begins anew: choose one")
+    try:
+        args.device = str(options.resolve_device(args.device))
+    except ValueError as error:
+        parser.error(str(error))
+    args.amp = options.resolve_amp(args.amp, torch.device(args.device))
+
+
+def set_up(args: argparse.Namespace) -> torch.device:
+    """Joins the process group and seeds; returns this process's device."""
+    device = init_process_group(torch.device(args.device))
+    torch.manual_seed(args.seed)
+    if args.use_deterministic_algorithms:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = not args.use_deterministic_algorithms
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    print_main(f"Device: {device} ({name}), precision: {args.amp}, processes: {world_size()}")
+    return device
+
+
+def load_start(args: argparse.Namespace) -> Start:
+    """Reads checkpoint or weights, which decide on the classes."""
+    folders = folder_classes(args.data_path, args.test_only)
+    if args.resume:
+        return start_from_checkpoint(args.resume, folders)
+    if args.test_only and args.weights and is_file_name(args.weights):
+        return start_from_checkpoint(args.weights, folders)
+    if args.weights is None and "all" not in args.trainable:
+        print_main(
+            f"WARNING: all but {' '.join(args.trainable)} is frozen at random values, since there are no --weights: "
+            "it will hardly learn. Use --weights KINETICS400_V1, a checkpoint, or --trainable all"
+        )
+    return start_from_weights(args.model, args.weights, folders)
+
+
+def load_data(args: argparse.Namespace, classes: list[str]) -> Data:
+    """Finds the videos of both splits, scans or caches them."""
+    shared = {
+        "clip_len": args.clip_len,
+        "frame_rate": args.frame_rate,
+        "clips_per_video": args.clips_per_video,
+        "start_prob": args.official_start_prob,
+        "seed": args.seed,
+        "cache_dir": args.cache_dir,
+        "cached": args.cache_dataset,
+        "skip_unreadable": args.skip_unreadable,
+        "batch_size": args.batch_size,
+        "num_workers": args.workers,
+        "pin_memory": args.device.startswith("cuda"),
+    }
+    for_val = ClipOptions(
+        resize_size=args.val_resize_size,
+        crop_size=args.val_crop_size,
+        selection=args.val_frame_selection,
+        random=False,
+        **shared,
+    )
+    for_train = ClipOptions(
+        resize_size=args.train_resize_size,
+        crop_size=args.train_crop_size,
+        selection=args.frame_selection,
+        random=args.augment != "none",
+        **shared,
+    )
+    val_folder = VideoFolder(args.data_path / "val", classes)
+    train = None if args.test_only else open_clips(VideoFolder(args.data_path / "train", classes), for_train)
+    return Data(classes, train, open_clips(val_folder, for_val))
+
+
+def run_validation(model: nn.Module, data: Data, precision: Precision, print_freq: int) -> VideoResults:
+    """Scores the validation videos and prints what came out, and how."""
+    val = data.val
+    results = evaluate(
+        model,
+        nn.CrossEntropyLoss(reduction="none"),
+        val.loader,
+        val.videos,
+        num_classes=len(data.classes),
+        precision=precision,
+        print_freq=print_freq,
+    )
+    print_results(results, val.options.rule, val.pixels, val.skipped)
+    return results
+
+
+def load_optimizer(args: argparse.Namespace, model: nn.Module, train: Clips):
+    """The optimiser over what is trained, and its schedule."""
+    optimizer = OPTIMIZERS[args.opt](parameter_groups(model, args.weight_decay), args.lr, args.momentum)
+    scheduler = build_schedule(
+        optimizer,
+        epochs=args.epochs,
+        steps_per_epoch=train.steps_per_epoch(),
+        decay=args.lr_scheduler,
+        milestones=args.lr_milestones,
+        gamma=args.lr_gamma,
+        warmup_epochs=args.lr_warmup_epochs,
+        warmup_method=args.lr_warmup_method,
+        warmup_decay=args.lr_warmup_decay,
+    )
+    return optimizer, scheduler
+
+
+def open_log(args: argparse.Namespace, data: Data, progress: RunProgress) -> RunLog:
+    """Prepares --output-dir for writing."""
+    open_run_folder(args.output_dir, plain({**vars(args), "classes": data.classes}), bool(args.resume), args.overwrite)
+    log = RunLog(args.output_dir)
+    if args.resume:
+        log.resume(progress.epoch)
+    return log
+
+
+def print_plan(args: argparse.Namespace, data: Data, model: nn.Module, progress: RunProgress) -> None:
+    """What is about to be done, with the numbers that follow from the flags."""
+    trained, total = parameter_counts(model)
+    print_main(
+        f"{args.model}: {trained:,} of {total:,} parameters trained ({' '.join(args.trainable)}); "
+        f"{len(data.classes)} classes, {len(data.train.videos)} training videos; epochs {progress.epoch} to "
+        f"{args.epochs - 1}, {data.train.steps_per_epoch()} steps each, {args.batch_size * world_size()} clips a step"
+    )
+
+
+def run_state(model: nn.Module, optimizer, scheduler, precision: Precision, progress: RunProgress) -> dict[str, Any]:
+    """The part of a checkpoint that changes as the run goes on, see checkpoint.py."""
+    return {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "lr_scheduler": scheduler.state_dict(),
+        "scaler": precision.scaler.state_dict() if precision.scaler else None,
+        "epoch": progress.epoch - 1,
+        "best_video_acc1": progress.best_video_acc1,
+        "rng": rng_state(),
+    }
+
+
+def run_description(args: argparse.Namespace, data: Data) -> dict[str, Any]:
+    """The part of a checkpoint that does not change."""
+    preprocessing = preprocessing_of(
+        clip_len=args.clip_len,
+        frame_rate=args.frame_rate,
+        frame_selection=args.val_frame_selection,
+        resize_size=args.val_resize_size,
+        crop_size=args.val_crop_size,
+        mean=presets.MEAN,
+        std=presets.STD,
+    )
+    return {"classes": data.classes, "preprocessing": preprocessing, "args": plain(vars(args))}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
