@@ -58,8 +58,8 @@ class Outcome:
 class DatasetRefactorer:
     """Places the videos that `labels` lists, found by file name in `srcs`, under `dest`.
 
-    `mode` is one of "auto" (hard link, else copy), "hardlink", "symlink", "copy", "move"; the other options are those of
-    the command line, described there.
+    `mode` is one of "auto" (hard link, else copy), "hardlink", "symlink", "copy", "move"; the other options are those
+    of the command line, described there.
     """
 
     def __init__(
@@ -198,9 +198,7 @@ class DatasetRefactorer:
 
 def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--src", type=Path, nargs="+", required=True, metavar="DIR", help="folders that hold the videos"
-    )
+    parser.add_argument("--src", type=Path, nargs="+", required=True, metavar="DIR", help="folders with the videos")
     parser.add_argument("--labels", type=Path, required=True, metavar="JSON", help="the release's list of videos")
     parser.add_argument("--dest", type=Path, required=True, metavar="DIR", help="where the tree goes")
 
@@ -219,15 +217,13 @@ def get_args_parser() -> argparse.ArgumentParser:
         "--mode",
         choices=placing.PLACERS,
         default="auto",
-        help="auto: hard link, else copy; only move changes the sources",
+        help="auto is hard link, else copy; only move changes the sources",
     )
     group.add_argument("--force", action="store_true", help="puts back what check_videos.py quarantined or remuxed")
     group.add_argument("--prune", action="store_true", help="removes files placed earlier that are not asked for now")
     group.add_argument("--verify", action="store_true", help="compares the bytes of every file with its source's")
     group.add_argument("--dry-run", action="store_true", help="only says what would be done")
-    group.add_argument(
-        "--jobs", type=int, default=os.cpu_count(), metavar="N", help="files at a time (default: the cores)"
-    )
+    group.add_argument("--jobs", type=int, default=os.cpu_count(), metavar="N", help="threads (default: the cores)")
     group.add_argument("--report-dir", type=Path, metavar="DIR", help="writes manifest.csv and audit.json there")
     return parser
 

@@ -1,4 +1,4 @@
-"""What a release holds and what is wrong with it; a room of its own, as it neither reads nor places anything by itself."""
+"""What a release holds and what is wrong with it; a room of its own, as it changes nothing."""
 
 from collections import defaultdict
 from dataclasses import asdict, dataclass, field

@@ -79,7 +79,8 @@ def place_all(placements: list[Placement], dest: Path, mode: str, jobs: int, adv
     batches = list(_batches(sorted(placements)))
     with ThreadPoolExecutor(jobs) as pool:
         try:
-            for batch, placed in zip(batches, pool.map(lambda batch: _place_batch(batch, dest, mode), batches)):
+            results = pool.map(lambda batch: _place_batch(batch, dest, mode), batches)
+            for batch, placed in zip(batches, results, strict=True):
                 total.ways.update(placed.ways)
                 total.failures.extend(placed.failures)
                 advance(len(batch))
@@ -207,7 +208,7 @@ def find_differing(pairs: list[tuple[str, str]], jobs: int, advance: Callable[[i
 
     differing = []
     with ThreadPoolExecutor(jobs) as pool:
-        for (path, _), reason in zip(pairs, pool.map(problem, pairs, chunksize=1)):
+        for (path, _), reason in zip(pairs, pool.map(problem, pairs), strict=True):
             advance(1)
             if reason:
                 differing.append((path, reason))

@@ -1,4 +1,4 @@
-"""Progress of long work, shown the same way by both dataset scripts: a tqdm bar on a terminal, plain lines elsewhere."""
+"""Progress of long work, shown the same way by both dataset scripts: a bar on a terminal, plain lines elsewhere."""
 
 import sys
 import time

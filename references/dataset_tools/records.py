@@ -4,8 +4,8 @@
 `withdrawn.jsonl`  one `{"path", "status"}` for every file that check_videos.py quarantined, remuxed or restored
 `lock`             held by the refactorer while it works
 
-Lines are only ever added, ahead of what they tell of. A process killed while writing leaves at most one broken line, which
-readers pass over.
+Lines are only ever added, ahead of what they tell of. A process killed while writing leaves at most one broken
+line, which readers pass over.
 """
 
 import contextlib

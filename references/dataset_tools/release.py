@@ -49,8 +49,8 @@ def read_release(labels: Path, split_is_optional: bool = False) -> list[Video]:
     """The videos that the JSON lists, in its order; an entry written twice counts once.
 
     With `split_is_optional` an entry without a split belongs to "train".
-    Raises ReleaseError where the file is not a list of entries `{"video_path", "label", "split"}`, or where a name in it
-    would lead out of the destination.
+    Raises ReleaseError where the file is not a list of entries `{"video_path", "label", "split"}`, or where a name in
+    it would lead out of the destination.
     """
     try:
         entries = json.loads(labels.read_bytes())
@@ -105,7 +105,7 @@ def _name_problem(text: str) -> str | None:
 
 
 def find_sources(srcs: list[Path], wanted: set[str], skip: Path) -> Sources:
-    """Looks for the `wanted` file names in the source folders and the folders in them, but not in `skip` or hidden ones."""
+    """Looks for the `wanted` file names in the sources and their folders, but not in `skip` or in hidden folders."""
     found = Sources({}, {}, [])
     endings = {os.path.splitext(name)[1].lower() for name in wanted}
     skip_path = os.path.realpath(skip)

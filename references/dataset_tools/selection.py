@@ -13,7 +13,7 @@ def read_classes(path: Path) -> list[str]:
 
 
 def keep_classes(videos: list[Video], classes: list[str]) -> list[Video]:
-    """The videos under one of the `classes`, written with spaces or with `_`. Raises ReleaseError for an unknown class."""
+    """The videos under one of the `classes`, written with spaces or `_`. Raises ReleaseError for an unknown class."""
     wanted = {class_folder(name) for name in classes}
     unknown = sorted(wanted - {class_folder(label) for label in {video.label for video in videos}})
     if unknown:
