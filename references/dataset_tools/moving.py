@@ -58,6 +58,7 @@ def move_over(source: str, target: str) -> None:
 
 def give_second_name(source: str, target: str) -> None:
     """Keeps what is at `source` also at the free name `target`, by hard link where possible, else by copy."""
+    os.makedirs(os.path.dirname(target), exist_ok=True)
     try:
         os.link(source, target, follow_symlinks=False)
     except OSError as error:

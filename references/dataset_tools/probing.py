@@ -21,6 +21,7 @@ MAX_PIXELS = 1 << 26  # of a frame: 8192 x 8192
 COVER_CODECS = ("png", "mjpeg", "bmp", "gif")
 # Open options: what a file says must not make FFmpeg open another one, or the network.
 OPEN_OPTIONS = {"protocol_whitelist": "file"}
+LISTS_OF_FILES = ("concat", "hls", "dash", "imf", "sdp")
 NOT_THE_FILES_FAULT = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE, errno.ENOENT, errno.ENODEV}
 KINDS = {
     stat.S_IFDIR: "a folder, not a file",
@@ -78,6 +79,7 @@ def probe(path: str, options: ProbeOptions) -> Verdict:
     try:
         _require_regular_file(path)
         with av.open(path, options=dict(OPEN_OPTIONS)) as container:
+            _require_video_format(container.format.name)
             stream = first_video_stream(container)
             _require_decodable(stream)
             reading = READERS[options.prober](path, container, stream)
@@ -113,6 +115,13 @@ def _require_regular_file(path: str) -> None:
         if error.errno == errno.ELOOP:
             raise NotReadable("a symbolic link that leads to itself") from None
         raise
+
+
+def _require_video_format(name: str) -> None:
+    if name.endswith("_pipe") or name == "image2":
+        raise NotReadable("a picture, not a video")
+    if name in LISTS_OF_FILES:
+        raise NotReadable("a list of other files, not a video")
 
 
 def first_video_stream(container: av.container.InputContainer) -> av.VideoStream:

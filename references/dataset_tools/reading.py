@@ -7,13 +7,17 @@ here: by an error, by a mark on the frame, or only by a line in its log.
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import av
 import av.logging
 
 # The decoder says these of intact streams too, so they do not count.
 HARMLESS_MESSAGES = ("mmco: unref short failure", "co located POCs unavailable", "SEI type")
+# A zeroed block decodes without a word in some codecs. None of these holds so many zeros in packets without start
+# codes: H.264 and HEVC forbid three in a row, the others compress them away. (Intra codecs of cameras pad.)
+ZERO_RUN = bytes(64)
+CODECS_WITHOUT_ZERO_RUNS = {"h264", "hevc", "vp8", "vp9", "libvpx", "libvpx-vp9"}
 MPEG4_EMPTY_FRAME_BYTES = 19  # a "not coded" frame is no longer than this, as in FFmpeg's MAX_NVOP_SIZE
 
 
@@ -35,7 +39,13 @@ class Reading:
     start: float | None = None  # of the first frame
     end: float = 0.0  # of the last frame
     last_end: float = 0.0  # of the last packet in any stream
-    longest_gap: float = 0.0  # between video packets, in the order stored
+    times: list[float] = field(default_factory=list)  # of the frames, where the container does not count them
+
+    @property
+    def longest_gap(self) -> float:
+        """Between the times of two frames, in seconds."""
+        times = sorted(self.times)
+        return max((later - earlier for earlier, later in zip(times, times[1:], strict=False)), default=0.0)
 
     @property
     def seconds(self) -> float:
@@ -118,8 +128,8 @@ def _demux(container: av.container.InputContainer, stream: av.VideoStream, readi
     """The packets of `stream`, the empty one that flushes its decoder last, counted in `reading`."""
     # With a declared count the other streams need not be read; without, their ends tell whether the tail is there.
     streams = [stream] if stream.frames else list(container.streams)
+    may_hold_zeros = _may_hold_zeros(stream.codec_context)
     gives_no_frame = SILENT_PACKETS.get(stream.codec_context.name, lambda packet: False)
-    previous = None
     try:
         for packet in container.demux(streams):
             time = packet.pts if packet.pts is not None else packet.dts
@@ -131,11 +141,12 @@ def _demux(container: av.container.InputContainer, stream: av.VideoStream, readi
             if time is not None and not packet.is_discard:
                 reading.start = start if reading.start is None else min(start, reading.start)
                 reading.end = max(end, reading.end)
-                if previous is not None:
-                    reading.longest_gap = max(reading.longest_gap, abs(start - previous))
-                previous = start
+                if not stream.frames:
+                    reading.times.append(start)
             reading.packets += packet.size > 0
             reading.discarded += packet.is_discard
+            if not may_hold_zeros and ZERO_RUN in bytes(packet):
+                reading.note_error("a block of zeros in the video data")
             reading.silent += packet.size > 0 and gives_no_frame(packet)
             if packet.size == 0 and time is not None:
                 reading.empty_packets += 1
@@ -145,6 +156,11 @@ def _demux(container: av.container.InputContainer, stream: av.VideoStream, readi
             yield packet
     except av.FFmpegError as error:
         reading.container_error = error.strerror or str(error)
+
+
+def _may_hold_zeros(decoder: av.VideoCodecContext) -> bool:
+    has_start_codes = decoder.name in ("h264", "hevc") and (decoder.extradata or b"\0")[0] != 1
+    return has_start_codes or decoder.name not in CODECS_WITHOUT_ZERO_RUNS
 
 
 def _take_log(log: list[tuple[int, str, str]], decoder: str, container: str, reading: Reading) -> str:

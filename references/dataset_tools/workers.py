@@ -109,7 +109,10 @@ class WorkerPool:
                     yield task.key, result
             for worker in [worker for worker in self.workers if worker.deadline <= time.monotonic()]:
                 self._replace(worker)
-                yield worker.task.key, WorkerFailure(f"was not done after {self.timeout:g} seconds")
+                yield (
+                    worker.task.key,
+                    WorkerFailure(f"not done after {self.timeout:g} seconds: it hangs or is too slow"),
+                )
 
     def _wait(self) -> list[Worker]:
         """The workers that have something to say, or have died, as soon as there is one or a deadline has passed."""
@@ -146,6 +149,8 @@ def _work(pipe: connection.Connection, memory_bytes: int) -> None:
             return
         try:
             result = function(*args)
+        except MemoryError:
+            result = WorkerFailure("needs more memory than a worker may take")
         except Exception as error:  # a fault here must not be taken for one of the file
             result = WorkerFailure(f"{type(error).__name__}: {error}", is_inputs_fault=False)
         pipe.send(result)
