@@ -92,8 +92,8 @@ class DatasetRefactorer:
         """Places what is missing. Raises ReleaseError, before anything is placed, where the release cannot be used,
         and PlacingError where placing had to stop (a full disk); a rerun goes on from there."""
         videos = self._select_videos()
-        sources = find_sources(self.srcs, {video.name for video in videos}, skip=self.dest)
         with self._sole_run():
+            sources = find_sources(self.srcs, {video.name for video in videos}, skip=self.dest)
             tree = placing.scan_tree(self.dest, {video.folder for video in videos})
             withdrawn = records.read_withdrawn(self.dest)
             targets = {f"{video.folder}/{video.name}": video for video in videos}

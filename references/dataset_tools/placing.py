@@ -151,13 +151,8 @@ def link_or_copy(source: SourceFile, target: str) -> str:
 
 
 def move(source: SourceFile, target: str) -> str:
-    try:
-        os.rename(source.path, target)
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-        copy(source, target)
-        os.unlink(source.path)
+    link_or_copy(source, target)  # a rename would go over a file that came in between
+    os.unlink(source.path)
     return "move"
 
 
@@ -171,7 +166,7 @@ PLACERS: dict[str, Callable[[SourceFile, str], str]] = {
 
 
 def finish_moves(moves: list[tuple[str, SourceFile]], dest: Path) -> int:
-    """Removes the sources of moves across file systems that were killed when the copy was in place. Gives their number.
+    """Removes the sources of moves that were killed with the file already in its new place. Gives their number.
 
     `moves` are targets that are in place, with the source of that name that is still there.
     """
