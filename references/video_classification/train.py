@@ -86,6 +86,9 @@ def run(args: argparse.Namespace) -> None:
     progress = restore(start.checkpoint, optimizer, precision.scaler) if start.checkpoint else RunProgress()
     if args.start_epoch is not None:
         progress.epoch = args.start_epoch
+    if progress.epoch >= args.epochs:
+        print_main(f"Nothing is left to train: the next epoch is {progress.epoch}, --epochs {args.epochs}")
+        return
     jump_to_step(scheduler, progress.epoch * data.train.steps_per_epoch())
     log = open_log(args, data, progress)
     print_plan(args, data, model, progress)
