@@ -357,3 +357,20 @@ def test_the_parser_keeps_the_references_flags():
     assert {name: getattr(args, name) for name in expected} == expected
     assert train.get_args_parser(add_help=False).add_help is False
     assert train.get_args_parser().parse_args(["--data-path", "x", "--amp"]).amp == "auto"
+
+
+def test_selections_are_compared_on_one_checkpoint(finished_run, dataset, tmp_path, capsys):
+    folder, options = finished_run
+    options = [option for option in options if option != "--cache-dataset"]
+    options += ["--resume", str(folder / "checkpoint.pth"), "--val-frame-selection", "official", "uniform", "motion"]
+    assert train.main([*options, "--cache-dir", str(tmp_path), "--test-only"]) == 0
+    table = capsys.readouterr().out.splitlines()[-4:]
+    assert table[0].split()[0] == "frames" and [line.split()[0] for line in table[1:]] == [
+        "official",
+        "uniform",
+        "motion",
+    ]
+    assert table[1].split()[-2:] == ["0", "0"]
+    with pytest.raises(SystemExit):
+        train.main(options)
+    assert "--test-only" in capsys.readouterr().err
