@@ -1,5 +1,6 @@
 """The README is true: its commands exist and take the flags shown, its tree is the tree, its flags are all of them."""
 
+import os
 import re
 import subprocess
 import sys
@@ -22,7 +23,8 @@ SCRIPTS = sorted({script for command in COMMANDS for script in re.findall(r"[\w/
 
 @lru_cache
 def help_of(script):
-    found = subprocess.run([sys.executable, script, "--help"], cwd=ROOT, capture_output=True, text=True, check=False)
+    wide = {**os.environ, "COLUMNS": "1000"}  # argparse breaks lines at hyphens, in the middle of flags too
+    found = subprocess.run([sys.executable, script, "--help"], cwd=ROOT, env=wide, capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
     return found.stdout
 
