@@ -255,7 +255,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         classes = selection.read_classes(args.classes_file) if args.classes_file else None
         outcome = DatasetRefactorer(args.src, classes=classes, **options).refactor_dataset()
-    except (ReleaseError, placing.PlacingError, OSError, UnicodeDecodeError) as error:
+    except (ReleaseError, records.RecordError, placing.PlacingError, OSError, UnicodeDecodeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(outcome)
