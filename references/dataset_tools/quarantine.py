@@ -100,7 +100,7 @@ class Quarantine:
         with records.explained(self.journal):
             for line in records.read_lines(self.journal):
                 entries.setdefault(line["id"], {}).update(line)
-            if not all(ENTRY_KEYS <= entry.keys() for entry in entries.values()):
+            if not all(entry.keys() >= ENTRY_KEYS for entry in entries.values()):
                 raise KeyError("an entry is not complete")
         return entries
 

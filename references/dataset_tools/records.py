@@ -55,9 +55,7 @@ def explained(path: Path) -> Iterator[None]:
     try:
         yield
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise RecordError(
-            f"{path} holds lines that this script did not write; give another file, or move it"
-        ) from error
+        raise RecordError(f"{path} holds lines that this script did not write; move it away") from error
 
 
 @contextlib.contextmanager
