@@ -98,8 +98,9 @@ def print_plan(model: nn.Module, name: str, clips: Clips, num_classes: int, prog
     options = clips.options
     print_main(
         f"{name}: {trained:,} of {total:,} parameters trained; {num_classes} classes, "
-        f"{len(clips.videos)} training videos; epochs {progress.epoch} to {epochs - 1}, {clips.steps_per_epoch()} steps each, "
-        f"{options.batch_size * world_size()} clips a step; {options.rule}; pixels: {clips.pixels}"
+        f"{len(clips.videos)} training videos; epochs {progress.epoch} to {epochs - 1}, "
+        f"{clips.steps_per_epoch()} steps each, {options.batch_size * world_size()} clips a step; "
+        f"{options.rule}; pixels: {clips.pixels}"
     )
 
 
