@@ -1,4 +1,4 @@
-"""Opens one split: its folder, the index or the clip cache (built first if it must be), the loader over its clips. A room
+"""Opens one split: its folder, index or clip cache (built first if it must be), the loader over its clips. A room
 of its own: both ways need the same care for files that cannot be read, and for several processes at work.
 """
 

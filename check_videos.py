@@ -1,0 +1,172 @@
+"""Checks that every video of a tree can be read to its end, and takes the others out of the way without losing any.
+
+    python check_videos.py --root full_dataset --quarantine bad_videos --remux --replace --report check.csv
+
+Every frame is decoded, in worker processes. Exit code: 0 if everything now under root is readable, 1 if something is
+not or could not be handled, 2 for wrong usage.
+"""
+
+import argparse
+import contextlib
+import os
+import sys
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+
+from references.dataset_tools import records
+from references.dataset_tools.checking import Row, TreeChecker, summarise, write_report
+from references.dataset_tools.probing import ProbeOptions, require_prober
+from references.dataset_tools.progress import progress
+from references.dataset_tools.quarantine import Quarantine
+from references.dataset_tools.reading import READERS
+from references.dataset_tools.walking import VIDEO_ENDINGS, find_videos, take_shard
+
+STATUSES_THAT_LEAVE_ROOT_READABLE = {"ok", "remuxed", "quarantined"}
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, required=True, metavar="DIR", help="train/ and val/ in it, else all of it")
+    parser.add_argument("--ext", nargs="+", default=VIDEO_ENDINGS, metavar="ENDING", help="of the files to check")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), metavar="N", help="workers (default: the cores)")
+    parser.add_argument("--report", type=Path, metavar="CSV", help="one line a file: path,status,reason,frames,seconds")
+    parser.add_argument("--state", type=Path, metavar="FILE", help="remembers readable files; they are not read again")
+    parser.add_argument("--shard", type=parse_shard, metavar="I/N", help="every N-th file, from the I-th on")
+    parser.add_argument("--dry-run", action="store_true", help="only says what would be done")
+
+    group = parser.add_argument_group("what is readable")
+    group.add_argument("--prober", choices=READERS, default="av", help="PyAV (default), or the ffmpeg program")
+    group.add_argument("--max-corrupt-frames", type=int, default=0, metavar="N", help="damaged frames to tolerate")
+    group.add_argument("--min-frames", type=int, default=1, metavar="N", help="fewer frames are bad")
+    group.add_argument("--timeout", type=float, default=60, metavar="SECONDS", help="for one file (default: 60)")
+
+    group = parser.add_argument_group("what happens to bad files (without --quarantine they are only reported)")
+    group.add_argument("--quarantine", type=Path, metavar="DIR", help="moves them there, with a journal")
+    group.add_argument("--remux", action="store_true", help="tries a stream copy first, which may repair the container")
+    group.add_argument("--replace", action="store_true", help="puts it in the place of the original, which is kept")
+    group.add_argument("--restore", action="store_true", help="puts all quarantined files back, and checks nothing")
+    return parser
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    index, _, count = text.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and int(index) <= int(count) and int(count) > 0):
+        raise argparse.ArgumentTypeError(f"{text}: must be I/N, with I from 1 to N (or from 0 to N-1)")
+    return int(index), int(count)
+
+
+def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    if not args.root.is_dir():
+        parser.error(f"--root {args.root}: there is no such folder")
+    if args.quarantine is None:
+        for option, is_given in (("--remux", args.remux), ("--replace", args.replace), ("--restore", args.restore)):
+            if is_given:
+                parser.error(f"{option} needs --quarantine, where originals are kept")
+    elif args.quarantine.exists() and not args.quarantine.is_dir():
+        parser.error(f"--quarantine {args.quarantine}: is not a folder")
+    elif args.quarantine.resolve() == args.root.resolve():
+        parser.error("--quarantine must not be --root")
+    if args.replace and not args.remux:
+        parser.error("--replace needs --remux")
+    for option, number, least in (
+        ("--jobs", args.jobs, 1),
+        ("--min-frames", args.min_frames, 1),
+        ("--max-corrupt-frames", args.max_corrupt_frames, 0),
+    ):
+        if number < least:
+            parser.error(f"{option} {number}: must be at least {least}")
+    if not args.timeout > 0:
+        parser.error(f"--timeout {args.timeout}: must be more than 0")
+    try:
+        require_prober(args.prober)
+    except RuntimeError as error:
+        parser.error(str(error))
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = get_args_parser()
+    args = parser.parse_args(argv)
+    check_args(parser, args)
+    quarantine = Quarantine(args.quarantine, args.root) if args.quarantine else None
+    try:
+        if args.restore:
+            return restore(quarantine, args.dry_run)
+        with sole_check(args.root, args.shard) if quarantine and not args.dry_run else contextlib.nullcontext():
+            return check(args, quarantine)
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; what was moved so far is in the journal, run again to go on", file=sys.stderr)
+        return 1
+
+
+def check(args: argparse.Namespace, quarantine: Quarantine | None) -> int:
+    if quarantine and not args.dry_run:
+        quarantine.settle()
+    paths, unreadable = find_videos(args.root, args.ext, skip=args.quarantine)
+    if not paths:
+        print(f"no file under {args.root} ends in {', '.join(args.ext)}", file=sys.stderr)
+    if args.shard:
+        paths = take_shard(paths, quarantine.paths_taken_from_root() if quarantine else set(), *args.shard)
+    rows = [Row(path, "error", reason) for path, reason in unreadable]
+    checker = TreeChecker(
+        args.root,
+        quarantine,
+        options=ProbeOptions(args.prober, args.max_corrupt_frames, args.min_frames),
+        remux=args.remux,
+        replace=args.replace,
+        dry_run=args.dry_run,
+        jobs=args.jobs,
+        timeout=args.timeout,
+        state=args.state,
+    )
+    start = time.monotonic()
+    with progress(len(paths), "checking", "file") as advance:
+        for row in checker.check(paths):
+            rows.append(row)
+            advance(1)
+            if row.status != "ok":
+                tqdm.write(printable(f"{row.status} {row.path}: {row.reason}"))
+    seconds = time.monotonic() - start
+    megabytes = checker.bytes_read / 1e6
+    print(f"{len(paths)} files in {seconds:.1f} s: {len(paths) / seconds:.1f} files/s, {megabytes / seconds:.1f} MB/s")
+    print(printable(summarise(rows)))
+    if args.report:
+        write_report(args.report, rows)
+    return 0 if all(row.status in STATUSES_THAT_LEAVE_ROOT_READABLE for row in rows) else 1
+
+
+def restore(quarantine: Quarantine, dry_run: bool) -> int:
+    if not dry_run:
+        quarantine.settle()
+    entries = quarantine.restorable()
+    failed = 0
+    for entry in entries:
+        try:
+            if not dry_run:
+                quarantine.restore(entry)
+        except OSError as error:
+            failed += 1
+            print(printable(f"not restored: {entry['path']}: {error}"), file=sys.stderr)
+    print(f"{'would restore' if dry_run else 'restored'} {len(entries) - failed} of {len(entries)} files")
+    return 1 if failed else 0
+
+
+@contextlib.contextmanager
+def sole_check(root: Path, shard: tuple[int, int] | None):
+    """Keeps a second check of the same files waiting. Shards of one division run beside each other."""
+    name = f"check-{shard[0] % shard[1]}-of-{shard[1]}.lock" if shard else "check.lock"
+    with records.locked(root / records.FOLDER / name, f"waiting for another check of {root} to end"):
+        yield
+
+
+def printable(text: str) -> str:
+    """`text` with what a terminal cannot show, such as a file name that is no valid Unicode, written as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

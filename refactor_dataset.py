@@ -1,0 +1,278 @@
+"""Places the videos of a downloaded release at dest/<split>/<class>/<video>, as its JSON of labels says.
+
+    python refactor_dataset.py --src QEVD/QEVD-FIT-300k-Part-{1,2,3,4} --labels fine_grained_labels_release.json \
+        --dest full_dataset
+
+The sources are never changed (unless --mode move is asked for). Run again, it places only what is missing.
+"""
+
+import argparse
+import csv
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from references.dataset_tools import placing, records, selection
+from references.dataset_tools.audit import Audit, audit_release
+from references.dataset_tools.progress import progress
+from references.dataset_tools.release import ReleaseError, Sources, Video, find_sources, read_release
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[IO[str]]:
+    """A text file that takes the name `path` once it is complete."""
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", encoding="utf-8", newline="") as file:
+        yield file
+    os.replace(partial, path)
+
+
+@dataclass
+class Outcome:
+    """What one run did; paths are relative to the destination."""
+
+    ways: dict[str, int] = field(default_factory=dict)  # "hard link", "copy", ... -> number of files placed so
+    present: int = 0
+    withdrawn: dict[str, str] = field(default_factory=dict)  # not put back: path -> "quarantined" or "remuxed"
+    absent: list[str] = field(default_factory=list)
+    problems: list[tuple[str, str]] = field(default_factory=list)  # (path, reason): not placed, differing, not pruned
+    pruned: int = 0
+
+    def __str__(self) -> str:
+        ways = ", ".join(f"{count} by {way}" for way, count in sorted(self.ways.items()))
+        lines = [f"placed {sum(self.ways.values())}{f' ({ways})' if ways else ''}, {self.present} were there already"]
+        for status in ("quarantined", "remuxed"):
+            count = list(self.withdrawn.values()).count(status)
+            if count:
+                lines.append(f"{count} left as they are: check_videos.py {status} them (--force puts them back)")
+        if self.pruned:
+            lines.append(f"pruned {self.pruned} that the labels no longer ask for")
+        return "\n".join(lines)
+
+
+class DatasetRefactorer:
+    """Places the videos that `labels` lists, found by file name in `srcs`, under `dest`.
+
+    `mode` is one of "auto" (hard link, else copy), "hardlink", "symlink", "copy", "move"; the other options are those
+    of the command line, described there.
+    """
+
+    def __init__(
+        self,
+        srcs: list[Path],
+        dest: Path,
+        labels: Path,
+        *,
+        mode: str = "auto",
+        classes: list[str] | None = None,
+        max_per_class: int | None = None,
+        val_fraction: float | None = None,
+        seed: int = 0,
+        allow_duplicates: bool = False,
+        force: bool = False,
+        prune: bool = False,
+        verify: bool = False,
+        dry_run: bool = False,
+        report_dir: Path | None = None,
+        jobs: int = 1,
+    ):
+        self.srcs, self.dest, self.labels = [Path(src) for src in srcs], Path(dest), Path(labels)
+        self.mode, self.jobs = mode, jobs
+        self.classes, self.max_per_class, self.val_fraction, self.seed = classes, max_per_class, val_fraction, seed
+        self.allow_duplicates, self.force = allow_duplicates, force
+        self.prune, self.verify, self.dry_run = prune, verify, dry_run
+        self.report_dir = Path(report_dir) if report_dir else None
+
+    def refactor_dataset(self) -> Outcome:
+        """Places what is missing. Raises ReleaseError, before anything is placed, where the release cannot be used,
+        and PlacingError where placing had to stop (a full disk); a rerun goes on from there."""
+        videos = self._select_videos()
+        with self._sole_run():
+            sources = find_sources(self.srcs, {video.name for video in videos}, skip=self.dest)
+            tree = placing.scan_tree(self.dest, {video.folder for video in videos})
+            withdrawn = records.read_withdrawn(self.dest)
+            targets = {f"{video.folder}/{video.name}": video for video in videos}
+            at_dest = {video.name for path, video in targets.items() if path in tree.files or path in withdrawn}
+            audit = audit_release(videos, sources, at_dest)
+            self._report(audit, targets, sources)
+            self._refuse_if_wrong(audit)
+            outcome = self._place(targets, sources, tree, withdrawn)
+            outcome.absent = audit.absent
+            if self.verify:
+                self._verify(targets, sources, withdrawn, outcome)
+            if self.prune:
+                self._prune(set(targets), outcome)
+        return outcome
+
+    def _select_videos(self) -> list[Video]:
+        videos = read_release(self.labels, split_is_optional=self.val_fraction is not None)
+        if self.classes is not None:
+            videos = selection.keep_classes(videos, self.classes)
+        if self.val_fraction is not None:
+            videos = selection.split_off_val(videos, self.val_fraction, self.seed)
+        if self.max_per_class is not None:
+            videos = selection.keep_at_most(videos, self.max_per_class, self.seed)
+        return videos
+
+    @contextmanager
+    def _sole_run(self) -> Iterator[None]:
+        if self.dry_run:
+            yield
+            return
+        (self.dest / records.FOLDER).mkdir(parents=True, exist_ok=True)
+        with records.locked(self.dest / records.FOLDER / "lock", f"waiting for another run on {self.dest} to end"):
+            yield
+
+    def _report(self, audit: Audit, targets: dict[str, Video], sources: Sources) -> None:
+        print(audit.short_form())
+        if self.report_dir is None:
+            return
+        self.report_dir.mkdir(parents=True, exist_ok=True)
+        with _replacing(self.report_dir / "audit.json") as file:
+            json.dump(audit.as_json(), file, indent=1)
+        with _replacing(self.report_dir / "manifest.csv") as file:
+            writer = csv.writer(file)
+            writer.writerow(["path", "source", "class", "split", "bytes"])
+            for path, video in sorted(targets.items()):
+                if source := sources.files.get(video.name):
+                    writer.writerow([path, source.path, video.label, video.split, source.bytes])
+
+    def _refuse_if_wrong(self, audit: Audit) -> None:
+        errors = audit.errors(self.allow_duplicates)
+        if self.mode == "move" and audit.listed_twice:
+            errors.append("a video listed twice cannot be moved to two places; choose another --mode")
+        if errors:
+            raise ReleaseError("nothing was placed:\n" + "\n".join(f"  {error}" for error in errors))
+
+    def _place(self, targets: dict[str, Video], sources: Sources, tree: placing.Tree, withdrawn: dict) -> Outcome:
+        outcome, placements, forced, unfinished_moves = Outcome(), [], [], []
+        for path, video in targets.items():
+            source = sources.files.get(video.name)
+            if path in withdrawn and (withdrawn[path] == "remuxed" or path not in tree.files):
+                if self.force and source is not None:
+                    forced.append(path)
+                    placements.append(placing.Placement(path, source))
+                else:
+                    outcome.withdrawn[path] = withdrawn[path]
+            elif path in tree.files:
+                outcome.present += 1
+                if source is not None:
+                    unfinished_moves.append((path, source))
+            elif source is not None:
+                placements.append(placing.Placement(path, source))
+        if self.dry_run:
+            outcome.ways = {f"{self.mode}, had this not been a dry run": len(placements)} if placements else {}
+            return outcome
+        records.record_withdrawn(self.dest, forced, "put back")
+        in_the_way = [path for path in forced if path in tree.files]
+        for path in [*tree.partial, *tree.dangling, *in_the_way]:
+            (self.dest / path).unlink()
+        with progress(len(placements), "placing", "file") as advance:
+            placed = placing.place_all(placements, self.dest, self.mode, self.jobs, advance)
+        outcome.ways, outcome.problems = dict(placed.ways), placed.failures
+        if self.mode == "move":
+            placing.finish_moves(unfinished_moves, self.dest)
+        return outcome
+
+    def _verify(self, targets: dict[str, Video], sources: Sources, withdrawn: dict, outcome: Outcome) -> None:
+        pairs = []
+        for path, video in targets.items():
+            if video.name in sources.files and path not in withdrawn and (self.dest / path).exists():
+                pairs.append((str(self.dest / path), sources.files[video.name].path))
+        with progress(len(pairs), "verifying", "file") as advance:
+            differing = placing.find_differing(pairs, self.jobs, advance)
+        outcome.problems += [(os.path.relpath(path, self.dest), reason) for path, reason in differing]
+
+    def _prune(self, wanted: set[str], outcome: Outcome) -> None:
+        prunable, kept = placing.find_prunable(self.dest, wanted)
+        if not self.dry_run:
+            placing.remove(self.dest, prunable)
+        outcome.pruned = len(prunable)
+        outcome.problems += [(path, f"not pruned: {reason}") for path, reason in kept]
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--src", type=Path, nargs="+", required=True, metavar="DIR", help="folders with the videos")
+    parser.add_argument("--labels", type=Path, required=True, metavar="JSON", help="the release's list of videos")
+    parser.add_argument("--dest", type=Path, required=True, metavar="DIR", help="where the tree goes")
+
+    group = parser.add_argument_group("which videos")
+    group.add_argument("--classes-file", type=Path, metavar="FILE", help="only these labels, one a line")
+    group.add_argument("--max-per-class", type=int, metavar="N", help="at most N of a class in each split")
+    group.add_argument(
+        "--val-fraction", type=float, metavar="F", help="makes a val split of this part of each class, if there is none"
+    )
+    group.add_argument("--seed", type=int, default=0, help="draws for the two options above (default: 0)")
+    group.add_argument("--allow-duplicates", action="store_true", help="a video may have two labels or splits")
+    group.add_argument("--allow-missing", action="store_true", help="exit code 0 even if listed videos are absent")
+
+    group = parser.add_argument_group("how they are placed")
+    group.add_argument(
+        "--mode",
+        choices=placing.PLACERS,
+        default="auto",
+        help="auto is hard link, else copy; only move changes the sources",
+    )
+    group.add_argument("--force", action="store_true", help="puts back what check_videos.py quarantined or remuxed")
+    group.add_argument("--prune", action="store_true", help="removes files placed earlier that are not asked for now")
+    group.add_argument("--verify", action="store_true", help="compares the bytes of every file with its source's")
+    group.add_argument("--dry-run", action="store_true", help="only says what would be done")
+    group.add_argument("--jobs", type=int, default=os.cpu_count(), metavar="N", help="threads (default: the cores)")
+    group.add_argument("--report-dir", type=Path, metavar="DIR", help="writes manifest.csv and audit.json there")
+    return parser
+
+
+def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    for src in args.src:
+        if not src.is_dir():
+            parser.error(f"--src {src}: there is no such folder")
+    for option, path in (("--labels", args.labels), ("--classes-file", args.classes_file)):
+        if path is not None and not path.is_file():
+            parser.error(f"{option} {path}: there is no such file")
+    for folder in (args.dest, args.report_dir):
+        if folder is not None and folder.exists() and not folder.is_dir():
+            parser.error(f"{folder}: is a file, not a folder")
+    if args.val_fraction is not None and not 0 < args.val_fraction < 1:
+        parser.error(f"--val-fraction {args.val_fraction}: must lie between 0 and 1")
+    for option, number in (("--max-per-class", args.max_per_class), ("--jobs", args.jobs)):
+        if number is not None and number < 1:
+            parser.error(f"{option} {number}: must be at least 1")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = get_args_parser()
+    args = parser.parse_args(argv)
+    check_args(parser, args)
+    options = {
+        name: value for name, value in vars(args).items() if name not in ("src", "classes_file", "allow_missing")
+    }
+    try:
+        classes = selection.read_classes(args.classes_file) if args.classes_file else None
+        outcome = DatasetRefactorer(args.src, classes=classes, **options).refactor_dataset()
+    except (ReleaseError, placing.PlacingError, OSError, UnicodeDecodeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(outcome)
+    list_problems("could not be dealt with", [f"{path}: {reason}" for path, reason in outcome.problems])
+    list_problems("listed, but in none of the sources", outcome.absent)
+    return 1 if outcome.problems or (outcome.absent and not args.allow_missing) else 0
+
+
+def list_problems(heading: str, items: list[str], limit: int = 100) -> None:
+    if not items:
+        return
+    print(f"{len(items)} {heading}:", file=sys.stderr)
+    for item in items[:limit]:
+        print(f"  {item}", file=sys.stderr)
+    if len(items) > limit:
+        print(f"  and {len(items) - limit} more (--report-dir lists all that are absent)", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,142 @@
+"""Checking the files of a tree and dealing with the bad ones: what joins the workers, the quarantine and the report."""
+
+import csv
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from references.dataset_tools.probing import ProbeOptions, Verdict
+from references.dataset_tools.quarantine import Quarantine
+from references.dataset_tools.remuxing import Inspection, inspect
+from references.dataset_tools.state import CheckedFiles
+from references.dataset_tools.workers import Task, WorkerFailure, WorkerPool
+
+REMUX_ENDING = ".remux"  # of a remux under way: hidden, and no video's ending, so nothing takes it for one
+
+
+class Row(NamedTuple):
+    """One line of the report. `seconds` is the video's duration."""
+
+    path: str
+    status: str  # ok, remuxed, quarantined, bad, error, would_remux or would_quarantine
+    reason: str = ""
+    frames: int = 0
+    seconds: float = 0.0
+
+
+class TreeChecker:
+    """Checks files under `root`; moves the bad ones to `quarantine`, where there is one and it is no `dry_run`."""
+
+    def __init__(
+        self,
+        root: Path,
+        quarantine: Quarantine | None = None,
+        *,
+        options: ProbeOptions,
+        remux: bool = False,
+        replace: bool = False,
+        dry_run: bool = False,
+        jobs: int = 1,
+        timeout: float = 60,
+        state: Path | None = None,
+    ):
+        self.root, self.quarantine, self.options = root, quarantine, options
+        self.remux, self.replace, self.dry_run = remux, replace, dry_run
+        self.jobs, self.timeout, self.state = jobs, timeout, state
+        self.bytes_read = 0
+
+    def check(self, paths: list[str]) -> Iterator[Row]:
+        """One row for every path (relative to root), in the order of completion."""
+        stats: dict[str, os.stat_result | None] = {}
+        with CheckedFiles(self.state, self.options) as checked, tempfile.TemporaryDirectory() as folder:
+            for path in paths:
+                stat = _stat(self.root / path)
+                verdict = checked.recall(self._absolute(path), stat) if stat else None
+                if verdict:
+                    yield Row(path, "ok", verdict.reason, verdict.frames, verdict.seconds)
+                else:
+                    stats[path] = stat
+            if not stats:
+                return
+            tasks = (
+                Task(path, inspect, (self._absolute(path), self.options, self._remux_to(path, folder)))
+                for path in stats
+            )
+            with WorkerPool(min(self.jobs, len(stats)), self.timeout) as pool:
+                for path, result in pool.run(tasks):
+                    stat = stats[path]
+                    self.bytes_read += stat.st_size if stat else 0
+                    row = self._deal_with(path, _as_inspection(result), self._remux_to(path, folder))
+                    if row.status == "ok" and stat:
+                        checked.remember(self._absolute(path), stat, result.verdict)
+                    yield row
+
+    def _absolute(self, path: str) -> str:
+        return os.path.join(os.path.abspath(self.root), path)
+
+    def _remux_to(self, path: str, scratch: str) -> str | None:
+        if not self.remux:
+            return None
+        folder, name = os.path.split(self._absolute(path))
+        return os.path.join(scratch if self.dry_run else folder, f".{name[:100]}{REMUX_ENDING}")
+
+    def _deal_with(self, path: str, inspection: Inspection, remuxed: str | None) -> Row:
+        verdict = inspection.verdict
+        row = Row(path, verdict.status, verdict.reason, verdict.frames, verdict.seconds)
+        if verdict.status != "bad" or self.quarantine is None:
+            return row
+        is_repaired = inspection.remuxed is not None
+        try:
+            if self.dry_run:
+                return row._replace(status="would_remux" if is_repaired and self.replace else "would_quarantine")
+            if is_repaired and self.replace:
+                self.quarantine.replace(path, verdict.reason, remuxed)
+                return Row(path, "remuxed", verdict.reason, inspection.remuxed.frames, inspection.remuxed.seconds)
+            self.quarantine.withdraw(path, verdict.reason)
+            if is_repaired:
+                kept = self.quarantine.keep_remuxed(path, remuxed)
+                row = row._replace(reason=f"{verdict.reason}; repaired by a remux, which is in quarantine at {kept}")
+            return row._replace(status="quarantined")
+        except OSError as error:
+            return row._replace(status="error", reason=f"{verdict.reason}; it could not be moved: {error}")
+        finally:
+            if remuxed is not None and os.path.lexists(remuxed):
+                os.unlink(remuxed)
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except OSError:  # the probe will say what is wrong with it
+        return None
+
+
+def _as_inspection(result: Inspection | WorkerFailure) -> Inspection:
+    if isinstance(result, WorkerFailure):
+        return Inspection(Verdict("bad" if result.is_inputs_fault else "error", result.reason))
+    return result
+
+
+def write_report(path: Path, rows: list[Row]) -> None:
+    """The rows as CSV, sorted by path; the file appears once it is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(Row._fields)
+        writer.writerows(row._replace(seconds=round(row.seconds, 3)) for row in sorted(rows))
+    os.replace(partial, path)
+
+
+def summarise(rows: list[Row]) -> str:
+    """The number of files by status and, within each but "ok", by the reason's first words."""
+    counts = Counter(row.status for row in rows)
+    lines = []
+    for status, count in sorted(counts.items(), key=lambda item: (item[0] != "ok", item[0])):
+        lines.append(f"{count:8d} {status}")
+        reasons = Counter(row.reason.split(":")[0] for row in rows if row.status == status and row.reason)
+        lines += [f"{number:12d} {reason}" for reason, number in reasons.most_common()]
+    return "\n".join(lines)

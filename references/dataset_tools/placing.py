@@ -1,0 +1,249 @@
+"""Putting source files in their places: atomic, resumable, never over another file."""
+
+import contextlib
+import errno
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+from references.dataset_tools.records import FOLDER, append_lines, read_lines
+from references.dataset_tools.release import SourceFile
+
+FILES_PER_BATCH = 512
+PARTIAL_ENDING = ".partial"  # of a copy under way: hidden, and no video's ending, so nothing takes it for one
+NOT_LINKABLE = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+STOPPING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+
+
+class PlacingError(RuntimeError):
+    """Placing had to stop; what was placed so far is whole, and a rerun goes on from there."""
+
+
+class Placement(NamedTuple):
+    """One file to place: `target` is relative to the destination."""
+
+    target: str
+    source: SourceFile
+
+
+class Placed(NamedTuple):
+    """What became of the placements: how many were placed in which way, and `(target, reason)` of the failed."""
+
+    ways: Counter[str]
+    failures: list[tuple[str, str]]
+
+
+class Tree(NamedTuple):
+    """What the class folders of a destination hold, by path relative to it."""
+
+    files: set[str]
+    dangling: set[str]  # symbolic links to nothing
+    partial: list[str]  # copies that a killed run left unfinished
+
+
+def scan_tree(dest: Path, folders: set[str]) -> Tree:
+    """One listing of each folder; no file in them is opened or examined."""
+    tree = Tree(set(), set(), [])
+    for folder in folders:
+        try:
+            directory = os.scandir(dest / folder)
+        except FileNotFoundError:
+            continue
+        with directory:
+            for item in directory:
+                path = f"{folder}/{item.name}"
+                if item.name.startswith(".") and item.name.endswith(PARTIAL_ENDING):
+                    tree.partial.append(path)
+                elif item.is_symlink() and not os.path.exists(item.path):
+                    tree.dangling.add(path)
+                else:
+                    tree.files.add(path)
+    return tree
+
+
+def place_all(placements: list[Placement], dest: Path, mode: str, jobs: int, advance: Callable[[int], None]) -> Placed:
+    """Places every file, `jobs` batches at a time; `mode` is a key of PLACERS.
+
+    Each batch is recorded under `dest` before it is placed. A file that cannot be placed is a failure and the rest goes
+    on. Raises PlacingError where none could be, such as on a full disk.
+    """
+    total = Placed(Counter(), [])
+    for folder in {os.path.dirname(placement.target) for placement in placements}:
+        (dest / folder).mkdir(parents=True, exist_ok=True)
+    batches = list(_batches(sorted(placements)))
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            results = pool.map(lambda batch: _place_batch(batch, dest, mode), batches)
+            for batch, placed in zip(batches, results, strict=True):
+                total.ways.update(placed.ways)
+                total.failures.extend(placed.failures)
+                advance(len(batch))
+        except OSError as error:
+            pool.shutdown(cancel_futures=True)
+            reason = f"stopped after placing {sum(total.ways.values())} of {len(placements)} files: {error}"
+            raise PlacingError(f"{reason}; make room and run again, what was placed is whole and is kept") from error
+    return total
+
+
+def _batches(placements: list[Placement]) -> Iterator[list[Placement]]:
+    for _, group in groupby(placements, key=lambda placement: os.path.dirname(placement.target)):
+        files = list(group)
+        for start in range(0, len(files), FILES_PER_BATCH):
+            yield files[start : start + FILES_PER_BATCH]
+
+
+def _place_batch(batch: list[Placement], dest: Path, mode: str) -> Placed:
+    placed = Placed(Counter(), [])
+    place, prefix = PLACERS[mode], f"{dest}/"
+    lines = [(target, source.bytes, source.mtime_ns, source.path) for target, source in batch]
+    append_lines(dest / FOLDER / "placed.jsonl", lines)
+    for target, source in batch:
+        try:
+            placed.ways[place(source, prefix + target)] += 1
+        except FileExistsError:
+            placed.failures.append((target, "a file that was not there before is in its place now; run again"))
+        except OSError as error:
+            if error.errno in STOPPING:
+                raise
+            placed.failures.append((target, error.strerror or str(error)))
+    return placed
+
+
+def hard_link(source: SourceFile, target: str) -> str:
+    os.link(source.path, target)
+    return "hard link"
+
+
+def symbolic_link(source: SourceFile, target: str) -> str:
+    os.symlink(source.path, target)
+    return "symbolic link"
+
+
+def copy(source: SourceFile, target: str) -> str:
+    handle, partial = tempfile.mkstemp(dir=os.path.dirname(target), prefix=".", suffix=PARTIAL_ENDING)
+    os.close(handle)
+    try:
+        shutil.copy2(source.path, partial)
+        if os.path.getsize(partial) != source.bytes:
+            raise OSError(errno.EIO, "its source changed while it was copied")
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, "a file that was not there before", target)
+        os.rename(partial, target)
+    except BaseException:
+        os.unlink(partial)
+        raise
+    return "copy"
+
+
+def link_or_copy(source: SourceFile, target: str) -> str:
+    try:
+        return hard_link(source, target)
+    except OSError as error:
+        if error.errno not in NOT_LINKABLE:
+            raise
+    return copy(source, target)
+
+
+def move(source: SourceFile, target: str) -> str:
+    link_or_copy(source, target)  # a rename would go over a file that came in between
+    os.unlink(source.path)
+    return "move"
+
+
+PLACERS: dict[str, Callable[[SourceFile, str], str]] = {
+    "auto": link_or_copy,
+    "hardlink": hard_link,
+    "symlink": symbolic_link,
+    "copy": copy,
+    "move": move,
+}
+
+
+def finish_moves(moves: list[tuple[str, SourceFile]], dest: Path) -> int:
+    """Removes the sources of moves that were killed with the file already in its new place. Gives their number.
+
+    `moves` are targets that are in place, with the source of that name that is still there.
+    """
+    recorded = {target: source for target, _, _, source in read_lines(dest / FOLDER / "placed.jsonl")}
+    finished = 0
+    for target, source in moves:
+        if recorded.get(target) == source.path and same_bytes(f"{dest}/{target}", source.path):
+            os.unlink(source.path)
+            finished += 1
+    return finished
+
+
+def same_bytes(first: str, second: str) -> bool:
+    """Whether two files hold the same bytes; those of one inode are not read."""
+    if os.path.samefile(first, second):
+        return True
+    if os.path.getsize(first) != os.path.getsize(second):
+        return False
+    with open(first, "rb") as one, open(second, "rb") as two:
+        while chunk := one.read(1 << 20):
+            if chunk != two.read(1 << 20):
+                return False
+        return not two.read(1)
+
+
+def find_differing(pairs: list[tuple[str, str]], jobs: int, advance: Callable[[int], None]) -> list[tuple[str, str]]:
+    """Those of the (file, source) pairs whose bytes differ or cannot be read, each with the reason."""
+
+    def problem(pair: tuple[str, str]) -> str | None:
+        try:
+            return None if same_bytes(*pair) else f"its bytes differ from those of {pair[1]}"
+        except OSError as error:
+            return f"cannot be compared: {error}"
+
+    differing = []
+    with ThreadPoolExecutor(jobs) as pool:
+        for (path, _), reason in zip(pairs, pool.map(problem, pairs), strict=True):
+            advance(1)
+            if reason:
+                differing.append((path, reason))
+    return differing
+
+
+def find_prunable(dest: Path, wanted: set[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """Files placed under `dest` that are not `wanted` any more: those to remove, and `(path, reason)` of those to keep.
+
+    Kept is what is not what was placed, or would be the last copy: one that was changed, remuxed, or moved here.
+    """
+    recorded = {}
+    for target, size, mtime_ns, source in read_lines(dest / FOLDER / "placed.jsonl"):
+        if target not in wanted:
+            recorded[target] = (size, mtime_ns, source)
+    prunable, kept = [], []
+    for target, (size, mtime_ns, source) in sorted(recorded.items()):
+        path = f"{dest}/{target}"
+        if not os.path.lexists(path):
+            continue
+        if not os.path.exists(source):
+            kept.append((target, f"its source {source} is gone, so this may be the only copy"))
+        elif not _is_what_was_placed(path, size, mtime_ns, source):
+            kept.append((target, "it was changed since it was placed"))
+        else:
+            prunable.append(target)
+    return prunable, kept
+
+
+def _is_what_was_placed(path: str, size: int, mtime_ns: int, source: str) -> bool:
+    if os.path.islink(path):
+        return os.readlink(path) == source
+    stat = os.lstat(path)
+    return (stat.st_size, stat.st_mtime_ns) == (size, mtime_ns) or os.path.samefile(path, source)
+
+
+def remove(dest: Path, targets: list[str]) -> None:
+    """Removes the files, and the class folders that this leaves empty (a folder without videos would be a class)."""
+    for target in targets:
+        os.unlink(dest / target)
+    for folder in {os.path.dirname(target) for target in targets}:
+        with contextlib.suppress(OSError):  # not empty
+            os.rmdir(dest / folder)

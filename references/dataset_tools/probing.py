@@ -1,0 +1,196 @@
+"""Is this video readable, and if not, why: strict, in plain words.
+
+A video is readable when its first real video stream decodes to at least one frame, with no decode error and with every
+frame that its container promises. The functions here work in the calling process; workers.py guards against crashes.
+"""
+
+import errno
+import os
+import shutil
+import stat
+import subprocess
+from typing import NamedTuple
+
+import av
+import av.logging
+
+from references.dataset_tools.promises import count_missing_frames, count_swallowed_frames
+from references.dataset_tools.reading import READERS, Reading
+
+MAX_PIXELS = 1 << 26  # of a frame: 8192 x 8192
+COVER_CODECS = ("png", "mjpeg", "bmp", "gif")
+# Open options: what a file says must not make FFmpeg open another one, or the network.
+OPEN_OPTIONS = {"protocol_whitelist": "file"}
+LISTS_OF_FILES = ("concat", "hls", "dash", "imf", "sdp")
+NOT_THE_FILES_FAULT = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE, errno.ENOENT, errno.ENODEV}
+KINDS = {
+    stat.S_IFDIR: "a folder, not a file",
+    stat.S_IFIFO: "a named pipe, not a file",
+    stat.S_IFSOCK: "a socket, not a file",
+    stat.S_IFCHR: "a device, not a file",
+    stat.S_IFBLK: "a device, not a file",
+}
+
+
+class ProbeOptions(NamedTuple):
+    """What counts as readable."""
+
+    prober: str = "av"
+    max_corrupt_frames: int = 0
+    min_frames: int = 1
+
+
+class Verdict(NamedTuple):
+    """`status` is "ok", "bad", or "error" where the file could not be judged; `reason` may tell of tolerated damage."""
+
+    status: str
+    reason: str = ""
+    frames: int = 0
+    seconds: float = 0.0
+    promised_frames: int = 0
+    tail_is_missing: bool = False  # so that no remux can repair it
+
+
+class NotReadable(Exception):
+    """Ends a probe with its reason."""
+
+    def __init__(self, reason: str, status: str = "bad"):
+        super().__init__(reason)
+        self.status = status
+
+
+def require_prober(prober: str) -> None:
+    """Raises RuntimeError where the program that the prober needs is not there or does not run."""
+    if prober != "ffmpeg":
+        return
+    if shutil.which("ffmpeg") is None:
+        raise RuntimeError("--prober ffmpeg needs the ffmpeg program, and there is none on the PATH; install it")
+    try:
+        subprocess.run(["ffmpeg", "-version"], capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise RuntimeError(f"--prober ffmpeg needs the ffmpeg program, and it does not run: {error}") from None
+
+
+def probe(path: str, options: ProbeOptions) -> Verdict:
+    """Reads the whole file and judges it. Never raises for what a file holds."""
+    path = os.path.abspath(path)  # so that no name is taken for an option or a protocol
+    av.logging.set_level(av.logging.ERROR)
+    av.logging.set_skip_repeated(False)
+    try:
+        _require_regular_file(path)
+        with av.open(path, options=dict(OPEN_OPTIONS)) as container:
+            _require_video_format(container.format.name)
+            stream = first_video_stream(container)
+            _require_decodable(stream)
+            reading = READERS[options.prober](path, container, stream)
+            return judge(path, container, stream, reading, options)
+    except NotReadable as reason:
+        return Verdict(reason.status, str(reason))
+    except MemoryError:
+        return Verdict("bad", "needs more memory than a worker may take")
+    except av.FFmpegError as error:
+        if error.errno in NOT_THE_FILES_FAULT:
+            return Verdict("error", f"could not be read: {error.strerror}")
+        return Verdict("bad", _explain_open_error(path, error))
+    except OSError as error:
+        return Verdict("error", f"could not be read: {error.strerror or error}")
+
+
+def _require_regular_file(path: str) -> None:
+    try:
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode):
+            raise NotReadable(KINDS.get(stat.S_IFMT(mode), "not a regular file"))
+        if os.path.getsize(path) == 0:
+            raise NotReadable("empty (0 bytes)")
+        with open(path, "rb"):
+            pass
+    except FileNotFoundError:
+        if os.path.islink(path):
+            raise NotReadable(f"a symbolic link to nothing: {os.readlink(path)}") from None
+        raise NotReadable("disappeared while the check ran", "error") from None
+    except PermissionError:
+        raise NotReadable("no permission to read it") from None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise NotReadable("a symbolic link that leads to itself") from None
+        raise
+
+
+def _require_video_format(name: str) -> None:
+    if name.endswith("_pipe") or name == "image2":
+        raise NotReadable("a picture, not a video")
+    if name in LISTS_OF_FILES:
+        raise NotReadable("a list of other files, not a video")
+
+
+def first_video_stream(container: av.container.InputContainer) -> av.VideoStream:
+    """The first video stream that is no cover picture. Raises NotReadable where there is none."""
+    for stream in container.streams.video:
+        if not _is_cover(stream):
+            return stream
+    if container.streams.video:
+        raise NotReadable("holds only a cover picture, no video")
+    kinds = sorted({stream.type for stream in container.streams})
+    raise NotReadable(f"holds no video, only {' and '.join(kinds)}" if kinds else "holds no video")
+
+
+def _is_cover(stream: av.VideoStream) -> bool:
+    if hasattr(stream, "disposition"):
+        return bool(stream.disposition & av.stream.Disposition.attached_pic)
+    codec = stream.codec_context and stream.codec_context.name  # PyAV 14.0 does not tell the disposition
+    return codec in COVER_CODECS and stream.frames <= 1
+
+
+def _require_decodable(stream: av.VideoStream) -> None:
+    decoder = stream.codec_context
+    if decoder is None:
+        raise NotReadable("its video codec has no decoder here")
+    if decoder.width * decoder.height > MAX_PIXELS:
+        raise NotReadable(f"too many pixels a frame: {decoder.width}x{decoder.height}")
+
+
+def judge(path: str, container, stream: av.VideoStream, reading: Reading, options: ProbeOptions) -> Verdict:
+    """The verdict on what was read."""
+    missing = count_missing_frames(path, container, stream, reading)
+    lost = missing + count_swallowed_frames(reading)
+    # Where frames are counted in the header, the container's complaints concern other streams, or show in the count.
+    is_cut = bool(reading.container_error and not stream.frames) or missing > 0
+    damaged = max(reading.errors, reading.corrupt_frames + lost, int(is_cut))
+    promised = reading.frames + lost
+    facts = dict(frames=reading.frames, seconds=reading.seconds, promised_frames=promised, tail_is_missing=is_cut)
+    damage = _describe_damage(reading, missing, lost, promised)
+    if reading.frames == 0:
+        return Verdict("bad", damage or "gives no frame: there is a header, but no video data", **facts)
+    if damaged > options.max_corrupt_frames:
+        return Verdict("bad", damage, **facts)
+    if reading.frames < options.min_frames:
+        return Verdict("bad", f"too few frames: {reading.frames}, where {options.min_frames} are wanted", **facts)
+    return Verdict("ok", f"tolerated: {damage}" if damage else "", **facts)
+
+
+def _describe_damage(reading: Reading, missing: int, lost: int, promised: int) -> str:
+    parts = []
+    if reading.encrypted and not reading.frames:
+        return "encrypted"
+    if missing:
+        parts.append(f"its end or a piece is missing: {reading.frames} of {promised} promised frames were read")
+    elif lost:
+        parts.append(f"frames that could not be decoded: {lost} of {promised}")
+    if reading.errors:
+        parts.append(f"decode errors: {reading.errors}, the first: {reading.first_error}")
+    elif reading.corrupt_frames:
+        parts.append(f"frames that the decoder marks as damaged: {reading.corrupt_frames}")
+    if reading.container_error and not parts:
+        parts.append(f"the container is damaged: {reading.container_error}")
+    return "; ".join(parts)
+
+
+def _explain_open_error(path: str, error: av.FFmpegError) -> str:
+    last_log = (error.log[2] if error.log else "").strip()
+    if last_log == "moov atom not found":
+        with open(path, "rb") as file:
+            if b"ftyp" in file.read(12):
+                return "cut short or never finished: its index is missing (moov atom not found)"
+        return "not a video file"
+    return f"cannot be opened as a video: {last_log or error.strerror}"

@@ -1,0 +1,139 @@
+"""The release as it was downloaded: the JSON that lists its videos, and the folders that hold them."""
+
+import json
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+
+class ReleaseError(ValueError):
+    """The release cannot be used as it is; the message says which entry or file, and what to do."""
+
+
+class Video(NamedTuple):
+    """One line of the release: a video's file name, with the label and split that it is listed under."""
+
+    name: str
+    label: str
+    split: str
+
+    @property
+    def folder(self) -> str:
+        """The class folder that it belongs in, relative to the destination."""
+        return f"{self.split}/{class_folder(self.label)}"
+
+
+class SourceFile(NamedTuple):
+    """A file in one of the sources, as the directory told of it."""
+
+    path: str
+    bytes: int
+    mtime_ns: int
+    device: int
+    inode: int
+
+
+class Sources(NamedTuple):
+    """What the source folders hold."""
+
+    files: dict[str, SourceFile]  # the wanted names that were found; the first source wins
+    repeats: dict[str, list[SourceFile]]  # further files of those names
+    unlisted: list[str]  # paths of other files with one of the wanted endings
+
+
+def class_folder(label: str) -> str:
+    return label.replace(" ", "_")
+
+
+def read_release(labels: Path, split_is_optional: bool = False) -> list[Video]:
+    """The videos that the JSON lists, in its order; an entry written twice counts once.
+
+    With `split_is_optional` an entry without a split belongs to "train".
+    Raises ReleaseError where the file is not a list of entries `{"video_path", "label", "split"}`, or where a name in
+    it would lead out of the destination.
+    """
+    try:
+        entries = json.loads(labels.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ReleaseError(f"{labels}: is not JSON: {error}") from None
+    if not isinstance(entries, list):
+        raise ReleaseError(f"{labels}: is not a list of entries, but a {type(entries).__name__}")
+    default = {"split": "train"} if split_is_optional else {}
+    videos: dict[Video, None] = {}
+    for index, entry in enumerate(entries):
+        try:
+            videos[_read_entry({**default, **entry} if isinstance(entry, dict) else entry)] = None
+        except ReleaseError as error:
+            text = json.dumps(entry)
+            raise ReleaseError(f"{labels}: entry {index} ({text[:200]}): {error}") from None
+    return list(videos)
+
+
+def _read_entry(entry: object) -> Video:
+    if not isinstance(entry, dict):
+        raise ReleaseError('is not an object like {"video_path": ..., "label": ..., "split": ...}')
+    for key in ("video_path", "label", "split"):
+        if key not in entry:
+            raise ReleaseError(f'has no "{key}"')
+        if not isinstance(entry[key], str):
+            raise ReleaseError(f'its "{key}" is not a text')
+    name = entry["video_path"].rpartition("/")[2]
+    for what, text in (("video_path", name), ("label", entry["label"]), ("split", entry["split"])):
+        problem = _name_problem(text)
+        if problem:
+            raise ReleaseError(f'its {what} "{text}" {problem}, so it cannot name a file or folder')
+    return Video(name, entry["label"], entry["split"])
+
+
+def _name_problem(text: str) -> str | None:
+    """Why `text` cannot be the name of one file or folder; None where it can."""
+    if text.isascii() and text.isprintable() and text[:1].isalnum() and "/" not in text and "\\" not in text:
+        return None if len(text) <= 255 else "is longer than 255 bytes"  # the usual case, quickly
+    if not text.strip():
+        return "is empty"
+    if text.startswith("."):
+        return "begins with a dot"
+    if "/" in text or "\\" in text:
+        return "holds a path separator"
+    if any(ord(character) < 32 or ord(character) == 127 for character in text):
+        return "holds a control character"
+    try:
+        encoded = text.encode()
+    except UnicodeEncodeError:
+        return "is not valid Unicode"
+    return "is longer than 255 bytes" if len(encoded) > 255 else None
+
+
+def find_sources(srcs: list[Path], wanted: set[str], skip: Path) -> Sources:
+    """Looks for the `wanted` file names in the sources and their folders, but not in `skip` or in hidden folders."""
+    found = Sources({}, {}, [])
+    endings = {os.path.splitext(name)[1].lower() for name in wanted}
+    skip_path = os.path.realpath(skip)
+    for root in dict.fromkeys(os.path.realpath(src) for src in srcs):
+        folders = [root]
+        while folders:
+            folder = folders.pop()
+            if folder == skip_path:
+                continue
+            with os.scandir(folder) as directory:
+                for item in sorted(directory, key=lambda item: item.name):
+                    _take_item(item, wanted, endings, folders, found)
+    return found
+
+
+def _take_item(item: os.DirEntry, wanted: set[str], endings: set[str], folders: list[str], found: Sources) -> None:
+    name = item.name
+    if name in wanted and item.is_file():
+        stat = item.stat()
+        # Hard links and moves would act on a symbolic link itself; what is wanted is the file that it leads to.
+        path = os.path.realpath(item.path) if item.is_symlink() else item.path
+        file = SourceFile(path, stat.st_size, stat.st_mtime_ns, stat.st_dev, stat.st_ino)
+        if name in found.files:
+            found.repeats.setdefault(name, []).append(file)
+        else:
+            found.files[name] = file
+    elif item.is_dir(follow_symlinks=False):
+        if not name.startswith("."):
+            folders.append(item.path)
+    elif os.path.splitext(name)[1].lower() in endings:
+        found.unlisted.append(item.path)

@@ -1,0 +1,295 @@
+import csv
+import os
+import random
+from pathlib import Path
+
+import imageio_ffmpeg
+import pytest
+from damaged_videos import cut, flag_transport_error, write_textured_video, write_with_audio
+from killing import run_script, sigkill_at_random
+from release_files import list_files, write_labels
+
+import check_videos
+import refactor_dataset
+from references.dataset_tools import checking
+from references.dataset_tools.walking import find_videos, take_shard
+
+COLUMNS = ["path", "status", "reason", "frames", "seconds"]
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory) -> dict[str, bytes]:
+    """The bytes of a good MP4, of one cut short, and of a transport stream that a remux repairs."""
+    folder = tmp_path_factory.mktemp("videos")
+    good = write_textured_video(folder / "good.mp4", 20, container_options={"movflags": "faststart"}).read_bytes()
+    stream = write_textured_video(folder / "good.ts", 40).read_bytes()
+    return {"good": good, "cut": cut(0.7)(good), "repairable": flag_transport_error(stream, 40)}
+
+
+@pytest.fixture
+def root(tmp_path, videos) -> Path:
+    """Two good videos, one cut short, and one that a remux repairs."""
+    for path, kind in (
+        ("train/squats/1.mp4", "good"),
+        ("val/squats/2.MP4", "good"),
+        ("train/squats/3.mp4", "cut"),
+        ("train/lunges/4.ts", "repairable"),
+    ):
+        file = tmp_path / "root" / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(videos[kind])
+    return tmp_path / "root"
+
+
+def run(root: Path, *options) -> tuple[int, dict[str, str]]:
+    """Gives the exit code, and the status of each path in the report."""
+    report = root.parent / "report.csv"
+    code = check_videos.main(["--root", str(root), "--jobs", "1", "--report", str(report), *map(str, options)])
+    with report.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert not rows or list(rows[0]) == COLUMNS
+    assert [row["path"] for row in rows] == sorted(row["path"] for row in rows)
+    return code, {row["path"]: row["status"] for row in rows}
+
+
+def files_in(quarantine: Path) -> dict[str, bytes]:
+    return {path: data for path, data in list_files(quarantine).items() if not path.startswith("journal")}
+
+
+def test_without_quarantine_bad_files_are_only_reported(root, capsys):
+    before = list_files(root)
+    code, statuses = run(root)
+    assert code == 1
+    assert statuses == {
+        "train/lunges/4.ts": "bad",
+        "train/squats/1.mp4": "ok",
+        "train/squats/3.mp4": "bad",
+        "val/squats/2.MP4": "ok",
+    }
+    assert list_files(root) == before and not (root / ".dataset_tools").exists()
+    with (root.parent / "report.csv").open(newline="") as file:
+        row = next(row for row in csv.DictReader(file) if row["path"] == "train/squats/1.mp4")
+    assert (row["frames"], row["seconds"], row["reason"]) == ("20", "0.667", "")
+    out = capsys.readouterr().out
+    assert "2 ok" in out and "files/s" in out and "MB/s" in out and "its end or a piece is missing" in out
+
+
+def test_quarantine_remux_and_replace(root, videos, tmp_path):
+    bad = tmp_path / "bad"
+    os.link(root / "train/lunges/4.ts", tmp_path / "source.ts")
+    code, statuses = run(root, "--quarantine", bad, "--remux", "--replace")
+    assert code == 0
+    assert statuses["train/lunges/4.ts"] == "remuxed" and statuses["train/squats/3.mp4"] == "quarantined"
+    assert files_in(bad) == {"train/squats/3.mp4": videos["cut"], "train/lunges/4.ts": videos["repairable"]}
+    assert (tmp_path / "source.ts").read_bytes() == videos["repairable"]
+    code, statuses = run(root, "--quarantine", bad, "--remux", "--replace")
+    assert code == 0 and set(statuses.values()) == {"ok"} and len(statuses) == 3
+
+
+def test_without_replace_the_remux_lies_in_quarantine(root, videos, tmp_path):
+    bad = tmp_path / "bad"
+    code, statuses = run(root, "--quarantine", bad, "--remux")
+    assert code == 0 and statuses["train/lunges/4.ts"] == "quarantined"
+    assert sorted(files_in(bad)) == ["remuxed/train/lunges/4.ts", "train/lunges/4.ts", "train/squats/3.mp4"]
+    assert list_files(root).keys() == {"train/squats/1.mp4", "val/squats/2.MP4"}
+    assert files_in(bad)["train/lunges/4.ts"] == videos["repairable"]
+
+
+def test_dry_run_changes_nothing(root, tmp_path):
+    before = list_files(tmp_path)
+    code, statuses = run(root, "--quarantine", tmp_path / "bad", "--remux", "--replace", "--dry-run")
+    assert code == 1
+    assert statuses["train/lunges/4.ts"] == "would_remux" and statuses["train/squats/3.mp4"] == "would_quarantine"
+    (tmp_path / "report.csv").unlink()
+    assert list_files(tmp_path) == before and not (tmp_path / "bad").exists()
+    for path in ("train/lunges/4.ts", "train/squats/3.mp4"):
+        (root / path).unlink()
+    assert run(root, "--quarantine", tmp_path / "bad", "--dry-run")[0] == 0
+
+
+def test_restore(root, tmp_path, capsys):
+    before = list_files(root)
+    arguments = ["--quarantine", tmp_path / "bad", "--remux", "--replace"]
+    run(root, *arguments)
+    assert list_files(root) != before
+    restore = ["--root", str(root), "--quarantine", str(tmp_path / "bad"), "--restore"]
+    assert check_videos.main([*restore, "--dry-run"]) == 0
+    assert list_files(root) != before
+    assert check_videos.main(restore) == 0
+    assert list_files(root) == before and files_in(tmp_path / "bad") == {}
+    assert "restored 2 of 2 files" in capsys.readouterr().out
+    run(root, *arguments)
+    (root / "train/squats/3.mp4").write_bytes(b"in its place now")
+    assert check_videos.main(restore) == 1
+    assert (root / "train/squats/3.mp4").read_bytes() == b"in its place now"
+
+
+def test_the_refactorer_leaves_it_so(root, tmp_path, videos, capsys):
+    source = tmp_path / "source"
+    source.mkdir()
+    for name, kind in (("1.mp4", "good"), ("3.mp4", "cut"), ("4.ts", "repairable")):
+        (source / name).write_bytes(videos[kind])
+    labels = write_labels(tmp_path / "labels.json", [(name, "squats", "train") for name in ("1.mp4", "3.mp4", "4.ts")])
+    place = ["--src", str(source), "--labels", str(labels), "--dest", str(tmp_path / "placed")]
+    assert refactor_dataset.main(place) == 0
+    assert run(tmp_path / "placed", "--quarantine", tmp_path / "bad", "--remux", "--replace")[0] == 0
+    before = list_files(tmp_path / "placed")
+    capsys.readouterr()
+    assert refactor_dataset.main(place) == 0
+    out = capsys.readouterr().out
+    assert "1 left as they are: check_videos.py quarantined" in out and "check_videos.py remuxed" in out
+    assert list_files(tmp_path / "placed") == before
+    assert {path.name: path.read_bytes() for path in source.iterdir()} == {
+        "1.mp4": videos["good"],
+        "3.mp4": videos["cut"],
+        "4.ts": videos["repairable"],
+    }
+
+
+def test_state_reads_only_what_is_new_or_changed(root, tmp_path, videos, monkeypatch, capsys):
+    state = tmp_path / "state"
+    first = run(root, "--state", state)
+    tried = []
+    pool_run = checking.WorkerPool.run
+
+    def record(self, tasks):
+        tasks = list(tasks)
+        tried.extend(task.key for task in tasks)
+        return pool_run(self, tasks)
+
+    monkeypatch.setattr(checking.WorkerPool, "run", record)
+    assert run(root, "--state", state) == first
+    assert sorted(tried) == ["train/lunges/4.ts", "train/squats/3.mp4"], "only the bad are read again"
+    tried.clear()
+    (root / "train/squats/1.mp4").write_bytes(videos["cut"])
+    assert run(root, "--state", state)[1]["train/squats/1.mp4"] == "bad"
+    tried.clear()
+    run(root, "--state", state, "--min-frames", 2)
+    assert "val/squats/2.MP4" in tried, "other options ask another question"
+
+
+def test_shards_cover_every_file_once(root, tmp_path):
+    for numbering in (("1/3", "2/3", "3/3"), ("0/3", "1/3", "2/3")):
+        paths = [path for shard in numbering for path in run(root, "--shard", shard)[1]]
+        assert sorted(paths) == sorted(list_files(root))
+    bad = tmp_path / "bad"
+    total = [run(root, "--shard", f"{n}/2", "--quarantine", bad)[1] for n in (1, 2)]
+    assert sorted({**total[0], **total[1]}) == [
+        "train/lunges/4.ts",
+        "train/squats/1.mp4",
+        "train/squats/3.mp4",
+        "val/squats/2.MP4",
+    ], "also when the first shard has moved files before the second lists them"
+
+
+def test_take_shard_counts_what_was_taken():
+    present, taken, covered = {f"{n:02d}" for n in range(20)}, set(), []
+    for index in range(4):
+        shard = take_shard(sorted(present), taken, index, 4)
+        assert len(shard) == 5
+        covered += shard
+        taken.update(shard[:2])  # it quarantines two of its files before the next shard starts
+        present.difference_update(shard[:2])
+    assert sorted(covered) == [f"{n:02d}" for n in range(20)]
+
+
+def test_an_audio_track_or_a_timeout_or_the_frames_wanted(root, tmp_path):
+    write_with_audio(root / "train/squats/5.mp4")
+    assert run(root, "--min-frames", 21)[1] == {
+        "train/lunges/4.ts": "bad",
+        "train/squats/1.mp4": "bad",
+        "train/squats/3.mp4": "bad",
+        "train/squats/5.mp4": "ok",
+        "val/squats/2.MP4": "bad",
+    }
+    assert set(run(root, "--timeout", "1e-9")[1].values()) == {"bad"}
+
+
+def test_the_ffmpeg_program_agrees(root, tmp_path, monkeypatch):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "ffmpeg").symlink_to(imageio_ffmpeg.get_ffmpeg_exe())
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    assert run(root, "--prober", "ffmpeg") == run(root)
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    with pytest.raises(SystemExit) as stop:
+        run(root, "--prober", "ffmpeg", "--quarantine", tmp_path / "bad")
+    assert stop.value.code == 2 and not (tmp_path / "bad").exists()
+
+
+def test_endings_and_where_files_are_looked_for(tmp_path):
+    for path in ("train/a/1.mp4", "train/a/2.MP4", "val/3.mkv", "val/.hidden.mp4", "other/4.mp4", "train/x.txt"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes(b"")
+    (tmp_path / "train/empty.mp4").mkdir()
+    (tmp_path / "train/class.mp4").mkdir()
+    (tmp_path / "train/class.mp4/5.mp4").write_bytes(b"")
+    (tmp_path / "train/up").symlink_to("..")
+    found, unreadable = find_videos(tmp_path, ["mp4", ".mkv"], skip=None)
+    assert unreadable == []
+    inside = ["train/a/1.mp4", "train/a/2.MP4", "train/class.mp4/5.mp4", "train/empty.mp4"]
+    assert [path for path in found if not path.startswith("train/up")] == [*inside, "val/.hidden.mp4", "val/3.mkv"]
+    assert find_videos(tmp_path / "other", ["mp4"], None)[0] == ["4.mp4"]
+    assert find_videos(tmp_path, ["mp4"], skip=tmp_path / "train" / "a")[0][0] == "train/class.mp4/5.mp4"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--remux"],
+        ["--restore"],
+        ["--quarantine", "bad", "--replace"],
+        ["--shard", "3/2"],
+        ["--shard", "x"],
+        ["--jobs", "0"],
+        ["--timeout", "0"],
+        ["--root", "/no/such"],
+        ["--prober", "guess"],
+    ],
+)
+def test_wrong_usage_gives_exit_code_2(root, options, capsys):
+    with pytest.raises(SystemExit) as stop:
+        check_videos.main(["--root", str(root), *options])
+    assert stop.value.code == 2
+    assert "error: " in capsys.readouterr().err
+
+
+def test_a_strange_name_is_reported(root, videos, capsys):
+    name = os.fsdecode(b'train/squats/-\xff,"\n.mp4')
+    (root / name).write_bytes(videos["cut"])
+    assert run_bytes(root)[name] == "bad"
+
+
+def run_bytes(root: Path) -> dict[str, str]:
+    report = root.parent / "report.csv"
+    check_videos.main(["--root", str(root), "--jobs", "1", "--report", str(report)])
+    with report.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return {row["path"]: row["status"] for row in csv.DictReader(file)}
+
+
+def kill_often(root: Path, times: int, videos: dict[str, bytes]) -> None:
+    for number in range(30):
+        kind = ("cut", "repairable", "good")[number % 3]
+        (root / f"train/squats/many-{number}.{'ts' if kind == 'repairable' else 'mp4'}").write_bytes(videos[kind])
+    before, bad = list_files(root), root.parent / "bad"
+    arguments = ["--root", str(root), "--quarantine", str(bad), "--remux", "--replace", "--jobs", "2"]
+    rng = random.Random(times)
+    for _ in range(times):
+        sigkill_at_random("check_videos.py", arguments, 2.0, rng)
+        kept, placed = files_in(bad), list_files(root)
+        for path, data in before.items():
+            assert data in (placed.get(path), kept.get(path)), path
+    done = run_script("check_videos.py", arguments)
+    assert done.returncode == 0, done.stderr
+    expected_bad = {path: data for path, data in before.items() if data in (videos["cut"], videos["repairable"])}
+    assert files_in(bad) == expected_bad
+    assert run_script("check_videos.py", [*arguments[:4], "--restore"]).returncode == 0
+    assert list_files(root) == before and files_in(bad) == {}
+
+
+def test_sigkill(root, videos):
+    kill_often(root, 3, videos)
+
+
+@pytest.mark.slow
+def test_sigkill_at_20_moments(root, videos):
+    kill_often(root, 20, videos)
