@@ -25,7 +25,7 @@ def curves(log: Sequence[dict[str, Any]], series: dict[str, str], unit: str) -> 
         series: name in the log -> label.
         unit: of the vertical axis.
     """
-    figure, axes = _figure(4.6, 2.9)
+    figure, axes = _figure(3.7, 2.7)
     epochs = [entry["epoch"] for entry in log]
     for (name, label), colour in zip(series.items(), (BLUE, ORANGE, GREEN), strict=False):
         values = [entry.get(name, np.nan) for entry in log]
@@ -44,7 +44,7 @@ def reliability_diagram(before: Reliability, after: Reliability | None) -> bytes
         before: of the softmax outputs.
         after: at the temperature, None where there is none.
     """
-    figure, axes = _figure(4.6, 2.9)
+    figure, axes = _figure(3.7, 2.7)
     axes.plot([0, 100], [0, 100], color=FAINT, linewidth=1.2)
     shown = [("softmax", before, BLUE)] if after is None else [("softmax", before, BLUE), ("calibrated", after, ORANGE)]
     for label, bins, colour in shown:
@@ -57,7 +57,7 @@ def reliability_diagram(before: Reliability, after: Reliability | None) -> bytes
     axes.set_ylabel("right, %")
     axes.set_xlim(0, 102)
     axes.set_ylim(-3, 103)
-    axes.legend(frameon=False, fontsize=9, loc="upper left")
+    axes.legend(frameon=False, fontsize=9, loc="lower right")
     return _svg(figure)
 
 
