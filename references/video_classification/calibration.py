@@ -5,6 +5,7 @@ The temperature acts on a video's score, the mean of its clips' softmax outputs:
 softmax(logits / temperature), and with any number the prediction stays the same one.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -12,8 +13,8 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 BINS = 15  # as in the paper
-LIMITS = (0.05, 20.0)  # of the temperature; where every prediction is right, lower is always better
-SMALLEST = 1e-45  # the smallest float32 above 0: what a softmax output of 0 may have been
+LIMITS = (0.05, 100.0)  # of the temperature; where every prediction is right, lower is always better
+SMALLEST = 5e-324  # the smallest float64 above 0: what a softmax output of 0 may have been
 
 
 def fit_temperature(scores: Tensor, targets: Tensor) -> float:
@@ -43,6 +44,11 @@ def fit_temperature(scores: Tensor, targets: Tensor) -> float:
 def calibrated(scores: Tensor, temperature: float) -> Tensor:
     """Mean softmax scores (V, num_classes) at `temperature`: the same order of classes, other probabilities."""
     return scores if temperature == 1.0 else (_log(scores) / temperature).softmax(1)
+
+
+def is_at_limit(temperature: float) -> bool:
+    """Whether the fit ended at one of LIMITS: the videos do not determine a temperature."""
+    return any(math.isclose(temperature, limit, rel_tol=1e-3) for limit in LIMITS)
 
 
 class Reliability(NamedTuple):

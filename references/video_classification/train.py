@@ -5,24 +5,40 @@ import datetime
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import options
 import presets
 import torch
-from checkpoint import NEWEST, CheckpointError, plain, preprocessing_of, rng_state, save_checkpoint
+from calibration import fit_temperature
+from checkpoint import (
+    BEST,
+    NEWEST,
+    CheckpointError,
+    load_checkpoint,
+    plain,
+    preprocessing_of,
+    rng_state,
+    save_checkpoint,
+    temperature_of,
+)
 from clip_cache import CacheError
 from clip_sources import ClipOptions, Clips, open_clips
 from datasets import DatasetError, VideoFolder, training_samples
 from decoding import VideoError
 from distributed import end_process_group, init_process_group, is_main, print_main, rank, world_size, wrap_model
 from engine import Precision, TrainingError, evaluate, train_one_epoch
+from extras import MissingExtra, require
 from metrics import VideoResults
-from models import ModelError, check_fits, parameter_counts
+from models import ModelError, check_fits, load_state, parameter_counts
 from optimization import OPTIMIZERS, build_schedule, default_milestones, jump_to_step, parameter_groups
+from progress import remaining_time
 from reporting import RunFolderError, RunLog, epoch_entry, open_run_folder, print_results
+from run_report import RunReport, open_evaluation_folder
 from starting import (
     RunProgress,
     Start,
@@ -35,7 +51,10 @@ from starting import (
 )
 from torch import nn
 
-USER_ERRORS = (CacheError, CheckpointError, DatasetError, ModelError, RunFolderError, TrainingError, VideoError)
+USER_ERRORS = (
+    *(CacheError, CheckpointError, DatasetError, MissingExtra),
+    *(ModelError, RunFolderError, TrainingError, VideoError),
+)
 
 
 def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
@@ -69,8 +88,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     """Data, model, optimiser, resume, test-only, loop."""
+    begin = time.monotonic()
     device = set_up(args)
     start = load_start(args)
+    tested = args.resume or args.weights  # with --test-only
+    folder = open_evaluation_folder(args.output_dir, tested) if args.test_only else args.output_dir
     data = load_data(args, start.classes)
     for crop_size in {args.train_crop_size, args.val_crop_size}:
         check_fits(args.model, len(start.classes), args.clip_len, crop_size, args.trainable)
@@ -79,7 +101,8 @@ def run(args: argparse.Namespace) -> None:
     precision = Precision.of(args.amp, device)
     validate = partial(run_validation, model, data, precision, args.print_freq)
     if args.test_only:
-        validate()
+        report = open_report(args, folder, start, data, begin)
+        report.write_evaluation(validate(), tested if start.checkpoint else None, start.checkpoint)
         return
 
     optimizer, scheduler = load_optimizer(args, model, data.train)
@@ -88,8 +111,9 @@ def run(args: argparse.Namespace) -> None:
         progress.epoch = args.start_epoch
     jump_to_step(scheduler, progress.epoch * data.train.steps_per_epoch())
     log = open_log(args, data, progress)
+    report = open_report(args, folder, start, data, begin, progress.epoch)
     print_plan(args, data, model, progress)
-    begin = time.monotonic()
+    best, first_epoch, begin = None, progress.epoch, time.monotonic()
     train = partial(
         train_one_epoch,
         wrap_model(model, device, args.sync_bn),
@@ -109,13 +133,18 @@ def run(args: argparse.Namespace) -> None:
         summary = train(data.train.loader.batches(samples), epoch=epoch)
         results = validate()
         is_best = results.video.top1 > progress.best_video_acc1
+        best = results if is_best else best
         progress = RunProgress(epoch + 1, max(results.video.top1, progress.best_video_acc1))
         log.add(epoch_entry(epoch, summary, results, scheduler.get_last_lr()[0]))
+        report.add_epoch(log.entries[-1])
         if is_main():
             state = run_state(model, optimizer, scheduler, precision, progress)
-            save_checkpoint(args.output_dir, {**state, **run_description(args, data)}, is_best)
-        print_main(f"{summary.line()}, best video Acc@1 {progress.best_video_acc1:.3f}")
+            temperature = {"temperature": fit_temperature(results.scores, results.targets)} if args.calibrate else {}
+            save_checkpoint(args.output_dir, {**state, **temperature, **run_description(args, data)}, is_best)
+        eta = remaining_time(begin, epoch + 1 - first_epoch, args.epochs - first_epoch)
+        print_main(f"{summary.line()}, best video Acc@1 {progress.best_video_acc1:.3f}, eta {eta}")
     print_main(f"Training time {datetime.timedelta(seconds=int(time.monotonic() - begin))}")
+    report.write_training(best or validate_best(args, model, validate), args.output_dir / BEST, log.entries)
 
 
 @dataclass(frozen=True)
@@ -141,6 +170,8 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
         args.lr_milestones = default_milestones(args.epochs)
     if args.cache_dataset and {args.frame_selection, args.val_frame_selection} != {"official"}:
         parser.error("--cache-dataset keeps the frames of the official strip only: use --frame-selection official")
+    if args.calibrate and args.test_only and not (args.resume or (args.weights and is_file_name(args.weights))):
+        parser.error("--calibrate --test-only puts the temperature into a checkpoint: give it by --resume")
     if args.resume and args.overwrite:
         parser.error("--resume continues a run and --overwrite begins anew: choose one")
     try:
@@ -159,6 +190,8 @@ def set_up(args: argparse.Namespace) -> torch.device:
         torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = not args.use_deterministic_algorithms
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    if args.tensorboard:
+        require("torch.utils.tensorboard")  # before the work, not after it
     print_main(f"Device: {device} ({name}), precision: {args.amp}, processes: {world_size()}")
     return device
 
@@ -226,6 +259,36 @@ def run_validation(model: nn.Module, data: Data, precision: Precision, print_fre
     )
     print_results(results, val.options.rule, val.pixels, val.skipped)
     return results
+
+
+def open_report(
+    args: argparse.Namespace, folder: Path, start: Start, data: Data, begin: float, start_epoch: int = 0
+) -> RunReport:
+    """Prepares what the run will leave to be looked at."""
+    settings = {"This run": plain(vars(args))}
+    if args.test_only and start.checkpoint:
+        settings["The training"] = plain(start.checkpoint.get("args") or {})
+    return RunReport(
+        folder,
+        f"{args.model} on {args.data_path.resolve().name}",
+        data.classes,
+        data.val,
+        settings,
+        calibrate=args.calibrate,
+        temperature=temperature_of(start.checkpoint, args.resume or args.weights) if args.test_only else 1.0,
+        preparing_seconds=time.monotonic() - begin,
+        tensorboard=args.tensorboard,
+        start_epoch=start_epoch,
+    )
+
+
+def validate_best(args: argparse.Namespace, model: nn.Module, validate: Callable[[], VideoResults]) -> VideoResults:
+    """Validates the best checkpoint, where that is from before the run was resumed."""
+    best = args.output_dir / BEST
+    path = best if best.is_file() else args.resume
+    print_main(f"Validating {path}, the best so far, for the report")
+    load_state(model, load_checkpoint(path)["model"], keep_head=True)
+    return validate()
 
 
 def load_optimizer(args: argparse.Namespace, model: nn.Module, train: Clips):
