@@ -170,9 +170,9 @@ def software() -> dict[str, str]:
 
 
 def _calibration_line(metrics: dict[str, Any]) -> str:
-    error = metrics["expected_calibration_error"]
-    if metrics["temperature"] == 1:
+    error, temperature = metrics["expected_calibration_error"], metrics["temperature"]
+    if temperature == 1:
         return f"Expected calibration error {error:.4f}"
     before = metrics["expected_calibration_error_uncalibrated"]
-    limit = " (a limit: these videos do not determine it)" if is_at_limit(metrics["temperature"]) else ""
-    return f"Expected calibration error {error:.4f} at temperature {metrics['temperature']:.4f}{limit}, {before:.4f} without"
+    limit = " (a limit: these videos do not determine it)" if is_at_limit(temperature) else ""
+    return f"Expected calibration error {error:.4f} at temperature {temperature:.4f}{limit}, {before:.4f} without"

@@ -144,7 +144,7 @@ def run(args: argparse.Namespace) -> None:
         eta = remaining_time(begin, epoch + 1 - first_epoch, args.epochs - first_epoch)
         print_main(f"{summary.line()}, best video Acc@1 {progress.best_video_acc1:.3f}, eta {eta}")
     print_main(f"Training time {datetime.timedelta(seconds=int(time.monotonic() - begin))}")
-    report.write_training(best or validate_best(args, model, validate), args.output_dir / BEST, log.entries)
+    report_best(args, report, log, model, validate, best)
 
 
 @dataclass(frozen=True)
@@ -282,13 +282,29 @@ def open_report(
     )
 
 
-def validate_best(args: argparse.Namespace, model: nn.Module, validate: Callable[[], VideoResults]) -> VideoResults:
-    """Validates the best checkpoint, where that is from before the run was resumed."""
-    best = args.output_dir / BEST
-    path = best if best.is_file() else args.resume
-    print_main(f"Validating {path}, the best so far, for the report")
-    load_state(model, load_checkpoint(path)["model"], keep_head=True)
-    return validate()
+def report_best(
+    args: argparse.Namespace,
+    report: RunReport,
+    log: RunLog,
+    model: nn.Module,
+    validate: Callable[[], VideoResults],
+    best: VideoResults | None,
+) -> None:
+    """Tells of the best epoch; validates it again where it (`best` is None) is from before the run was resumed."""
+    path = args.output_dir / BEST
+    if best is None:
+        path = path if path.is_file() else args.resume
+        if path is None:
+            print_main("No epoch was trained, so that there is nothing to report")
+            return
+        print_main(f"Validating {path}, the best so far, for the report")
+        checkpoint = load_checkpoint(path)
+        if args.calibrate and "temperature" not in checkpoint:
+            print_main(f"{path} is from before --calibrate: calibrate it by --test-only --calibrate --resume {path}")
+        report.calibrate, report.temperature = False, temperature_of(checkpoint, path)
+        load_state(model, checkpoint["model"], keep_head=True)
+        best = validate()
+    report.write_training(best, path, log.entries)
 
 
 def load_optimizer(args: argparse.Namespace, model: nn.Module, train: Clips):
