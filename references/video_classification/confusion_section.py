@@ -1,7 +1,9 @@
 """The report's confusion matrix: a table whose cells tell their videos, and the commonest confusions as a list."""
 
+from collections.abc import Sequence
+
 import numpy as np
-from report_content import Report, escape
+from report_content import Report, breakable, escape
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
@@ -45,7 +47,7 @@ class="quiet"></span></div>
 <div class="matrix" id="matrix" role="region" aria-label="Confusion matrix" tabindex="0" style="--cell:{cell}px">
 {_matrix_table(matrix, order, names)}</div>
 <div class="panel" id="cell-videos" tabindex="-1" aria-live="polite" hidden></div>
-{_commonest(matrix, names)}"""
+{_commonest(matrix, evaluation.classes)}"""
 
 
 def _matrix_table(matrix: np.ndarray, order: np.ndarray, names: list[str]) -> str:
@@ -73,7 +75,7 @@ def _matrix_table(matrix: np.ndarray, order: np.ndarray, names: list[str]) -> st
     return f"<table><thead><tr>{corner}{heads}</tr></thead><tbody>\n" + "\n".join(rows) + "\n</tbody></table>"
 
 
-def _commonest(matrix: np.ndarray, names: list[str]) -> str:
+def _commonest(matrix: np.ndarray, classes: Sequence[str]) -> str:
     """The largest cells off the diagonal, as text."""
     mistakes = matrix.copy()
     np.fill_diagonal(mistakes, 0)
@@ -83,9 +85,11 @@ def _commonest(matrix: np.ndarray, names: list[str]) -> str:
         return "<h3>Commonest confusions</h3><p>No video was taken for another class.</p>"
     totals = matrix.sum(1)
     rows = "".join(
-        f'<tr><td>{names[truth]}</td><td>{names[prediction]}</td><td class="number">{mistakes[truth, prediction]} '
+        f"<tr><td>{breakable(classes[truth])}</td><td>{breakable(classes[prediction])}</td>"
+        f'<td class="number">{mistakes[truth, prediction]} '
         f'of {totals[truth]}</td><td><button type="button" class="link" data-confusion="{truth} {prediction}" '
-        f'aria-label="Videos of {names[truth]} taken for {names[prediction]}">videos</button></td></tr>'
+        f'aria-label="Videos of {escape(classes[truth])} taken for {escape(classes[prediction])}">'
+        "videos</button></td></tr>"
         for truth, prediction in pairs
     )
     return (

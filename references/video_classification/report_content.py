@@ -33,6 +33,11 @@ def printable(text: Any) -> str:
     return str(text).encode("utf-8", "backslashreplace").decode()
 
 
+def breakable(name: str) -> str:
+    """A class name as text of the page that may go on in the next line after each `_`."""
+    return escape(name).replace("_", "_<wbr>")
+
+
 def escape(text: Any) -> str:
     """Any text as text of the page: markup in it stays text."""
     return html.escape(printable(text))

@@ -7,7 +7,7 @@ from comparison import Interval
 from confusion_section import confusion_section
 from curves_section import curves_section
 from mistakes import Mistake, jpegs
-from report_content import Report, escape
+from report_content import Report, breakable, escape
 from result_files import ClassResult
 
 
@@ -46,7 +46,7 @@ def classes_section(report: Report) -> str:
     heads = (("Class", ""), ("Videos", "number"), ("Accuracy", "number"), ("95 % interval", "wide"))
     head = "".join(
         f'<th scope="col" class="{kind}"><button type="button">{name}</button></th>'
-        for name, kind in (*heads, ("Most frequent mistake", ""))
+        for name, kind in (*heads, ("Mistaken for", ""))
     )
     rows = "\n".join(map(_class_row, results))
     return f"""<div class="filter"><label for="class-filter">Filter</label>
@@ -134,14 +134,14 @@ def _span(value: float, low: float, high: float) -> str:
 
 
 def _class_row(result: ClassResult) -> str:
-    name = f'<th scope="row">{escape(result.name)}</th>'
+    name = f'<th scope="row">{breakable(result.name)}</th>'
     if not result.support:
         return (
             f'<tr>{name}<td class="number" data-value="0">0</td><td data-value=""></td>'
             '<td class="wide" data-value=""></td><td data-value="">no videos</td></tr>'
         )
     value, low, high = (100 * part for part in result.accuracy)
-    mistake = f"{escape(result.mistake)} ({result.mistake_count})" if result.mistake else ""
+    mistake = f"{breakable(result.mistake)} ({result.mistake_count})" if result.mistake else ""
     return (
         f'<tr>{name}<td class="number" data-value="{result.support}">{result.support}</td>'
         f'<td class="number" data-value="{value:.4f}">{value:.1f} %</td><td class="wide" data-value="{low:.4f}">'
@@ -156,9 +156,10 @@ def _mistake_item(mistake: Mistake) -> str:
         for image, index in zip(jpegs(mistake.frames), mistake.indices, strict=True)
     )
     spoken = escape(f"{len(mistake.indices)} frames of {mistake.path}, from {mistake.indices[0]} on")
+    predicted = f'<span class="error">{breakable(mistake.prediction)}</span> {100 * mistake.probability:.1f} %'
+    true = f'<span class="truth">{breakable(mistake.label)}</span> {100 * mistake.label_probability:.1f} %'
     return (
-        f'<li><div><span class="error">{escape(mistake.prediction)}</span> {100 * mistake.probability:.1f} %, but it '
-        f'is <span class="truth">{escape(mistake.label)}</span> {100 * mistake.label_probability:.1f} %<br>'
+        f"<li><div>{predicted}, but it is {true}<br>"
         f'<span class="quiet">{escape(mistake.path)}, frames {", ".join(map(str, mistake.indices))}</span></div>'
         f'<div class="strip" role="img" aria-label="{spoken}">{images}</div></li>'
     )
