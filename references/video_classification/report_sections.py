@@ -144,7 +144,8 @@ def _class_row(result: ClassResult) -> str:
     mistake = f"{breakable(result.mistake)} ({result.mistake_count})" if result.mistake else ""
     return (
         f'<tr>{name}<td class="number" data-value="{result.support}">{result.support}</td>'
-        f'<td class="number" data-value="{value:.4f}">{value:.1f} %</td><td class="wide" data-value="{low:.4f}">'
+        f'<td class="number" data-value="{value:.4f}">{value:.1f} %'
+        f'<span class="quiet narrow">{low:.0f} to {high:.0f}</span></td><td class="wide" data-value="{low:.4f}">'
         f'{_span(value, low, high)}<span class="quiet">{low:.1f} to {high:.1f} %</span></td>'
         f'<td data-value="{escape(result.mistake)}">{mistake}</td></tr>'
     )

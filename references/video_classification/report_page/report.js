@@ -126,4 +126,5 @@ function setZoom() {
   matrix.classList.toggle("small", Number(zoom.value) < 18); // no room for figures
 }
 zoom.addEventListener("input", setZoom);
+if (window.innerWidth < 640) zoom.value = Math.max(zoom.value, 20); // a finger is wide
 setZoom();
