@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ from optimization import OPTIMIZERS, build_schedule, default_milestones, jump_to
 from progress import remaining_time
 from reporting import RunFolderError, RunLog, epoch_entry, open_run_folder, print_results
 from run_report import RunReport, open_evaluation_folder
+from selection_table import selection_table
 from starting import (
     RunProgress,
     Start,
@@ -91,24 +92,27 @@ def run(args: argparse.Namespace) -> None:
     begin = time.monotonic()
     device = set_up(args)
     start = load_start(args)
-    tested = args.resume or args.weights  # with --test-only
-    folder = open_evaluation_folder(args.output_dir, tested) if args.test_only else args.output_dir
+    folder = args.output_dir
+    if args.test_only:
+        folder = open_evaluation_folder(args.output_dir, args.resume or args.weights)
     data = load_data(args, start.classes)
     for crop_size in {args.train_crop_size, args.val_crop_size}:
         check_fits(args.model, len(start.classes), args.clip_len, crop_size, args.trainable)
     model, frozen = load_model(args.model, start, args.trainable)
     model.to(device)
     precision = Precision.of(args.amp, device)
-    validate = partial(run_validation, model, data, precision, args.print_freq)
+    validate = partial(run_validation, model, precision=precision, print_freq=args.print_freq)
     if args.test_only:
-        report = open_report(args, folder, start, data, begin)
-        report.write_evaluation(validate(), tested if start.checkpoint else None, start.checkpoint)
+        test(args, open_report(args, folder, start, data, begin), start, data, validate)
         return
 
     optimizer, scheduler = load_optimizer(args, model, data.train)
     progress = restore(start.checkpoint, optimizer, precision.scaler) if start.checkpoint else RunProgress()
     if args.start_epoch is not None:
         progress.epoch = args.start_epoch
+    if progress.epoch >= args.epochs:
+        print_main(f"Nothing is left to train: the next epoch is {progress.epoch}, --epochs {args.epochs}")
+        return
     jump_to_step(scheduler, progress.epoch * data.train.steps_per_epoch())
     log = open_log(args, data, progress)
     report = open_report(args, folder, start, data, begin, progress.epoch)
@@ -131,7 +135,7 @@ def run(args: argparse.Namespace) -> None:
             data.train.videos, args.clips_per_video, args.seed, epoch, rank=rank(), world_size=world_size()
         )
         summary = train(data.train.loader.batches(samples), epoch=epoch)
-        results = validate()
+        results = validate(data.val[0])
         is_best = results.video.top1 > progress.best_video_acc1
         best = results if is_best else best
         progress = RunProgress(epoch + 1, max(results.video.top1, progress.best_video_acc1))
@@ -144,16 +148,16 @@ def run(args: argparse.Namespace) -> None:
         eta = remaining_time(begin, epoch + 1 - first_epoch, args.epochs - first_epoch)
         print_main(f"{summary.line()}, best video Acc@1 {progress.best_video_acc1:.3f}, eta {eta}")
     print_main(f"Training time {datetime.timedelta(seconds=int(time.monotonic() - begin))}")
-    report_best(args, report, log, model, validate, best)
+    report_best(args, report, log, model, partial(validate, data.val[0]), best)
 
 
 @dataclass(frozen=True)
 class Data:
-    """Both splits; `train` is None with --test-only."""
+    """Both splits; `train` is None with --test-only, and `val` may then have several frame selections."""
 
     classes: list[str]
     train: Clips | None
-    val: Clips
+    val: list[Clips]
 
 
 def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
@@ -168,7 +172,9 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
         args.cache_dir = args.data_path / ".clip_cache"
     if args.lr_milestones is None:
         args.lr_milestones = default_milestones(args.epochs)
-    if args.cache_dataset and {args.frame_selection, args.val_frame_selection} != {"official"}:
+    if len(args.val_frame_selection) > 1 and not args.test_only:
+        parser.error("several --val-frame-selection are compared with --test-only; training validates by one")
+    if args.cache_dataset and {args.frame_selection, *args.val_frame_selection} != {"official"}:
         parser.error("--cache-dataset keeps the frames of the official strip only: use --frame-selection official")
     if args.calibrate and args.test_only and not (args.resume or (args.weights and is_file_name(args.weights))):
         parser.error("--calibrate --test-only puts the temperature into a checkpoint: give it by --resume")
@@ -226,10 +232,12 @@ def load_data(args: argparse.Namespace, classes: list[str]) -> Data:
         "num_workers": args.workers,
         "pin_memory": args.device.startswith("cuda"),
     }
+    val_folder = VideoFolder(args.data_path / "val", classes)
+    train_folder = None if args.test_only else VideoFolder(args.data_path / "train", classes)
     for_val = ClipOptions(
         resize_size=args.val_resize_size,
         crop_size=args.val_crop_size,
-        selection=args.val_frame_selection,
+        selection=args.val_frame_selection[0],
         random=False,
         **shared,
     )
@@ -240,24 +248,23 @@ def load_data(args: argparse.Namespace, classes: list[str]) -> Data:
         random=args.augment != "none",
         **shared,
     )
-    val_folder = VideoFolder(args.data_path / "val", classes)
-    train = None if args.test_only else open_clips(VideoFolder(args.data_path / "train", classes), for_train)
-    return Data(classes, train, open_clips(val_folder, for_val))
+    train = open_clips(train_folder, for_train) if train_folder else None
+    val = [open_clips(val_folder, replace(for_val, selection=name)) for name in args.val_frame_selection]
+    return Data(classes, train, val)
 
 
-def run_validation(model: nn.Module, data: Data, precision: Precision, print_freq: int) -> VideoResults:
+def run_validation(model: nn.Module, clips: Clips, precision: Precision, print_freq: int) -> VideoResults:
     """Scores the validation videos and prints what came out, and how."""
-    val = data.val
     results = evaluate(
         model,
         nn.CrossEntropyLoss(reduction="none"),
-        val.loader,
-        val.videos,
-        num_classes=len(data.classes),
+        clips.loader,
+        clips.videos,
+        num_classes=len(clips.loader.dataset.folder.classes),
         precision=precision,
         print_freq=print_freq,
     )
-    print_results(results, val.options.rule, val.pixels, val.skipped)
+    print_results(results, clips.options.rule, clips.pixels, clips.skipped)
     return results
 
 
@@ -272,7 +279,7 @@ def open_report(
         folder,
         f"{args.model} on {args.data_path.resolve().name}",
         data.classes,
-        data.val,
+        data.val[0],
         settings,
         calibrate=args.calibrate,
         temperature=temperature_of(start.checkpoint, args.resume or args.weights) if args.test_only else 1.0,
@@ -280,6 +287,21 @@ def open_report(
         tensorboard=args.tensorboard,
         start_epoch=start_epoch,
     )
+
+
+def test(
+    args: argparse.Namespace,
+    report: RunReport,
+    start: Start,
+    data: Data,
+    validate: Callable[[Clips], VideoResults],
+) -> None:
+    """Validates by every frame selection asked for; the report tells of the first."""
+    results = {clips.options.selection: validate(clips) for clips in data.val}
+    path = (args.resume or args.weights) if start.checkpoint else None
+    report.write_evaluation(next(iter(results.values())), path, start.checkpoint)
+    if len(results) > 1:
+        print_main(selection_table(results))
 
 
 def report_best(
@@ -294,9 +316,6 @@ def report_best(
     path = args.output_dir / BEST
     if best is None:
         path = path if path.is_file() else args.resume
-        if path is None:
-            print_main("No epoch was trained, so that there is nothing to report")
-            return
         print_main(f"Validating {path}, the best so far, for the report")
         checkpoint = load_checkpoint(path)
         if args.calibrate and "temperature" not in checkpoint:
@@ -361,7 +380,7 @@ def run_description(args: argparse.Namespace, data: Data) -> dict[str, Any]:
     preprocessing = preprocessing_of(
         clip_len=args.clip_len,
         frame_rate=args.frame_rate,
-        frame_selection=args.val_frame_selection,
+        frame_selection=args.val_frame_selection[0],
         resize_size=args.val_resize_size,
         crop_size=args.val_crop_size,
         mean=presets.MEAN,
