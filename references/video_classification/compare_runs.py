@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from comparison import Interval, mcnemar_test, paired_difference, wilson_interval
-from report_content import printable
-from result_files import Prediction, ResultError, read_predictions
-from tables import replaced_file
+from predictions import Prediction, ResultError, read_predictions
+from tables import printable, replaced_file
 
 SIGNIFICANCE = 0.05
 NAMED = 3  # videos of an error message
