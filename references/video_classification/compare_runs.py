@@ -39,8 +39,11 @@ def main(argv: list[str] | None = None) -> int:
         comparison = Comparison.of(read_predictions(args.run_a), read_predictions(args.run_b))
         if args.output:
             write_changes(args.output, comparison)
-    except (ResultError, OSError) as error:
+    except ResultError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"error: {args.output} cannot be written: {error.strerror}", file=sys.stderr)
         return 1
     for line in comparison.lines(args.list):
         print(printable(line))
