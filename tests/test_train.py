@@ -13,6 +13,12 @@ from conftest import make_dataset, write_moving_bar
 from torchvision.models.video import mc3_18, r2plus1d_18
 
 
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path, monkeypatch):
+    """--test-only writes its report into the current folder where no other is given."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture(scope="module")
 def finished_run(dataset, tmp_path_factory):
     """Two epochs from a cache: (folder, arguments)."""
