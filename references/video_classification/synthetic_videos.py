@@ -173,11 +173,16 @@ def generate_videos(entries: list[Entry], settings: dict, workers: int) -> None:
         list(pool.map(generate_video, entries, [settings] * len(entries), chunksize=8))
 
 
+def person_seed(seed: int, entry: Entry) -> tuple[int, int, int]:
+    """The seed of an entry's person and room: by split, so that no person of one is in the other."""
+    return seed, SPLITS.index(entry.split), entry.index
+
+
 def generate_video(entry: Entry, settings: dict) -> None:
     """Renders and writes one file; a truncated one lacks its second half, and so the index at the end of an mp4."""
     frames = render_exercise(
         entry.label,
-        (settings["seed"], SPLITS.index(entry.split), entry.index),
+        person_seed(settings["seed"], entry),
         num_frames=round(settings["seconds"] * settings["fps"]),
         size=tuple(settings["size"]),
         fps=settings["fps"],
