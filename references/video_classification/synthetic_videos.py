@@ -83,7 +83,7 @@ def write_video(path: Path, frames: Iterable[np.ndarray], fps: int, qp: int = 22
     """Encodes RGB frames (H, W, 3) uint8, of even height and width, as H.264; the file appears when it is complete."""
     unfinished = path.with_name(f"{path.name}.unfinished")
     with av.open(str(unfinished), "w", format="mp4") as container:
-        # One thread and a constant quantiser, so that a seed gives the same bytes: with x264's rate control (crf), which
+        # One thread and a constant quantiser, so that a seed gives the same bytes: with the rate control of crf, which
         # looks ahead, some of a thousand encodings of the same frames came out differently, even on one thread.
         stream = container.add_stream("libx264", rate=fps, options={"qp": str(qp), "preset": "veryfast"})
         stream.thread_count = 1
