@@ -125,6 +125,7 @@ class ClipCache:
 
     def __init__(self, files: Files, settings: CacheSettings, folder: Path) -> None:
         self.settings, self.folder = settings, folder
+        self.source = f"clip cache {folder.name}"
         self._files = files
         self.reload()
 
@@ -235,7 +236,7 @@ class ClipCache:
         """Takes away damaged shards, and those of which no video is left as it was."""
         used = set(self._shard.tolist())
         gone = [shard.path for number, shard in enumerate(self._shards) if number not in used]
-        damaged = [Path(str(error).split(" ", 1)[0].rstrip(":")) for error in self._damaged]
+        damaged = [error.path for error in self._damaged]
         for path in [*gone, *damaged]:
             path.unlink(missing_ok=True)
 

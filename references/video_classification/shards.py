@@ -30,7 +30,11 @@ CHECK_THREADS = 4
 
 
 class ShardError(RuntimeError):
-    """A shard that must not be served: cut short, damaged, or not a shard."""
+    """A shard that must not be served: cut short, damaged, or not a shard. Attribute: `path`."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path} {reason}")
+        self.path = path
 
 
 class ShardWriter:
@@ -89,15 +93,15 @@ class Shard:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             if size < FOOTER.size:
-                raise ShardError(f"{path} is cut short")
+                raise ShardError(path, "is cut short")
             file.seek(size - FOOTER.size)
             offset, length, checksum, magic = FOOTER.unpack(file.read(FOOTER.size))
             if magic != MAGIC or offset + length + FOOTER.size != size:
-                raise ShardError(f"{path} is cut short or not a shard")
+                raise ShardError(path, "is cut short or not a shard")
             file.seek(offset)
             packed = file.read(length)
             if zlib.crc32(packed) != checksum:
-                raise ShardError(f"{path} has a damaged table")
+                raise ShardError(path, "has a damaged table")
             self.columns = unpack_columns(packed)
             self.data = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
         self.offsets, self.lengths = self.columns.pop("offsets"), self.columns.pop("lengths")
@@ -114,7 +118,7 @@ class Shard:
         """Compares every blob with its checksum. Raises ShardError."""
         for row in range(len(self)):
             if zlib.crc32(self.blob(row)) != self._checksums[row]:
-                raise ShardError(f"{self.path} is damaged")
+                raise ShardError(self.path, "is damaged")
 
 
 def open_shards(folder: Path) -> tuple[list[Shard], list[ShardError]]:
@@ -131,7 +135,7 @@ def open_shards(folder: Path) -> tuple[list[Shard], list[ShardError]]:
         except FileNotFoundError:  # another run has just taken it away
             return None
         except (ShardError, OSError, ValueError, KeyError) as error:
-            return error if isinstance(error, ShardError) else ShardError(f"{path}: {error}")
+            return error if isinstance(error, ShardError) else ShardError(path, f"cannot be read: {error}")
 
     with ThreadPoolExecutor(CHECK_THREADS) as pool:
         results = list(pool.map(open_one, paths))

@@ -12,6 +12,7 @@ from typing import Any
 import options
 import presets
 import torch
+from acceleration import compile_network, lay_out, set_up_hardware
 from checkpoint import NEWEST, CheckpointError, plain, preprocessing_of, rng_state, save_checkpoint
 from clip_cache import CacheError
 from clip_sources import ClipOptions, Clips, open_clips
@@ -19,8 +20,9 @@ from datasets import DatasetError, VideoFolder, training_samples
 from decoding import VideoError
 from distributed import end_process_group, init_process_group, is_main, print_main, rank, world_size, wrap_model
 from engine import Precision, TrainingError, evaluate, train_one_epoch
+from feature_building import train_on_features
 from metrics import VideoResults
-from models import ModelError, check_fits, parameter_counts
+from models import ModelError, check_fits, parameter_counts, trunk_blocks
 from optimization import OPTIMIZERS, build_schedule, default_milestones, jump_to_step, parameter_groups
 from reporting import RunFolderError, RunLog, epoch_entry, open_run_folder, print_results
 from selection_table import selection_table
@@ -45,6 +47,7 @@ def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
     options.add_data_arguments(parser)
     options.add_selection_arguments(parser)
     options.add_model_arguments(parser)
+    options.add_acceleration_arguments(parser)
     options.add_optimization_arguments(parser)
     options.add_run_arguments(parser)
     return parser
@@ -78,35 +81,44 @@ def run(args: argparse.Namespace) -> None:
     model, frozen = load_model(args.model, start, args.trainable)
     model.to(device)
     precision = Precision.of(args.amp, device)
-    validate = partial(run_validation, model, precision=precision, print_freq=args.print_freq)
+    set_up_hardware(precision)
+    batch_shape = (args.batch_size, 3, args.clip_len, *args.train_crop_size)
+    lay_out(model, args.channels_last, batch_shape, precision, (start.checkpoint or {}).get("layout"))
+    network, frozen, data = replace_trunk(args, model, frozen, data, precision)
+    if args.compile:
+        compile_network(network, device)
+    validate = partial(run_validation, network, precision=precision, print_freq=args.print_freq)
     if args.test_only:
         results = {clips.options.selection: validate(clips) for clips in data.val}
         if len(results) > 1:
             print_main(selection_table(results))
         return
 
-    optimizer, scheduler = load_optimizer(args, model, data.train)
+    optimizer, scheduler = load_optimizer(args, model, steps_per_epoch(args, data))
     progress = restore(start.checkpoint, optimizer, precision.scaler) if start.checkpoint else RunProgress()
     if args.start_epoch is not None:
         progress.epoch = args.start_epoch
     if progress.epoch >= args.epochs:
         print_main(f"Nothing is left to train: the next epoch is {progress.epoch}, --epochs {args.epochs}")
         return
-    jump_to_step(scheduler, progress.epoch * data.train.steps_per_epoch())
+    jump_to_step(scheduler, progress.epoch * steps_per_epoch(args, data))
     log = open_log(args, data, progress)
     print_plan(args, data, model, progress)
     begin = time.monotonic()
     train = partial(
         train_one_epoch,
-        wrap_model(model, device, args.sync_bn),
+        wrap_model(network, device, args.sync_bn),
         nn.CrossEntropyLoss(label_smoothing=args.label_smoothing, reduction="none"),
         optimizer,
         scheduler,
-        num_steps=data.train.steps_per_epoch(),
+        to_inputs=data.train.loader.dataset.to_inputs,
+        num_steps=steps_per_epoch(args, data),
         precision=precision,
         frozen=frozen,
         seed=args.seed,
         print_freq=args.print_freq,
+        batches_per_step=args.gradient_accumulation,
+        max_grad_norm=args.clip_grad_norm,
     )
     for epoch in range(progress.epoch, args.epochs):
         samples = training_samples(
@@ -156,6 +168,8 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
     except ValueError as error:
         parser.error(str(error))
     args.amp = options.resolve_amp(args.amp, torch.device(args.device))
+    if args.cache_features and not args.test_only:
+        options.check_cached_features(parser, args)
 
 
 def set_up(args: argparse.Namespace) -> torch.device:
@@ -237,13 +251,37 @@ def run_validation(model: nn.Module, clips: Clips, precision: Precision, print_f
     return results
 
 
-def load_optimizer(args: argparse.Namespace, model: nn.Module, train: Clips):
+def replace_trunk(
+    args: argparse.Namespace, model: nn.Module, frozen: list[str], data: Data, precision: Precision
+) -> tuple[nn.Module, list[str], Data]:
+    """What is trained and validated, and on what: the network, or with --cache-features its head on features."""
+    if not args.cache_features or args.test_only:
+        return model, frozen, data
+    training = train_on_features(
+        model,
+        trunk_blocks(args.model, args.trainable),
+        frozen,
+        data.train,
+        data.val,
+        precision=precision,
+        dtype=args.feature_dtype,
+        views=args.cache_features,
+    )
+    return training.head, training.frozen, replace(data, train=training.train, val=training.val)
+
+
+def steps_per_epoch(args: argparse.Namespace, data: Data) -> int:
+    """Steps of the optimiser in an epoch."""
+    return -(-data.train.steps_per_epoch() // args.gradient_accumulation)
+
+
+def load_optimizer(args: argparse.Namespace, model: nn.Module, num_steps: int):
     """The optimiser over what is trained, and its schedule."""
     optimizer = OPTIMIZERS[args.opt](parameter_groups(model, args.weight_decay), args.lr, args.momentum)
     scheduler = build_schedule(
         optimizer,
         epochs=args.epochs,
-        steps_per_epoch=train.steps_per_epoch(),
+        steps_per_epoch=num_steps,
         decay=args.lr_scheduler,
         milestones=args.lr_milestones,
         gamma=args.lr_gamma,
@@ -269,7 +307,8 @@ def print_plan(args: argparse.Namespace, data: Data, model: nn.Module, progress:
     print_main(
         f"{args.model}: {trained:,} of {total:,} parameters trained ({' '.join(args.trainable)}); "
         f"{len(data.classes)} classes, {len(data.train.videos)} training videos; epochs {progress.epoch} to "
-        f"{args.epochs - 1}, {data.train.steps_per_epoch()} steps each, {args.batch_size * world_size()} clips a step"
+        f"{args.epochs - 1}, {steps_per_epoch(args, data)} steps each, "
+        f"{args.batch_size * args.gradient_accumulation * world_size()} clips a step"
     )
 
 
@@ -282,6 +321,7 @@ def run_state(model: nn.Module, optimizer, scheduler, precision: Precision, prog
         "scaler": precision.scaler.state_dict() if precision.scaler else None,
         "epoch": progress.epoch - 1,
         "best_video_acc1": progress.best_video_acc1,
+        "layout": precision.layout,
         "rng": rng_state(),
     }
 
