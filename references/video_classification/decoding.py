@@ -9,6 +9,7 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -117,17 +118,19 @@ def iter_frames(path: str | os.PathLike) -> Iterator[av.VideoFrame]:
 
 
 class WholeVideo:
-    """One pass over all of a video: every frame of it, then what `probe_video` tells. See `open_whole`.
-
-    Attributes:
-        promised: (frames, fps) by the header, for choosing frames before they are counted; 0 where it tells nothing.
-    """
+    """One pass over all of a video: every frame of it, then what `probe_video` tells. See `open_whole`."""
 
     def __init__(self, path: str | os.PathLike, container, stream) -> None:
-        self._container, self._stream = container, stream
+        self._path, self._container, self._stream = path, container, stream
         self._packets = _PacketScan(path, stream)
         self._count = 0
-        self.promised = stream.frames, float(stream.average_rate or 0)
+
+    def promised_timing(self) -> tuple[int, float]:
+        """(frames, fps), for choosing frames before they are counted: the header's word, or a probe's without one."""
+        if self._stream.frames and self._stream.average_rate:
+            return self._stream.frames, float(self._stream.average_rate)
+        info = probe_video(self._path)
+        return info.frames, info.fps
 
     def frames(self) -> Iterator[av.VideoFrame]:
         """Decodes the stream, in display order."""
@@ -174,7 +177,7 @@ class MotionMeter:
         """Takes the next frame."""
         sample = _gray_sample(frame)
         if self._last is not None:
-            self._changes.append(float(np.abs(sample - self._last).mean()))
+            self._changes.append(int(np.abs(sample - self._last).sum()) / MOTION_SIZE**2)
         self._last = sample
 
     def curve(self) -> np.ndarray:
@@ -317,17 +320,16 @@ def _rotation(matrix: tuple[int, int, int, int]) -> int:
 
 
 def _gray_sample(frame: av.VideoFrame) -> np.ndarray:
-    """int16 (MOTION_SIZE, MOTION_SIZE) point samples of the brightness."""
+    """int16 (MOTION_SIZE * MOTION_SIZE,) point samples of the brightness."""
     if frame.format.name not in EIGHT_BIT_LUMA_FIRST:
-        gray = frame.reformat(MOTION_SIZE, MOTION_SIZE, "gray", interpolation="FAST_BILINEAR", **ONE_THREAD)
-        return _plane(gray).astype(np.int16)
-    rows, columns = (
-        (np.arange(MOTION_SIZE) * 2 + 1) * size // (2 * MOTION_SIZE) for size in (frame.height, frame.width)
-    )
-    return _plane(frame)[rows[:, None], columns].astype(np.int16)
+        frame = frame.reformat(MOTION_SIZE, MOTION_SIZE, "gray", interpolation="FAST_BILINEAR", **ONE_THREAD)
+    luma = frame.planes[0]
+    positions = _sample_positions(frame.height, frame.width, luma.line_size)
+    return np.frombuffer(luma, np.uint8).take(positions).astype(np.int16)
 
 
-def _plane(frame: av.VideoFrame) -> np.ndarray:
-    """The first plane without a copy: uint8 (H, W)."""
-    plane = frame.planes[0]
-    return np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: frame.height, : frame.width]
+@lru_cache(maxsize=64)
+def _sample_positions(height: int, width: int, line_size: int) -> np.ndarray:
+    """Where in a plane of bytes the samples lie, which are the centres of MOTION_SIZE x MOTION_SIZE equal fields."""
+    rows, columns = ((np.arange(MOTION_SIZE) * 2 + 1) * size // (2 * MOTION_SIZE) for size in (height, width))
+    return (rows[:, None] * line_size + columns).ravel()

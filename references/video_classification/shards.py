@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tables import Ragged, pack_columns, replaced_file, unpack_columns
+from tables import Ragged, pack_columns, replaced_file, unpack_columns, usual_mode
 
 MAGIC = b"VCSHARD1"
 FOOTER = struct.Struct("<QQI8s")  # offset and length of the columns, their checksum, MAGIC
@@ -70,6 +70,7 @@ class ShardWriter:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
+        os.chmod(self._temporary, usual_mode())
         path = self._folder / f"{uuid.uuid4().hex}.shard"
         os.replace(self._temporary, path)
         return Shard(path)

@@ -12,7 +12,6 @@ from typing import IO
 
 import numpy as np
 
-
 ROWS_AT_ONCE = 4096  # rearranged together: positions take eight times the memory of the bytes that they point to
 
 
@@ -113,14 +112,15 @@ def replaced_file(path: Path) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
+        os.chmod(temporary, usual_mode())
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
 
 
-def _umask() -> int:
+def usual_mode() -> int:
+    """The rights of a file that `open` makes, which temporary files do not have: others may share a cache."""
     mask = os.umask(0o022)
     os.umask(mask)
-    return mask
+    return 0o666 & ~mask
