@@ -53,7 +53,10 @@ class CacheSettings:
     def key(self, root: Path) -> dict:
         """All that tells this cache of `root` from any other."""
         libraries = {name: av.library_versions[name] for name in ("libavcodec", "libswscale")}
-        return {"root": str(root.resolve()), "libraries": libraries, "version": FORMAT_VERSION, **asdict(self)}
+        rates = {
+            name: rate and float(rate) for name, rate in asdict(self).items() if name.endswith("_rate")
+        }  # 4 is 4.0
+        return {"root": str(root.resolve()), "libraries": libraries, "version": FORMAT_VERSION, **asdict(self), **rates}
 
     def frames_to_keep(self, num_frames: int, fps: float) -> np.ndarray:
         """Sorted distinct frame indices: int64 (F,)."""
@@ -112,7 +115,9 @@ class ClipCache:
         return np.flatnonzero(same), videos[same]
 
     def column_row(self, name: str, video: int) -> np.ndarray:
-        """The video's row of a ragged column of its shard."""
+        """The video's row of a ragged column of its shard; empty where it has no entry."""
+        if self._shard_of[video] < 0:
+            return np.zeros(0, np.uint8)
         return self._shards[self._shard_of[video]].columns[name][self._row_of[video]]
 
     def read_into(self, clip: np.ndarray, video: int, indices: np.ndarray, region: Region) -> None:

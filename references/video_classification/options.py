@@ -162,7 +162,11 @@ def add_selection_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("frame selection")
     group.add_argument("--frame-selection", default="official", choices=FRAME_SELECTORS, help="in training (official)")
     group.add_argument(
-        "--val-frame-selection", default="official", choices=FRAME_SELECTORS, help="in validation (official)"
+        *("--val-frame-selection",),
+        nargs="+",
+        default=["official"],
+        choices=FRAME_SELECTORS,
+        help="in validation; several are compared with --test-only (official)",
     )
 
 

@@ -5,7 +5,7 @@ import datetime
 import os
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -23,6 +23,7 @@ from metrics import VideoResults
 from models import ModelError, check_fits, parameter_counts
 from optimization import OPTIMIZERS, build_schedule, default_milestones, jump_to_step, parameter_groups
 from reporting import RunFolderError, RunLog, epoch_entry, open_run_folder, print_results
+from selection_table import selection_table
 from starting import (
     RunProgress,
     Start,
@@ -81,15 +82,20 @@ def run(args: argparse.Namespace) -> None:
     model, frozen = load_model(args.model, start, args.trainable)
     model.to(device)
     precision = Precision.of(args.amp, device)
-    validate = partial(run_validation, model, data, precision, args.print_freq)
+    validate = partial(run_validation, model, precision=precision, print_freq=args.print_freq)
     if args.test_only:
-        validate()
+        results = {clips.options.selection: validate(clips) for clips in data.val}
+        if len(results) > 1:
+            print_main(selection_table(results))
         return
 
     optimizer, scheduler = load_optimizer(args, model, data.train)
     progress = restore(start.checkpoint, optimizer, precision.scaler) if start.checkpoint else RunProgress()
     if args.start_epoch is not None:
         progress.epoch = args.start_epoch
+    if progress.epoch >= args.epochs:
+        print_main(f"Nothing is left to train: the next epoch is {progress.epoch}, --epochs {args.epochs}")
+        return
     jump_to_step(scheduler, progress.epoch * data.train.steps_per_epoch())
     log = open_log(args, data, progress)
     print_plan(args, data, model, progress)
@@ -111,7 +117,7 @@ def run(args: argparse.Namespace) -> None:
             data.train.videos, args.clips_per_video, args.seed, epoch, rank=rank(), world_size=world_size()
         )
         summary = train(data.train.loader.batches(samples), epoch=epoch)
-        results = validate()
+        results = validate(data.val[0])
         is_best = results.video.top1 > progress.best_video_acc1
         progress = RunProgress(epoch + 1, max(results.video.top1, progress.best_video_acc1))
         log.add(epoch_entry(epoch, summary, results, scheduler.get_last_lr()[0]))
@@ -124,11 +130,11 @@ def run(args: argparse.Namespace) -> None:
 
 @dataclass(frozen=True)
 class Data:
-    """Both splits; `train` is None with --test-only."""
+    """Both splits; `train` is None with --test-only, and `val` may then have several frame selections."""
 
     classes: list[str]
     train: Clips | None
-    val: Clips
+    val: list[Clips]
 
 
 def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
@@ -143,8 +149,10 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
         args.cache_dir = args.data_path / ".clip_cache"
     if args.lr_milestones is None:
         args.lr_milestones = default_milestones(args.epochs)
+    if len(args.val_frame_selection) > 1 and not args.test_only:
+        parser.error("several --val-frame-selection are compared with --test-only; training validates by one")
     args.cache_dataset |= args.cache_only
-    beyond_strip = sorted({args.frame_selection, args.val_frame_selection} - {"official"})
+    beyond_strip = sorted({args.frame_selection, *args.val_frame_selection} - {"official"})
     if args.cache_dataset and beyond_strip and args.cache_frame_rate is None:
         parser.error(
             f"--cache-dataset keeps the official strip alone, and {' and '.join(beyond_strip)} frame selection looks "
@@ -204,10 +212,12 @@ def load_data(args: argparse.Namespace, classes: list[str]) -> Data:
         "num_workers": args.workers,
         "pin_memory": args.device.startswith("cuda"),
     }
+    val_folder = VideoFolder(args.data_path / "val", classes)
+    train_folder = None if args.test_only else VideoFolder(args.data_path / "train", classes)
     for_val = ClipOptions(
         resize_size=args.val_resize_size,
         crop_size=args.val_crop_size,
-        selection=args.val_frame_selection,
+        selection=args.val_frame_selection[0],
         random=False,
         **shared,
     )
@@ -218,24 +228,23 @@ def load_data(args: argparse.Namespace, classes: list[str]) -> Data:
         random=args.augment != "none",
         **shared,
     )
-    val_folder = VideoFolder(args.data_path / "val", classes)
-    train = None if args.test_only else open_clips(VideoFolder(args.data_path / "train", classes), for_train)
-    return Data(classes, train, open_clips(val_folder, for_val))
+    train = open_clips(train_folder, for_train) if train_folder else None
+    val = [open_clips(val_folder, replace(for_val, selection=name)) for name in args.val_frame_selection]
+    return Data(classes, train, val)
 
 
-def run_validation(model: nn.Module, data: Data, precision: Precision, print_freq: int) -> VideoResults:
+def run_validation(model: nn.Module, clips: Clips, precision: Precision, print_freq: int) -> VideoResults:
     """Scores the validation videos and prints what came out, and how."""
-    val = data.val
     results = evaluate(
         model,
         nn.CrossEntropyLoss(reduction="none"),
-        val.loader,
-        val.videos,
-        num_classes=len(data.classes),
+        clips.loader,
+        clips.videos,
+        num_classes=len(clips.loader.dataset.folder.classes),
         precision=precision,
         print_freq=print_freq,
     )
-    print_results(results, val.options.rule, val.pixels, val.skipped)
+    print_results(results, clips.options.rule, clips.pixels, clips.skipped)
     return results
 
 
@@ -293,7 +302,7 @@ def run_description(args: argparse.Namespace, data: Data) -> dict[str, Any]:
     preprocessing = preprocessing_of(
         clip_len=args.clip_len,
         frame_rate=args.frame_rate,
-        frame_selection=args.val_frame_selection,
+        frame_selection=args.val_frame_selection[0],
         resize_size=args.val_resize_size,
         crop_size=args.val_crop_size,
         mean=presets.MEAN,
