@@ -22,6 +22,7 @@ from resizing import resize_crop, to_uint8
 from shards import ShardWriter, build_lock, note_verified, remove_leftovers
 from tables import Ragged, replaced_file
 from torchvision.io import encode_jpeg
+from video_index import Files
 from worker_pool import WorkerDied, map_in_workers
 
 SHARD_BYTES = 256 << 20
@@ -131,14 +132,14 @@ def build(cache: ClipCache, videos: np.ndarray, num_workers: int, quiet: bool = 
         _cache_errors(cache.folder),
         contextlib.closing(results),
         Progress("Caching clips", len(videos), "video", quiet) as progress,
-        _Shards(cache) as shards,
+        EntryWriter(cache.folder, cache.files) as writer,
     ):
         for video, result in zip(videos.tolist(), results, strict=True):
             if isinstance(result, Unreadable):
                 unreadable[video] = result
             else:
                 total_bytes += len(result.blob)
-                shards.add(video, result)
+                writer.add(video, result)
             progress.update(note=f"{total_bytes / 1e6:.0f} MB")
     return unreadable
 
@@ -203,22 +204,23 @@ def _cache_errors(folder: Path):
         ) from error
 
 
-class _Shards:
+class EntryWriter:
     """Adds entries to a shard and publishes it when it is large or old enough; what was added is published at the end.
 
     After a failed write only the shard in work is lost.
     """
 
-    def __init__(self, cache: ClipCache) -> None:
-        self._folder, self._files = cache.folder, cache.files
+    def __init__(self, folder: Path, files: Files) -> None:
+        self._folder, self._files = folder, files
         self._writer: ShardWriter | None = None
         self._videos: list[int] = []
         self._entries: list[Entry] = []
 
-    def __enter__(self) -> "_Shards":
+    def __enter__(self) -> "EntryWriter":
         return self
 
     def add(self, video: int, entry: Entry) -> None:
+        """Writes the entry of one of the files. Raises OSError."""
         if self._writer is None:
             self._writer, self._start = ShardWriter(self._folder), time.monotonic()
             self._videos, self._entries = [], []

@@ -19,6 +19,7 @@ from frame_selection import official_strip
 from resizing import Region
 from shards import Shard, ShardError, open_shards
 from tables import replaced_file
+from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 from video_index import Files, VideoIndex
 
@@ -53,10 +54,9 @@ class CacheSettings:
     def key(self, root: Path) -> dict:
         """All that tells this cache of `root` from any other."""
         libraries = {name: av.library_versions[name] for name in ("libavcodec", "libswscale")}
-        rates = {
-            name: rate and float(rate) for name, rate in asdict(self).items() if name.endswith("_rate")
-        }  # 4 is 4.0
-        return {"root": str(root.resolve()), "libraries": libraries, "version": FORMAT_VERSION, **asdict(self), **rates}
+        key = {"root": str(root.resolve()), "libraries": libraries, "version": FORMAT_VERSION, **asdict(self)}
+        # 4 and 4.0 are the same rate, and would not be the same text.
+        return key | {name: key[name] and float(key[name]) for name in ("frame_rate", "candidate_rate")}
 
     def frames_to_keep(self, num_frames: int, fps: float) -> np.ndarray:
         """Sorted distinct frame indices: int64 (F,)."""
@@ -82,7 +82,6 @@ class ClipCache:
 
     def __init__(self, files: Files, settings: CacheSettings, folder: Path) -> None:
         self.settings, self.folder, self.files = settings, folder, files
-        self._read_clip = READERS[settings.encoding]
         self.reload()
 
     def reload(self) -> None:
@@ -122,36 +121,48 @@ class ClipCache:
 
     def read_into(self, clip: np.ndarray, video: int, indices: np.ndarray, region: Region) -> None:
         """Writes the crop of the frames at `indices` to `clip`, uint8 (T, H, W, C). Raises CacheError."""
+        COPIERS[self.settings.encoding](clip, self.stored_frames(video), self.positions(video, indices), region)
+
+    def positions(self, video: int, indices: np.ndarray) -> np.ndarray:
+        """Where in `stored_frames` the frames at `indices` lie. Raises CacheError where one is not kept."""
         kept = self._frames[video]
-        positions = np.searchsorted(kept, indices)
+        positions = kept.searchsorted(indices)
         if positions[-1] >= len(kept) or (kept[positions] != indices).any():
             raise CacheError(
                 f"{self.files.path(video)}: the clip cache does not hold its frames {indices.tolist()}: "
                 "add --cache-frame-rate FPS, which keeps more of them"
             )
+        return positions
+
+    def stored_frames(self, video: int) -> np.ndarray | list[Tensor]:
+        """All frames kept of a video: raw ones as a uint8 (F, H, W, C) map, jpegs as the bytes of each."""
         blob = self._shards[self._shard_of[video]].blob(self._row_of[video])
-        self._read_clip(self, clip, video, blob, positions, region)
-
-    def _read_raw(self, clip: np.ndarray, video: int, blob: np.ndarray, positions: np.ndarray, region: Region) -> None:
-        top, left, height, width = region
-        strip = blob.reshape(-1, *self.settings.size, 3)[:, top : top + height, left : left + width]
-        first, last = positions[0], positions[-1]
-        if last - first == len(positions) - 1 and (np.diff(positions) == 1).all():
-            clip[:] = strip[first : last + 1]  # the official clip: one copy of one slice
-        else:
-            for target, position in enumerate(positions):
-                clip[target] = strip[position]
-
-    def _read_jpeg(self, clip: np.ndarray, video: int, blob: np.ndarray, positions: np.ndarray, region: Region) -> None:
-        top, left, height, width = region
-        ends = np.cumsum(self._frame_bytes[video]).tolist()
-        for target, position in enumerate(positions.tolist()):
-            start = ends[position - 1] if position else 0
-            frame = decode_jpeg(torch.from_numpy(blob[start : ends[position]]), ImageReadMode.RGB)  # (C, H, W)
-            clip[target] = frame[:, top : top + height, left : left + width].permute(1, 2, 0).numpy()
+        if self.settings.encoding == "raw":
+            return blob.reshape(-1, *self.settings.size, 3)
+        return list(torch.from_numpy(blob).split(self._frame_bytes[video].tolist()))
 
 
-READERS = {"raw": ClipCache._read_raw, "jpeg": ClipCache._read_jpeg}
+def copy_raw(clip: np.ndarray, frames: np.ndarray, positions: np.ndarray, region: Region) -> None:
+    """Copies the crop of the frames at `positions` out of the map."""
+    top, left, height, width = region
+    crops = frames[:, top : top + height, left : left + width]
+    first, last = positions[0], positions[-1]
+    if last - first == len(positions) - 1 and (positions[1:] > positions[:-1]).all():
+        clip[:] = crops[first : last + 1]  # the official clip: one copy of one slice
+    else:
+        for target, position in enumerate(positions):
+            clip[target] = crops[position]
+
+
+def copy_jpeg(clip: np.ndarray, frames: list[Tensor], positions: np.ndarray, region: Region) -> None:
+    """Decodes the frames at `positions`, and copies their crop."""
+    top, left, height, width = region
+    for target, position in enumerate(positions.tolist()):
+        frame = decode_jpeg(frames[position], ImageReadMode.RGB)  # (C, H, W)
+        clip[target] = frame[:, top : top + height, left : left + width].permute(1, 2, 0).numpy()
+
+
+COPIERS = {"raw": copy_raw, "jpeg": copy_jpeg}
 
 
 class _Rows(Sequence):
