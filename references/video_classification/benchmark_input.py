@@ -13,9 +13,9 @@ from clip_cache import ClipCache
 from datasets import ClipDataset, ClipReader, DecodingReader, Sample
 from decoding import MotionMeter, VideoError, iter_frames
 from frame_selection import FRAME_SELECTORS
+from jpeg import decode_jpeg
 from loading import ClipLoader
 from measuring import BenchmarkOptions, count_frames, decode_in_workers, median_ratio, peak_megabytes, time_side_by_side
-from torchvision.io import ImageReadMode, decode_jpeg
 from video_index import VideoIndex
 from worker_pool import map_in_workers
 
@@ -107,7 +107,7 @@ def _bare_jpeg(plans: list, crop_size: tuple[int, int]) -> None:
     """`decode_jpeg` of every frame, in one thread."""
     for frames, positions in plans:
         for position in positions:
-            decode_jpeg(frames[position], ImageReadMode.RGB)
+            decode_jpeg(frames[position])
 
 
 BARE_LOOPS = {"raw": _bare_raw, "jpeg": _bare_jpeg}

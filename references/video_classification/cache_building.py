@@ -17,24 +17,23 @@ import torch
 from clip_cache import CacheError, CacheSettings, ClipCache, write_unreadable
 from decoding import MotionMeter, VideoError, open_whole, to_rgb
 from distributed import broadcast_object, gather_objects, is_main, print_main, rank, world_size
+from jpeg import encode_jpeg
 from progress import Progress
 from resizing import resize_crop, to_uint8
 from shards import ShardWriter, build_lock, note_verified, remove_leftovers
 from tables import Ragged, replaced_file
-from torchvision.io import encode_jpeg
 from video_index import Files
 from worker_pool import WorkerDied, map_in_workers
 
 SHARD_BYTES = 256 << 20
 SHARD_VIDEOS = 4096
 SHARD_SECONDS = 60.0  # a shard is published at least this often: what a kill can cost
-JPEG_QUALITY = 95
 JPEG_SHARE = 0.13  # of the raw size; the sample of QEVD comes to 0.12
 SPACE_SAMPLE = 64  # videos opened to estimate the space that all need
 
 ENCODERS = {
     "raw": lambda pixels: pixels.tobytes(),
-    "jpeg": lambda pixels: encode_jpeg(torch.from_numpy(pixels).permute(2, 0, 1), JPEG_QUALITY).numpy().tobytes(),
+    "jpeg": lambda pixels: encode_jpeg(torch.from_numpy(pixels).permute(2, 0, 1)).numpy().tobytes(),
 }
 
 

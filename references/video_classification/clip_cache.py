@@ -16,11 +16,11 @@ import av
 import numpy as np
 import torch
 from frame_selection import official_strip
+from jpeg import decode_jpeg
 from resizing import Region
 from shards import Shard, ShardError, open_shards
 from tables import replaced_file
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg
 from video_index import Files, VideoIndex
 
 FORMAT_VERSION = 1
@@ -158,7 +158,7 @@ def copy_jpeg(clip: np.ndarray, frames: list[Tensor], positions: np.ndarray, reg
     """Decodes the frames at `positions`, and copies their crop."""
     top, left, height, width = region
     for target, position in enumerate(positions.tolist()):
-        frame = decode_jpeg(frames[position], ImageReadMode.RGB)  # (C, H, W)
+        frame = decode_jpeg(frames[position])  # (C, H, W)
         clip[target] = frame[:, top : top + height, left : left + width].permute(1, 2, 0).numpy()
 
 
