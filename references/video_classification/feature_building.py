@@ -9,7 +9,7 @@ from itertools import islice
 
 import torch
 from acceleration import freed_memory_kept
-from clip_cache import CacheError, build_lock, remove_leftovers
+from clip_cache import CacheError
 from clip_sources import Clips
 from datasets import Batch, ClipDataset, Sample
 from distributed import barrier, broadcast_object, gather_objects, is_main, print_main, rank, world_size
@@ -18,6 +18,7 @@ from feature_cache import FeatureCache, FeatureDataset, FeatureSettings, state_d
 from loading import ClipLoader, run_ahead
 from models import check_split, split
 from progress import Progress
+from shards import build_lock, remove_leftovers
 from torch import Tensor, nn
 
 # Clips that the trunk takes at once. Its activations are 29 MB a clip at 16x112x112; a GPU is busy with 32, and on a

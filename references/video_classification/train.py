@@ -74,6 +74,10 @@ def main(argv: list[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> None:
     """Data, model, optimiser, resume, test-only, loop."""
     device = set_up(args)
+    if args.cache_only:
+        load_data(args, folder_classes(args.data_path, args.test_only))
+        print_main(f"The clip cache is complete in {args.cache_dir}")
+        return
     start = load_start(args)
     data = load_data(args, start.classes)
     for crop_size in {args.train_crop_size, args.val_crop_size}:
@@ -159,8 +163,13 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
         args.lr_milestones = default_milestones(args.epochs)
     if len(args.val_frame_selection) > 1 and not args.test_only:
         parser.error("several --val-frame-selection are compared with --test-only; training validates by one")
-    if args.cache_dataset and {args.frame_selection, *args.val_frame_selection} != {"official"}:
-        parser.error("--cache-dataset keeps the frames of the official strip only: use --frame-selection official")
+    args.cache_dataset |= args.cache_only
+    beyond_strip = sorted({args.frame_selection, *args.val_frame_selection} - {"official"})
+    if args.cache_dataset and beyond_strip and args.cache_frame_rate is None:
+        parser.error(
+            f"--cache-dataset keeps the official strip alone, and {' and '.join(beyond_strip)} frame selection looks "
+            "beyond it: add --cache-frame-rate FPS (8, say), at which more frames are kept to choose from"
+        )
     if args.resume and args.overwrite:
         parser.error("--resume continues a run and --overwrite begins anew: choose one")
     try:
@@ -210,6 +219,8 @@ def load_data(args: argparse.Namespace, classes: list[str]) -> Data:
         "seed": args.seed,
         "cache_dir": args.cache_dir,
         "cached": args.cache_dataset,
+        "cache_format": args.cache_format,
+        "candidate_rate": args.cache_frame_rate,
         "skip_unreadable": args.skip_unreadable,
         "batch_size": args.batch_size,
         "num_workers": args.workers,
