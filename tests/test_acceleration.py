@@ -138,7 +138,7 @@ def test_freed_memory_is_kept_inside_and_given_back_after():
 
     def faults():
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        for _ in range(6):
+        for _ in range(12):
             torch.ones(160 << 18)  # 160 MB, always mapped anew by default
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 

@@ -52,30 +52,33 @@ def load_clips(folder, *flags):
     parser = train.get_args_parser()
     args = parser.parse_args(options(folder, *flags))
     train.check_args(parser, args)
-    return args, train.load_data(args, CLASSES)
+    return args, train.load_clips(args, CLASSES)
 
 
 class Features:
     """What `train.py` makes of the flags: the clips, their features, the head."""
 
     def __init__(self, folder, *flags, model=None):
-        args, self.clips = load_clips(folder, "--cache-features", *flags)
+        args, (self.train_clips, self.val_clips) = load_clips(folder, "--cache-features", *flags)
         self.model, frozen = model or make_model()
         self.precision = Precision.of(args.amp, CPU)
-        self.head, self.frozen, self.features = train.replace_trunk(
-            args, self.model, frozen, self.clips, self.precision
+        self.head, self.frozen, self.train, self.val = feature_building.train_on_features(
+            *(self.model, frozen, args.trainable, self.train_clips, self.val_clips),
+            precision=self.precision,
+            dtype=args.feature_dtype,
+            views=args.cache_features,
         )
-        self.cache = self.features.train.loader.dataset.reader
+        self.cache = self.train.loader.dataset.reader
 
     def of(self, sample, clips=None):
         """float32 (C, T, H, W) for a training sample."""
-        dataset = (clips or self.features.train).loader.dataset
-        batch = next((clips or self.features.train).loader.batches([sample]))
+        dataset = (clips or self.train).loader.dataset
+        batch = next((clips or self.train).loader.batches([sample]))
         return to_device(batch, dataset.to_inputs, self.precision)[0][0]
 
     def computed(self, sample, clips=None):
         """The same, from the clip itself."""
-        clip = self.of(sample, clips or self.clips.train)
+        clip = self.of(sample, clips or self.train_clips)
         with torch.inference_mode():
             return self.model.layer3(self.model.layer2(self.model.layer1(self.model.stem.eval()(clip[None]))))[0]
 
@@ -136,13 +139,13 @@ def test_interrupted_training_on_features_resumes_the_same(folder, tmp_path, mon
 @pytest.mark.parametrize("dtype", FEATURE_TYPES)
 def test_entries_are_the_trunks_output_in_their_type(folder, dtype):
     run = Features(folder, "1", "--feature-dtype", dtype)
-    for split_features, split_clips in ((run.features.train, run.clips.train), (run.features.val[0], run.clips.val[0])):
+    for split_features, split_clips in ((run.train, run.train_clips), (run.val[0], run.val_clips[0])):
         for video in split_clips.videos.tolist():
             sample = Sample(video)
             expected = run.computed(sample, split_clips).to(FEATURE_TYPES[dtype]).float()
             torch.testing.assert_close(run.of(sample, split_features), expected, rtol=8e-3, atol=1e-5)
     assert run.cache.dtype(0).itemsize == FEATURE_TYPES[dtype].itemsize
-    assert f"features of the trunk, {dtype}" in run.features.val[0].pixels
+    assert f"features of the trunk, {dtype}" in run.val[0].pixels
 
 
 def test_views_are_the_official_clip_and_what_training_would_draw(folder):

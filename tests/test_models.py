@@ -35,7 +35,7 @@ def clips(count=2, frames=8, size=28):
 def test_trunk_and_head_are_the_whole(name, trainable, blocks, channels):
     torch.manual_seed(0)
     model = build_model(name, 5)
-    assert trunk_blocks(name, trainable) == blocks
+    assert trunk_blocks(model, trainable) == blocks
     trunk, head = split(model, blocks)
     check_split(model, trunk, head, clips(1))
     with torch.inference_mode():
@@ -48,7 +48,7 @@ def test_training_the_head_trains_the_network_and_nothing_else():
     torch.manual_seed(0)
     model = build_model("mc3_18", 5)
     frozen = freeze(model, ["layer4.1", "fc"])
-    trunk, head = split(model, trunk_blocks("mc3_18", ["layer4.1", "fc"]))
+    trunk, head = split(model, trunk_blocks(model, ["layer4.1", "fc"]))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with torch.no_grad():
         features = trunk.eval()(clips())
@@ -82,7 +82,7 @@ def test_frozen_state_is_bit_identical_after_a_step(trainable):
 @pytest.mark.parametrize("trainable", [["all"], ["stem"], ["stem.0", "fc"], ["layer4", "all"]])
 def test_a_trained_first_block_leaves_no_trunk(trainable):
     with pytest.raises(ModelError, match=r"first block on: .* \(its blocks are stem, layer1, .*, fc\)"):
-        trunk_blocks("r2plus1d_18", trainable)
+        trunk_blocks(build_model("r2plus1d_18", 2), trainable)
 
 
 def test_a_forward_that_is_no_chain_of_blocks_is_refused():
@@ -105,7 +105,7 @@ def test_a_forward_that_is_no_chain_of_blocks_is_refused():
 def test_torchvisions_transformer_is_refused_with_the_reason():
     torch.manual_seed(0)
     model = build_model("swin3d_t", 2)
-    blocks = trunk_blocks("swin3d_t", ["head"])
+    blocks = trunk_blocks(model, ["head"])
     with pytest.raises(ModelError, match="SwinTransformer3d cannot be split .* not a chain"):
         check_split(model, *split(model, blocks), torch.randn(1, 3, 8, 32, 32))
 

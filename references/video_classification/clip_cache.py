@@ -15,6 +15,7 @@ from pathlib import Path
 import av
 import numpy as np
 import torch
+from errors import UserError
 from frame_selection import official_strip
 from jpeg import decode_jpeg
 from resizing import Region
@@ -28,7 +29,7 @@ CACHE_FORMATS = ("raw", "jpeg")
 UNREADABLE = "unreadable.json"
 
 
-class CacheError(RuntimeError):
+class CacheError(UserError):
     """The cache cannot be built or used as asked; the message says what to do."""
 
 

@@ -3,12 +3,13 @@
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import torch
 from datasets import Batch, evaluation_samples, seeded_generator
 from distributed import rank, sum_over_processes, world_size
+from errors import UserError
 from loading import ClipLoader
 from metrics import VideoResults, VideoScores, truth_ranks
 from models import set_train_mode
@@ -20,8 +21,12 @@ AMP_TYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last_3d}
 
 
-class TrainingError(RuntimeError):
-    """Training cannot go on; the message says at which step and why."""
+class NonFiniteLoss(UserError):
+    """Training cannot go on: the loss is no number. The attributes say where; videos are rows of the folder."""
+
+    def __init__(self, epoch: int, step: int, lr: float, loss: float, videos: list[int]) -> None:
+        super().__init__(f"the loss is {loss} at step {step} of epoch {epoch}, at a rate of {lr:.3g}")
+        self.epoch, self.step, self.lr, self.loss, self.videos = epoch, step, lr, loss, videos
 
 
 @dataclass
@@ -88,6 +93,9 @@ def train_one_epoch(
     epoch: int,
     seed: int,
     print_freq: int,
+    first_step: int = 0,
+    totals: Sequence[float] | None = None,
+    after_step: Callable[[int, list[float]], None] = lambda clips, totals: None,
     batches_per_step: int = 1,
     max_grad_norm: float | None = None,
 ) -> EpochSummary:
@@ -96,43 +104,43 @@ def train_one_epoch(
     Args:
         model: the network, in DistributedDataParallel where there are several processes.
         criterion: (logits, targets) -> losses (B,).
-        batches: yields the batches of this epoch.
+        batches: yields the batches of this epoch from `first_step` on.
         to_inputs: the dataset's, makes the model's input of a batch's clips and flips.
-        num_steps: how many steps that gives.
+        num_steps: how many steps the epoch has.
         precision: see there.
         frozen: modules that stay in evaluation mode, from `models.freeze`.
         epoch, seed: what the steps' randomness depends on, with the step's number.
         print_freq: steps between two lines.
+        first_step, totals: where an epoch that was interrupted goes on, and what `after_step` was told there.
+        after_step: called with the clips of the step and with the sums of loss, right clips and clips up to it.
         batches_per_step: batches whose gradients are added up for a step; BatchNorm sees them one by one.
         max_grad_norm: longer gradients are shortened to this.
 
     Raises:
-        TrainingError: the loss is not finite.
+        NonFiniteLoss: the loss is no number any more.
+        Whatever `after_step` raises.
     """
     set_train_mode(getattr(model, "module", model), frozen)
     meter = StepMeter(f"Epoch: [{epoch}]", in_groups(batches, batches_per_step), num_steps, print_freq)
-    totals = torch.zeros(3, dtype=torch.float64)  # loss, right, clips
-    for step, group in enumerate(meter):
+    sums = torch.tensor(totals or [0.0, 0.0, 0.0], dtype=torch.float64)  # loss, right, clips
+    for step, group in enumerate(meter, first_step):
         # Dropout and the like: the same at this step however the run came here.
         torch.manual_seed(seeded_generator(seed, epoch, step, rank()).initial_seed())
         count, lr = sum(len(batch.targets) for batch in group), lr_scheduler.get_last_lr()[0]
         optimizer.zero_grad(set_to_none=True)
-        sums = torch.zeros(3, dtype=torch.float64)
+        of_step = torch.zeros(3, dtype=torch.float64)
         for number, batch in enumerate(group, 1):
             with _gradients_summed(model, is_last=number == len(group)):
-                sums += _add_gradient(model, criterion, batch, to_inputs, precision, count)
-        value = sums[0].item() / count
+                of_step += _add_gradient(model, criterion, batch, to_inputs, precision, count)
+        value = of_step[0].item() / count
         if not math.isfinite(value):
-            raise TrainingError(
-                f"the loss is {value} at step {step} of epoch {epoch}, rate {lr:.3g}, on the videos of rows "
-                f"{[video for batch in group for video in batch.videos.tolist()]}: lower --lr, or train without "
-                "--amp fp16"
-            )
+            raise NonFiniteLoss(epoch, step, lr, value, [video for batch in group for video in batch.videos.tolist()])
         _take_step(optimizer, precision.scaler, max_grad_norm)
         lr_scheduler.step()
-        totals += sums
+        sums += of_step
         meter.update(step, count, loss=value, lr=lr)
-    loss_sum, right, count = sum_over_processes(totals).tolist()
+        after_step(count, sums.tolist())
+    loss_sum, right, count = sum_over_processes(sums).tolist()
     return EpochSummary(loss_sum / count, 100 * right / count, meter.seconds, meter.data_seconds, epoch)
 
 
@@ -164,7 +172,7 @@ def evaluate(
             losses = criterion(logits, targets)
         scores.update(batch.videos, logits, losses)
         meter.update(step, len(targets), loss=losses.mean().item())
-    return scores.reduce(videos)
+    return replace(scores.reduce(videos), seconds=meter.seconds, data_seconds=meter.data_seconds)
 
 
 def to_device(

@@ -16,7 +16,7 @@ from distributed import barrier, broadcast_object, gather_objects, is_main, prin
 from engine import Precision, to_device
 from feature_cache import FeatureCache, FeatureDataset, FeatureSettings, state_digest
 from loading import ClipLoader, run_ahead
-from models import check_split, split
+from models import check_split, split, trunk_blocks
 from progress import Progress
 from shards import build_lock, remove_leftovers
 from torch import Tensor, nn
@@ -53,50 +53,43 @@ class Trunk:
             return self.module(inputs).cpu()
 
 
-@dataclass(frozen=True)
-class HeadTraining:
-    """What takes the place of a network and its clips. head shares its modules with the network."""
-
-    head: nn.Module
-    frozen: list[str]
-    train: Clips
-    val: list[Clips]
-
-
 def train_on_features(
     model: nn.Module,
-    blocks: Sequence[str],
     frozen: Sequence[str],
+    trainable: Sequence[str],
     train: Clips,
     val: Sequence[Clips],
     *,
     precision: Precision,
     dtype: str,
     views: int,
-) -> HeadTraining:
-    """Computes the features of all clips, unless they are kept already.
+) -> tuple[nn.Module, list[str], Clips, list[Clips]]:
+    """Puts the head and features in the place of the network and clips; computes the features that are not kept yet.
 
     Args:
         model: on its device.
-        blocks: the trunk's, from `trunk_blocks`.
-        frozen: the network's frozen modules.
+        frozen: its frozen modules.
+        trainable: blocks to train.
         train, val: clips of videos.
         precision: of the trunk.
         dtype: a name of FEATURE_TYPES.
         views: of each training clip.
+
+    Returns:
+        The head, which shares its modules with `model`; its frozen modules; train; val.
 
     Raises:
         ModelError: the network cannot be split there.
         CacheError: no space, or values that the type does not hold.
         VideoError: a clip that does not decode.
     """
-    module, head = split(model, blocks)
+    module, head = split(model, trunk_blocks(model, trainable))
     check_split(model, module, head, random_clip(train.loader.dataset, precision))
     trunk = Trunk(module, state_digest(module), precision, dtype)
     val = [keep_features(trunk, clips, "validation") for clips in val]
     kept = dict(head.named_modules())
     frozen = [name for name in frozen if name in kept]
-    return HeadTraining(head, frozen, keep_features(trunk, train, "training", views), val)
+    return head, frozen, keep_features(trunk, train, "training", views), val
 
 
 def random_clip(dataset: ClipDataset, precision: Precision) -> Tensor:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from urllib.error import URLError
 
 import torch
+from errors import UserError
 from torch import Tensor, nn
 from torchvision import models
 from torchvision.models import video as video_models
@@ -14,7 +15,7 @@ DEFAULT_TRAINABLE = ("layer4", "fc")
 SPLIT_TOLERANCE = 0.001  # of the largest output: kernels may differ in rounding, another order of blocks in much more
 
 
-class ModelError(RuntimeError):
+class ModelError(UserError):
     """A network, block or weights that do not go together; the message says what there is."""
 
 
@@ -129,20 +130,18 @@ def set_train_mode(model: nn.Module, frozen: Sequence[str]) -> None:
         modules[name].eval()
 
 
-def trunk_blocks(name: str, trainable: Sequence[str]) -> list[str]:
+def trunk_blocks(model: nn.Module, trainable: Sequence[str]) -> list[str]:
     """The blocks of a network before the first that is trained, in order: what `split` makes the trunk of.
 
     Raises:
-        ModelError: there is no such network, or its first block is trained already.
+        ModelError: its first block is trained already.
     """
-    with torch.device("meta"):
-        model = build_model(name, num_classes=1)
     leading = [] if "all" in trainable else _leading_blocks(model, trainable)
     if not leading:
         blocks = ", ".join(block for block, _ in model.named_children())
         raise ModelError(
-            f"--trainable {' '.join(trainable)} trains {name} from its first block on: there is no frozen trunk whose "
-            f"output could be kept (its blocks are {blocks})"
+            f"--trainable {' '.join(trainable)} trains the network from its first block on: there is no frozen trunk "
+            f"whose output could be kept (its blocks are {blocks})"
         )
     return leading
 

@@ -10,7 +10,7 @@ from clip_cache import CACHE_FORMATS
 from engine import AMP_TYPES
 from feature_cache import FEATURE_TYPES
 from frame_selection import FRAME_SELECTORS
-from models import DEFAULT_TRAINABLE, MODELS, ModelError, trunk_blocks
+from models import DEFAULT_TRAINABLE, MODELS, ModelError, build_model, trunk_blocks
 from optimization import DECAYS, OPTIMIZERS, WARMUPS
 from presets import AUGMENTATIONS
 from worker_pool import default_workers
@@ -182,12 +182,30 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--output-dir", default=Path("."), type=Path, metavar="DIR", help="checkpoints, log and args (.)"
     )
-    group.add_argument("--resume", metavar="FILE", help="checkpoint to continue, or to validate with --test-only")
+    group.add_argument(
+        *("--resume",),
+        metavar="FILE|auto",
+        help="checkpoint to continue, or to validate with --test-only; auto: the newest valid one of --output-dir",
+    )
     group.add_argument(
         "--start-epoch", type=non_negative_int, metavar="N", help="begin here, whatever the checkpoint says"
     )
     group.add_argument("--overwrite", action="store_true", help="start anew in a folder that holds a run's checkpoints")
+    group.add_argument(
+        *("--checkpoint-minutes",),
+        default=5.0,
+        type=non_negative_float,
+        metavar="M",
+        help="save this often within an epoch; 0: at its end only (5)",
+    )
+    group.add_argument(
+        "--keep-checkpoints", type=positive_int, metavar="K", help="epochs kept, besides the best and the newest (all)"
+    )
     group.add_argument("--test-only", action="store_true", help="validate only; writes nothing over a run's files")
+    group.add_argument(
+        "--calibrate", action="store_true", help="fit a temperature on the validation videos, kept in the checkpoint"
+    )
+    group.add_argument("--tensorboard", action="store_true", help="write events to <output-dir>/tensorboard too")
     group.add_argument(
         "--print-freq", default=10, type=positive_int, metavar="STEPS", help="steps between two lines (10)"
     )
@@ -209,7 +227,8 @@ def add_selection_arguments(parser: argparse.ArgumentParser) -> None:
 def check_cached_features(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Refuses what features that are computed once cannot give."""
     try:
-        trunk_blocks(args.model, args.trainable)
+        with torch.device("meta"):
+            trunk_blocks(build_model(args.model, num_classes=1), args.trainable)
     except ModelError as error:
         parser.error(f"--cache-features: {error}")
     if args.cache_features > 1 and args.augment == "none":
