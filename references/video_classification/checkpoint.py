@@ -8,6 +8,7 @@
     classes              names, in the order of the outputs
     preprocessing        what a clip must go through, see `preprocessing_of`
     args                 the run's settings, a dict of plain values
+    layout               of the weights in memory, see engine.LAYOUTS
     rng                  states of torch's generators
     temperature          where calibrated: divides the logits before the softmax, see `calibration`
 

@@ -2,7 +2,6 @@
 of its own: both ways need the same care for files that cannot be read, and for several processes at work.
 """
 
-import contextlib
 import hashlib
 from dataclasses import dataclass
 from functools import partial
@@ -10,9 +9,10 @@ from pathlib import Path
 
 import presets
 import torch
-from clip_cache import CacheSettings, ClipCache, build_lock, remove_leftovers
+from cache_building import complete_cache
+from clip_cache import CacheSettings, ClipCache
 from datasets import ClipDataset, ClipReader, DatasetError, DecodingReader, VideoFolder
-from distributed import barrier, gather_objects, is_main, print_main, rank, world_size
+from distributed import barrier, is_main, print_main, world_size
 from frame_selection import FRAME_SELECTORS
 from loading import ClipLoader
 from torch import Tensor
@@ -26,7 +26,9 @@ class ClipOptions:
     """How clips are made of a folder's videos, and read.
 
     resize_size, crop_size: height and width. selection: a name of FRAME_SELECTORS. random: draw as training does.
-    start_prob: of the official start, in training. cached: whether to go through the clip cache.
+    start_prob: of the official start, in training. candidate_rate: where given, selectors other than `official` choose
+    among the frames at this many a second, and a cache keeps those. cached: whether to go through the clip cache, of
+    cache_format.
     """
 
     clip_len: int
@@ -40,8 +42,11 @@ class ClipOptions:
     seed: int
     cache_dir: Path
     cached: bool
+    cache_format: str
+    candidate_rate: float | None
     skip_unreadable: bool
     batch_size: int
+    batches_per_step: int
     num_workers: int
     pin_memory: bool
 
@@ -65,8 +70,12 @@ class Clips:
     options: ClipOptions
 
     def steps_per_epoch(self) -> int:
-        """Batches that each process takes in an epoch of training."""
-        return self.loader.num_batches(-(-len(self.videos) * self.options.clips_per_video // world_size()))
+        """Steps of the optimiser in an epoch of training."""
+        return -(-len(self.videos) * self.options.clips_per_video // self.clips_per_step())
+
+    def clips_per_step(self) -> int:
+        """Of all processes together."""
+        return self.options.batch_size * self.options.batches_per_step * world_size()
 
 
 def open_clips(folder: VideoFolder, options: ClipOptions) -> Clips:
@@ -94,6 +103,7 @@ def open_clips(folder: VideoFolder, options: ClipOptions) -> Clips:
         clips_per_video=options.clips_per_video,
         resize_size=options.resize_size,
         crop_size=options.crop_size,
+        candidate_rate=None if options.selection == "official" else options.candidate_rate,
         may_flip=presets.flippable(folder.classes),
         random=options.random,
         seed=options.seed,
@@ -120,31 +130,12 @@ def _open_videos(folder: VideoFolder, options: ClipOptions) -> tuple[ClipReader,
 
 def _open_cache(folder: VideoFolder, options: ClipOptions) -> tuple[ClipReader, VideoIndex, str]:
     """The complete cache: missing entries are built, each video by one process."""
-    settings = CacheSettings(options.resize_size, options.clip_len, options.frame_rate)
-    where = settings.folder(options.cache_dir, folder.root)
-    cache = ClipCache(folder, settings, where)
-    if any(gather_objects(len(cache.missing))):
-        with build_lock(where) if is_main() else contextlib.nullcontext():
-            if is_main():
-                _prepare_cache(cache, where)
-            barrier()
-            cache.reload()
-            unreadable = cache.build(cache.missing[rank() :: world_size()], options.num_workers, quiet=not is_main())
-            parts = gather_objects(unreadable)
-        cache.reload()
-        cache.index.reasons.update({video: reason for part in parts for video, reason in part.items()})
+    settings = CacheSettings(
+        options.resize_size, options.clip_len, options.frame_rate, options.candidate_rate, options.cache_format
+    )
+    cache = ClipCache(folder, settings, settings.folder(options.cache_dir, folder.root))
+    complete_cache(cache, options.num_workers)
     return cache, cache.index, f"clip cache, uint8 ({settings.encoding})"
-
-
-def _prepare_cache(cache: ClipCache, where: Path) -> None:
-    """Under the lock: looks again, since another run may have built it meanwhile; clears away what is of no use."""
-    cache.reload()
-    for damage in cache.damage:
-        print_main(f"Clip cache: {damage}: its videos are decoded again")
-    cache.prune()
-    remove_leftovers(where)
-    if len(cache.missing):
-        cache.check_space(cache.missing)
 
 
 def _report_unreadable(folder: VideoFolder, index: VideoIndex, skip_unreadable: bool) -> None:

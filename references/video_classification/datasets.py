@@ -4,9 +4,11 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
+import av
 import numpy as np
+import presets
 import torch
 from decoding import iter_rgb
 from errors import UserError
@@ -114,10 +116,12 @@ class ClipReader(Protocol):
     Attributes:
         dtype: uint8, or float32 for pixels in [0, 1].
         is_fast: whether reading is a matter of copying, so that a thread does it best.
+        source: names all that the pixels depend on beside the files.
     """
 
     dtype: type
     is_fast: bool
+    source: str
 
     def read_into(self, clip: np.ndarray, video: int, indices: np.ndarray, region: Region) -> None:
         """Writes the crop of the frames at `indices` to `clip`, (T, H, W, C)."""
@@ -131,6 +135,8 @@ class DecodingReader:
 
     def __init__(self, folder: VideoFolder, resize_size: tuple[int, int]) -> None:
         self._folder, self._resize_size = folder, resize_size
+        versions = {name: av.library_versions[name] for name in ("libavcodec", "libswscale")}
+        self.source = f"decoded {folder.root.resolve()} {resize_size} {versions}"
 
     def read_into(self, clip: np.ndarray, video: int, indices: np.ndarray, region: Region) -> None:
         """See ClipReader. Raises VideoError."""
@@ -207,6 +213,24 @@ class ClipDataset:
         top, left = (int(draw * (slack + 1)) for draw, slack in zip(draws, self._slack, strict=False))
         may_flip = bool(self._may_flip) and self._may_flip[self.folder.labels[sample.video]]
         return ClipPlan(indices, Region(top, left, *self._crop_size), may_flip and draws[2] < 0.5)
+
+    def describe(self, drawn: bool) -> dict[str, Any]:
+        """All that decides on the plan of a clip beside its file, plain values; with what is drawn from if `drawn`."""
+        selector, options = getattr(self._selector, "func", self._selector), getattr(self._selector, "keywords", {})
+        official = {
+            "selector": selector.__name__,
+            "clip_len": self.clip_len,
+            "frame_rate": self.frame_rate,
+            "clips_per_video": self.clips_per_video,
+            "candidate_rate": self._candidate_rate,
+            "crop": [self._slack, self._crop_size],
+        }
+        random = {"options": options, "may_flip": self._may_flip, "random": self._random, "seed": self._seed}
+        return {**official, **random} if drawn else official
+
+    def to_inputs(self, clips: Tensor, flips: Tensor) -> Tensor:
+        """What the network takes: the batch's clips flipped and normalised, float32 (B, C, T, H, W)."""
+        return presets.normalize(presets.flip(clips, flips))
 
     @property
     def clip_shape(self) -> tuple[int, int, int, int]:

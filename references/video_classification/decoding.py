@@ -9,6 +9,7 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +29,10 @@ MOTION_SIZE = 32  # motion is metered on MOTION_SIZE x MOTION_SIZE gray samples 
 MAX_MOTION_VALUES = 512  # a longer video's curve is binned down to this many values
 EIGHT_BIT_LUMA_FIRST = {"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "nv12", "nv21", "gray"}
 
+
+# PyAV from 17 on converts each frame with a thread for every core, unless told otherwise: 1.5 ms a frame of 854x480
+# instead of 0.2, and workers on all cores already.
+ONE_THREAD = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
 
 # PyAV before 19 refuses a file whose title is not UTF-8, unless told otherwise; later versions have no such argument.
 LENIENT_METADATA = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
@@ -70,18 +75,12 @@ def probe_video(path: str | os.PathLike) -> VideoInfo:
     with _open_video(path) as (container, stream):
         packets = _PacketScan(path, stream)
         for packet in container.demux(stream):
-            packets.add(packet)
-        first = packets.finish()
-        matrix = _display_matrix(first)
-        width, height = (first.height, first.width) if _is_transposed(matrix) else (first.width, first.height)
-        codec = stream.codec_context.name
+            packets.add(packet, [] if packets.has_frame else packet.decode())
+        packets.finish()
         container_names = set(container.format.name.split(","))
-        countable = codec in ONE_FRAME_A_PACKET and container_names & ONE_FRAME_A_PACKET_CONTAINERS
-        seconds = _duration_seconds(container, stream, packets)
-        average_rate = float(stream.average_rate or 0)
-    frames = packets.count if countable and packets.is_regular else sum(1 for _ in iter_frames(path))
-    fps = average_rate if average_rate > 0 else frames / seconds
-    return VideoInfo(frames, fps, seconds, width, height, _rotation(matrix), codec)
+        countable = stream.codec_context.name in ONE_FRAME_A_PACKET and container_names & ONE_FRAME_A_PACKET_CONTAINERS
+        frames = packets.count if countable and packets.is_regular else sum(1 for _ in iter_frames(path))
+        return _video_info(container, stream, packets, frames)
 
 
 def read_frames(path: str | os.PathLike, indices: Sequence[int] | Tensor) -> Tensor:
@@ -119,9 +118,45 @@ def iter_frames(path: str | os.PathLike) -> Iterator[av.VideoFrame]:
         yield from container.decode(stream)
 
 
+class WholeVideo:
+    """One pass over all of a video: every frame of it, then what `probe_video` tells. See `open_whole`."""
+
+    def __init__(self, path: str | os.PathLike, container, stream) -> None:
+        self._path, self._container, self._stream = path, container, stream
+        self._packets = _PacketScan(path, stream)
+        self._count = 0
+
+    def promised_timing(self) -> tuple[int, float]:
+        """(frames, fps), for choosing frames before they are counted: the header's word, or a probe's without one."""
+        if self._stream.frames and self._stream.average_rate:
+            return self._stream.frames, float(self._stream.average_rate)
+        info = probe_video(self._path)
+        return info.frames, info.fps
+
+    def frames(self) -> Iterator[av.VideoFrame]:
+        """Decodes the stream, in display order."""
+        for packet in self._container.demux(self._stream):
+            frames = packet.decode()
+            self._packets.add(packet, frames)
+            self._count += len(frames)
+            yield from frames
+
+    def info(self) -> VideoInfo:
+        """Call it when `frames` has come to its end. Raises VideoError where `probe_video` does."""
+        self._packets.finish()
+        return _video_info(self._container, self._stream, self._packets, self._count)
+
+
+@contextmanager
+def open_whole(path: str | os.PathLike) -> Iterator[WholeVideo]:
+    """Opens a video for one pass over all of it; inside, every failure to read it is raised as VideoError."""
+    with _open_video(path) as (container, stream):
+        yield WholeVideo(path, container, stream)
+
+
 def to_rgb(frame: av.VideoFrame) -> np.ndarray:
     """uint8 (H, W, C) RGB at native size, turned upright by the frame's display matrix."""
-    rgb = frame.to_ndarray(format="rgb24")
+    rgb = frame.to_ndarray(format="rgb24", **ONE_THREAD)
     a, b, c, d = _display_matrix(frame)
     if _is_transposed((a, b, c, d)):
         rgb, a, d = rgb.transpose(1, 0, 2), c, b
@@ -143,7 +178,7 @@ class MotionMeter:
         """Takes the next frame."""
         sample = _gray_sample(frame)
         if self._last is not None:
-            self._changes.append(float(np.abs(sample - self._last).mean()))
+            self._changes.append(int(np.abs(sample - self._last).sum()) / MOTION_SIZE**2)
         self._last = sample
 
     def curve(self) -> np.ndarray:
@@ -168,19 +203,24 @@ def motion_from_curve(curve: np.ndarray) -> Tensor:
 
 
 class _PacketScan:
-    """Counts a stream's packets and decodes up to the first frame."""
+    """Counts a stream's packets and keeps the first frame."""
 
     def __init__(self, path: str | os.PathLike, stream) -> None:
         self.path, self.stream = path, stream
         self.count = 0
         self.is_regular = True  # the count of packets is the count of frames
         self.first_pts = self.end_pts = None
-        self._first: av.VideoFrame | None = None
+        self.first: av.VideoFrame | None = None
         self._with_data = 0
 
-    def add(self, packet: av.Packet) -> None:
-        if self._first is None:
-            self._first = next(iter(packet.decode()), None)
+    @property
+    def has_frame(self) -> bool:
+        return self.first is not None
+
+    def add(self, packet: av.Packet, frames: list[av.VideoFrame]) -> None:
+        """Takes the next packet, and the frames that came out of it."""
+        if self.first is None and frames:
+            self.first = frames[0]
         if not packet.size:
             return  # the flush at the end
         if packet.is_corrupt:
@@ -195,16 +235,15 @@ class _PacketScan:
             self._place(packet.pts, packet.duration or 0)
         self.count += 1
 
-    def finish(self) -> av.VideoFrame:
-        """The first frame, once every packet was added."""
+    def finish(self) -> None:
+        """Call it once every packet was added. Raises VideoError."""
         declared = self.stream.frames
         if self._with_data < declared:
             found = f"{self._with_data} of {declared} frames"
             raise VideoError(self.path, f"holds data for {found} that its header promises: truncated")
-        if self._first is None:
+        if self.first is None:
             raise VideoError(self.path, "holds no frame that decodes")
-        self.is_regular &= not self._first.interlaced_frame  # a packet may hold one field only
-        return self._first
+        self.is_regular &= not self.first.interlaced_frame  # a packet may hold one field only
 
     def _place(self, pts: int, duration: int) -> None:
         if self.first_pts is None:
@@ -234,6 +273,17 @@ def _open_video(path: str | os.PathLike):
             yield container, stream
     except (av.FFmpegError, OSError) as error:
         raise VideoError(path, f"{error.strerror or error}") from error
+
+
+def _video_info(container, stream, packets: _PacketScan, frames: int) -> VideoInfo:
+    matrix = _display_matrix(packets.first)
+    width, height = packets.first.width, packets.first.height
+    if _is_transposed(matrix):
+        width, height = height, width
+    seconds = _duration_seconds(container, stream, packets)
+    average_rate = float(stream.average_rate or 0)
+    fps = average_rate if average_rate > 0 else frames / seconds
+    return VideoInfo(frames, fps, seconds, width, height, _rotation(matrix), stream.codec_context.name)
 
 
 def _duration_seconds(container, stream, packets: _PacketScan) -> float:
@@ -271,17 +321,16 @@ def _rotation(matrix: tuple[int, int, int, int]) -> int:
 
 
 def _gray_sample(frame: av.VideoFrame) -> np.ndarray:
-    """int16 (MOTION_SIZE, MOTION_SIZE) point samples of the brightness."""
+    """int16 (MOTION_SIZE * MOTION_SIZE,) point samples of the brightness."""
     if frame.format.name not in EIGHT_BIT_LUMA_FIRST:
-        gray = frame.reformat(MOTION_SIZE, MOTION_SIZE, "gray", interpolation="FAST_BILINEAR")
-        return _plane(gray).astype(np.int16)
-    rows, columns = (
-        (np.arange(MOTION_SIZE) * 2 + 1) * size // (2 * MOTION_SIZE) for size in (frame.height, frame.width)
-    )
-    return _plane(frame)[rows[:, None], columns].astype(np.int16)
+        frame = frame.reformat(MOTION_SIZE, MOTION_SIZE, "gray", interpolation="FAST_BILINEAR", **ONE_THREAD)
+    luma = frame.planes[0]
+    positions = _sample_positions(frame.height, frame.width, luma.line_size)
+    return np.frombuffer(luma, np.uint8).take(positions).astype(np.int16)
 
 
-def _plane(frame: av.VideoFrame) -> np.ndarray:
-    """The first plane without a copy: uint8 (H, W)."""
-    plane = frame.planes[0]
-    return np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: frame.height, : frame.width]
+@lru_cache(maxsize=64)
+def _sample_positions(height: int, width: int, line_size: int) -> np.ndarray:
+    """Where in a plane of bytes the samples lie, which are the centres of MOTION_SIZE x MOTION_SIZE equal fields."""
+    rows, columns = ((np.arange(MOTION_SIZE) * 2 + 1) * size // (2 * MOTION_SIZE) for size in (height, width))
+    return (rows[:, None] * line_size + columns).ravel()

@@ -7,7 +7,7 @@ from typing import Any
 from checkpoint import NEWEST
 from clip_sources import Clips
 from datasets import VideoFolder
-from distributed import barrier, is_main, print_main, rank, world_size
+from distributed import barrier, is_main, print_main, rank
 from engine import EpochSummary, NonFiniteLoss
 from errors import UserError
 from metrics import VideoResults
@@ -115,7 +115,7 @@ def print_plan(model: nn.Module, name: str, clips: Clips, num_classes: int, prog
     print_main(
         f"{name}: {trained:,} of {total:,} parameters trained; {num_classes} classes, "
         f"{len(clips.videos)} training videos; epochs {progress.epoch} to {epochs - 1}, "
-        f"{clips.steps_per_epoch()} steps each, {options.batch_size * world_size()} clips a step; "
+        f"{clips.steps_per_epoch()} steps each, {clips.clips_per_step()} clips a step; "
         f"{options.rule}; pixels: {clips.pixels}"
     )
 

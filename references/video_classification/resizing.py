@@ -35,13 +35,19 @@ def resize_crop(frame: np.ndarray, size: tuple[int, int], region: Region | None 
     region = region or Region(0, 0, *size)
     rows, row_weights = _taps(frame.shape[0], size[0], region.top, region.height)
     columns, column_weights = _taps(frame.shape[1], size[1], region.left, region.width)
-    # `take` gathers columns in half the time that indexing takes (0.3 against 0.6 ms for 854x480, one core).
-    taps = frame[rows].take(columns, axis=1).astype(np.float32)  # 2 height, 2 width, C
-    across = taps[:, : region.width] * column_weights[0][:, None] + taps[:, region.width :] * column_weights[1][:, None]
-    return (
-        across[: region.height] * row_weights[0][:, None, None]
-        + across[region.height :] * row_weights[1][:, None, None]
-    )
+    channels = frame.shape[2]
+    # `take` gathers columns in half the time that indexing takes (0.3 against 0.6 ms for 854x480, one core). Rows are
+    # blended as flat lists of numbers: over arrays whose last axis has 3 elements numpy takes twice as long.
+    taps = frame[rows].take(columns, axis=1).reshape(len(rows), -1).astype(np.float32)  # 2 height, 2 width C
+    left, right = np.split(taps, 2, axis=1)
+    left *= column_weights[0].repeat(channels)
+    right *= column_weights[1].repeat(channels)
+    left += right
+    upper, lower = np.split(left, 2)
+    upper *= row_weights[0][:, None]
+    lower *= row_weights[1][:, None]
+    upper += lower
+    return upper.reshape(region.height, region.width, channels)
 
 
 def to_uint8(pixels: np.ndarray) -> np.ndarray:

@@ -8,20 +8,20 @@ at once. The blobs' own checksums are read once for each state of the file: whoe
 times of change in `verified.json`, and only a file that has changed since is read again.
 """
 
+import contextlib
 import json
-import mmap
 import os
 import struct
 import tempfile
 import uuid
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-from tables import Ragged, pack_columns, replaced_file, unpack_columns
+import torch
+from tables import Ragged, pack_columns, replaced_file, unpack_columns, usual_mode
 
 MAGIC = b"VCSHARD1"
 FOOTER = struct.Struct("<QQI8s")  # offset and length of the columns, their checksum, MAGIC
@@ -30,7 +30,11 @@ CHECK_THREADS = 4
 
 
 class ShardError(RuntimeError):
-    """A shard that must not be served: cut short, damaged, or not a shard."""
+    """A shard that must not be served: cut short, damaged, or not a shard. Attribute: `path`."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path} {reason}")
+        self.path = path
 
 
 class ShardWriter:
@@ -66,13 +70,14 @@ class ShardWriter:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
+        os.chmod(self._temporary, usual_mode())
         path = self._folder / f"{uuid.uuid4().hex}.shard"
         os.replace(self._temporary, path)
         return Shard(path)
 
     def discard(self) -> None:
         """Takes the temporary file away."""
-        with suppress(OSError):
+        with contextlib.suppress(OSError):
             self._file.close()
         Path(self._temporary).unlink(missing_ok=True)
 
@@ -89,17 +94,18 @@ class Shard:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             if size < FOOTER.size:
-                raise ShardError(f"{path} is cut short")
+                raise ShardError(path, "is cut short")
             file.seek(size - FOOTER.size)
             offset, length, checksum, magic = FOOTER.unpack(file.read(FOOTER.size))
             if magic != MAGIC or offset + length + FOOTER.size != size:
-                raise ShardError(f"{path} is cut short or not a shard")
+                raise ShardError(path, "is cut short or not a shard")
             file.seek(offset)
             packed = file.read(length)
             if zlib.crc32(packed) != checksum:
-                raise ShardError(f"{path} has a damaged table")
-            self.columns = unpack_columns(packed)
-            self.data = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+                raise ShardError(path, "has a damaged table")
+        self.columns = unpack_columns(packed)
+        # Mapped by torch, which keeps no file open: a large cache has more shards than a process may open files.
+        self.data = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8).numpy()
         self.offsets, self.lengths = self.columns.pop("offsets"), self.columns.pop("lengths")
         self._checksums = self.columns.pop("checksums")
 
@@ -114,7 +120,7 @@ class Shard:
         """Compares every blob with its checksum. Raises ShardError."""
         for row in range(len(self)):
             if zlib.crc32(self.blob(row)) != self._checksums[row]:
-                raise ShardError(f"{self.path} is damaged")
+                raise ShardError(self.path, "is damaged")
 
 
 def open_shards(folder: Path) -> tuple[list[Shard], list[ShardError]]:
@@ -130,8 +136,8 @@ def open_shards(folder: Path) -> tuple[list[Shard], list[ShardError]]:
             return shard
         except FileNotFoundError:  # another run has just taken it away
             return None
-        except (ShardError, OSError, ValueError, KeyError) as error:
-            return error if isinstance(error, ShardError) else ShardError(f"{path}: {error}")
+        except (RuntimeError, OSError, ValueError, KeyError) as error:
+            return error if isinstance(error, ShardError) else ShardError(path, f"cannot be read: {error}")
 
     with ThreadPoolExecutor(CHECK_THREADS) as pool:
         results = list(pool.map(open_one, paths))
@@ -143,12 +149,41 @@ def open_shards(folder: Path) -> tuple[list[Shard], list[ShardError]]:
 def note_verified(folder: Path, shards: Iterable[Shard]) -> None:
     """Notes that these shards, as they are now, are whole. On a disk that is read-only they are checked every time."""
     stamps = _read_stamps(folder)
-    with suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError):
         current = {shard.path.name: _stamp(shard.path) for shard in shards}
         if any(stamps.get(name) != stamp for name, stamp in current.items()):
             kept = {name: stamp for name, stamp in stamps.items() if (folder / name).exists()}
-            with suppress(OSError), replaced_file(folder / VERIFIED) as file:
+            with contextlib.suppress(OSError), replaced_file(folder / VERIFIED) as file:
                 file.write(json.dumps({**kept, **current}).encode())
+
+
+@contextlib.contextmanager
+def build_lock(folder: Path) -> Iterator[None]:
+    """Held while building, so that a second run waits and then finds the work done instead of doing it twice.
+
+    Raises OSError where `folder` cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as file:
+        try:
+            import fcntl
+        except ImportError:  # not POSIX: two runs would both build, which costs time only
+            yield
+            return
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"Another run is building {folder}: waiting for it", flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks
+            pass
+        yield
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Takes away what killed runs left unfinished; call with the lock held."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def _read_stamps(folder: Path) -> dict[str, list[int]]:

@@ -13,6 +13,7 @@ from typing import Any
 import options
 import presets
 import torch
+from acceleration import compile_network, lay_out, set_up_hardware
 from checkpoint import BEST, load_checkpoint, plain, preprocessing_of, temperature_of, training_state
 from clip_sources import ClipOptions, Clips, open_clips
 from datasets import VideoFolder
@@ -28,6 +29,7 @@ from distributed import (
 from engine import Precision, evaluate, train_one_epoch
 from errors import UserError
 from extras import require
+from feature_building import train_on_features
 from interruption import Stopped, StopRequest, resume_command
 from metrics import VideoResults
 from models import check_fits, load_state
@@ -56,6 +58,7 @@ def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
     options.add_data_arguments(parser)
     options.add_selection_arguments(parser)
     options.add_model_arguments(parser)
+    options.add_acceleration_arguments(parser)
     options.add_optimization_arguments(parser)
     options.add_run_arguments(parser)
     return parser
@@ -95,6 +98,10 @@ def run(args: argparse.Namespace) -> None:
     """Data, model, optimiser, resume, test-only, loop."""
     begin = time.monotonic()
     device = set_up(args)
+    if args.cache_only:
+        load_clips(args, folder_classes(args.data_path, args.test_only))
+        print_main(f"The clip cache is complete in {args.cache_dir}")
+        return
     start = load_start(args)
     folder = open_evaluation_folder(args.output_dir, args.resume or args.weights) if args.test_only else args.output_dir
     train_clips, val_clips = load_clips(args, start.classes)
@@ -103,7 +110,18 @@ def run(args: argparse.Namespace) -> None:
     model, frozen = load_model(args.model, start, args.trainable)
     model.to(device)
     precision = Precision.of(args.amp, device)
-    validate = partial(run_validation, model, precision, args.print_freq)
+    prepare_network(args, model, start, precision)
+    network = model
+    if args.cache_features and train_clips is not None:
+        network, frozen, train_clips, val_clips = train_on_features(
+            *(model, frozen, args.trainable, train_clips, val_clips),
+            precision=precision,
+            dtype=args.feature_dtype,
+            views=args.cache_features,
+        )
+    if args.compile:
+        compile_network(network, device)
+    validate = partial(run_validation, network, precision, args.print_freq)
     if train_clips is None:
         test(args, open_report(args, folder, start, val_clips[0], begin), start, val_clips, validate)
         return
@@ -120,18 +138,21 @@ def run(args: argparse.Namespace) -> None:
     print_plan(model, args.model, train_clips, len(start.classes), progress, args.epochs)
     train = partial(
         train_one_epoch,
-        wrap_model(model, device, args.sync_bn),
+        wrap_model(network, device, args.sync_bn),
         nn.CrossEntropyLoss(label_smoothing=args.label_smoothing, reduction="none"),
         optimizer,
         scheduler,
+        to_inputs=train_clips.loader.dataset.to_inputs,
         num_steps=train_clips.steps_per_epoch(),
         precision=precision,
         frozen=frozen,
         seed=args.seed,
         print_freq=args.print_freq,
+        batches_per_step=args.gradient_accumulation,
+        max_grad_norm=args.clip_grad_norm,
     )
     with StopRequest() as stop:
-        description = run_description(args, start.classes)
+        description = {**run_description(args, start.classes), "layout": precision.layout}
         saver = RunSaver(
             args.output_dir,
             progress,
@@ -159,8 +180,13 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
         args.lr_milestones = default_milestones(args.epochs)
     if len(args.val_frame_selection) > 1 and not args.test_only:
         parser.error("several --val-frame-selection are compared with --test-only; training validates by one")
-    if args.cache_dataset and {args.frame_selection, *args.val_frame_selection} != {"official"}:
-        parser.error("--cache-dataset keeps the frames of the official strip only: use --frame-selection official")
+    args.cache_dataset |= args.cache_only
+    beyond_strip = sorted({args.frame_selection, *args.val_frame_selection} - {"official"})
+    if args.cache_dataset and beyond_strip and args.cache_frame_rate is None:
+        parser.error(
+            f"--cache-dataset keeps the official strip alone, and {' and '.join(beyond_strip)} frame selection looks "
+            "beyond it: add --cache-frame-rate FPS (8, say), at which more frames are kept to choose from"
+        )
     if args.calibrate and args.test_only and not (args.resume or (args.weights and is_file_name(args.weights))):
         parser.error("--calibrate --test-only puts the temperature into a checkpoint: give it by --resume")
     if args.resume and args.overwrite:
@@ -170,6 +196,8 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
     except ValueError as error:
         parser.error(str(error))
     args.amp = options.resolve_amp(args.amp, torch.device(args.device))
+    if args.cache_features and not args.test_only:
+        options.check_cached_features(parser, args)
 
 
 def set_up(args: argparse.Namespace) -> torch.device:
@@ -213,8 +241,11 @@ def load_clips(args: argparse.Namespace, classes: list[str]) -> tuple[Clips | No
         "seed": args.seed,
         "cache_dir": args.cache_dir,
         "cached": args.cache_dataset,
+        "cache_format": args.cache_format,
+        "candidate_rate": args.cache_frame_rate,
         "skip_unreadable": args.skip_unreadable,
         "batch_size": args.batch_size,
+        "batches_per_step": args.gradient_accumulation,
         "num_workers": args.workers,
         "pin_memory": args.device.startswith("cuda"),
     }
@@ -237,6 +268,14 @@ def load_clips(args: argparse.Namespace, classes: list[str]) -> tuple[Clips | No
     train = open_clips(train_folder, for_train) if train_folder else None
     val = [open_clips(val_folder, replace(for_val, selection=name)) for name in args.val_frame_selection]
     return train, val
+
+
+def prepare_network(args: argparse.Namespace, model: nn.Module, start: Start, precision: Precision) -> None:
+    """Chooses how the device computes; lays `model` out accordingly."""
+    set_up_hardware(precision)
+    batch_shape = (args.batch_size, 3, args.clip_len, *args.train_crop_size)
+    remembered = start.checkpoint.get("layout") if start.checkpoint else None
+    lay_out(model, args.channels_last, batch_shape, precision, remembered)
 
 
 def run_validation(model: nn.Module, precision: Precision, print_freq: int, clips: Clips) -> VideoResults:

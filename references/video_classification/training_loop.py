@@ -54,7 +54,7 @@ def fit(
     begin, first_epoch, best = time.monotonic(), saver.progress.epoch, None
     for epoch in range(saver.progress.epoch, epochs):
         progress = saver.progress
-        first_step = -(-progress.clips_seen // (clips.options.batch_size * world_size()))
+        first_step = -(-progress.clips_seen // clips.clips_per_step())
         jump_to_step(scheduler, epoch * clips.steps_per_epoch() + first_step)
         samples = training_samples(
             clips.videos, clips.options.clips_per_video, seed, epoch, rank(), world_size(), progress.clips_seen

@@ -20,6 +20,7 @@ SAVE_EVERY = 20_000  # scanned videos; about a minute's work on 16 cores, lost a
 class Files(Protocol):
     """The files that a table is about: `datasets.VideoFolder`."""
 
+    root: Path
     names: Ragged
     sizes: np.ndarray
     mtimes_ns: np.ndarray
