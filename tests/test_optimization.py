@@ -78,3 +78,21 @@ def test_norms_and_biases_are_not_decayed_and_frozen_parameters_not_moved():
         optimizer.step()
     assert torch.equal(model.state_dict()["0.weight"], before["0.weight"])
     assert not torch.equal(model.state_dict()["2.weight"], before["2.weight"])
+
+
+def test_the_head_has_a_rate_of_its_own_in_the_same_schedule():
+    model = nn.Sequential()
+    model.trunk, model.fc = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)), nn.Linear(4, 2)
+    groups = parameter_groups(model, 0.1, head="fc", head_lr=0.05)
+    optimizer = OPTIMIZERS["sgd"](groups, 0.01, 0.9)
+    rate_of = {id(p): (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
+    assert len(rate_of) == len(list(model.parameters()))
+    assert rate_of[id(model.fc.weight)] == (0.05, 0.1) and rate_of[id(model.fc.bias)] == (0.05, 0.0)
+    assert rate_of[id(model.trunk[0].weight)] == (0.01, 0.1) and rate_of[id(model.trunk[1].weight)] == (0.01, 0.0)
+    scheduler = build_schedule(optimizer, epochs=2, steps_per_epoch=10)
+    for step in (0, 9, 19):
+        jump_to_step(scheduler, step)
+        rates = [group["lr"] for group in optimizer.param_groups]
+        assert (
+            rates[2] == rates[3] == pytest.approx(5 * rates[0]) and rates[0] == rates[1] == scheduler.get_last_lr()[0]
+        )

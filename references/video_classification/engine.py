@@ -5,7 +5,9 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import Any
 
+import numpy as np
 import torch
 from datasets import Batch, evaluation_samples, seeded_generator
 from distributed import rank, sum_over_processes, world_size
@@ -79,6 +81,11 @@ class EpochSummary:
         )
 
 
+def labels_alone(clips: Tensor, labels: Tensor, batch: Batch, rng: np.random.Generator) -> tuple[Tensor, Any, Tensor]:
+    """Leaves a batch as it is; see `targets.TargetMaker` for what else can become of it."""
+    return clips, labels, labels
+
+
 def train_one_epoch(
     model: nn.Module,
     criterion: nn.Module,
@@ -87,6 +94,7 @@ def train_one_epoch(
     batches: Iterable[Batch],
     *,
     to_inputs: Callable[[Tensor, Tensor], Tensor],
+    to_targets: Callable[[Tensor, Tensor, Batch, np.random.Generator], tuple[Tensor, Any, Tensor]] = labels_alone,
     num_steps: int,
     precision: Precision,
     frozen: Sequence[str],
@@ -106,6 +114,7 @@ def train_one_epoch(
         criterion: (logits, targets) -> losses (B,).
         batches: yields the batches of this epoch from `first_step` on.
         to_inputs: the dataset's, makes the model's input of a batch's clips and flips.
+        to_targets: (input, labels, batch, the step's generator) -> (input, what `criterion` takes, labels to count by).
         num_steps: how many steps the epoch has.
         precision: see there.
         frozen: modules that stay in evaluation mode, from `models.freeze`.
@@ -126,12 +135,15 @@ def train_one_epoch(
     for step, group in enumerate(meter, first_step):
         # Dropout and the like: the same at this step however the run came here.
         torch.manual_seed(seeded_generator(seed, epoch, step, rank()).initial_seed())
+        rng = np.random.default_rng(seeded_generator(seed, epoch, step).initial_seed())
         count, lr = sum(len(batch.targets) for batch in group), lr_scheduler.get_last_lr()[0]
         optimizer.zero_grad(set_to_none=True)
         of_step = torch.zeros(3, dtype=torch.float64)
         for number, batch in enumerate(group, 1):
             with _gradients_summed(model, is_last=number == len(group)):
-                of_step += _add_gradient(model, criterion, batch, to_inputs, precision, count)
+                clips, labels = to_device(batch, to_inputs, precision)
+                clips, targets, labels = to_targets(clips, labels, batch, rng)
+                of_step += _add_gradient(model, criterion, clips, targets, labels, precision, count)
         value = of_step[0].item() / count
         if not math.isfinite(value):
             raise NonFiniteLoss(epoch, step, lr, value, [video for batch in group for video in batch.videos.tolist()])
@@ -195,8 +207,9 @@ def in_groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
 def _add_gradient(
     model: nn.Module,
     criterion: nn.Module,
-    batch: Batch,
-    to_inputs: Callable[[Tensor, Tensor], Tensor],
+    clips: Tensor,
+    targets: Any,
+    labels: Tensor,
     precision: Precision,
     count: int,
 ) -> Tensor:
@@ -205,14 +218,13 @@ def _add_gradient(
     Returns:
         float64 (3,): sum of losses, right predictions, clips.
     """
-    clips, targets = to_device(batch, to_inputs, precision)
     with precision.autocast():
-        logits = model(clips)
+        logits = model(clips.contiguous(memory_format=precision.memory_format))
         loss_sum = criterion(logits, targets).sum()
     loss = loss_sum / count
     (loss if precision.scaler is None else precision.scaler.scale(loss)).backward()
-    right = (truth_ranks(logits.detach().float(), targets) < 1).sum()
-    return torch.tensor([loss_sum.item(), right.item(), len(targets)], dtype=torch.float64)
+    right = (truth_ranks(logits.detach().float(), labels) < 1).sum()
+    return torch.tensor([loss_sum.item(), right.item(), len(labels)], dtype=torch.float64)
 
 
 def _gradients_summed(model: nn.Module, is_last: bool) -> contextlib.AbstractContextManager:

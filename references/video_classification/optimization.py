@@ -14,12 +14,30 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 MAX_WARMUP_SHARE = 1 / 3  # of the run: a short run is not all warm-up
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """The parameters that have a gradient; norms and biases, which are vectors, without weight decay."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+def parameter_groups(
+    model: nn.Module, weight_decay: float, *, head: str | None = None, head_lr: float | None = None
+) -> list[dict]:
+    """The parameters that have a gradient; norms and biases, which are vectors, without weight decay.
+
+    Args:
+        model: its trained parts marked.
+        weight_decay: of the matrices.
+        head: the module that learns at a rate of its own, None for none.
+        head_lr: that rate.
+    """
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    in_head = [p for name, p in trained if head is not None and name.startswith(f"{head}.")]
+    members = {id(parameter) for parameter in in_head}
+    groups = _by_decay([p for _, p in trained if id(p) not in members], weight_decay)
+    if head is not None:
+        groups += [{**group, "lr": head_lr} for group in _by_decay(in_head, weight_decay)]
+    return groups
+
+
+def _by_decay(parameters: Sequence[nn.Parameter], weight_decay: float) -> list[dict]:
     return [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
 
 

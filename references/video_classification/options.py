@@ -151,6 +151,13 @@ def add_optimization_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--opt", default="sgd", choices=OPTIMIZERS, help="optimiser (sgd)")
     group.add_argument("--lr", default=0.01, type=positive_float, metavar="RATE", help="highest learning rate (0.01)")
+    group.add_argument(
+        *("--lr-head-mult",),
+        default=1.0,
+        type=positive_float,
+        metavar="X",
+        help="the last layer's rate is this many times --lr (1)",
+    )
     group.add_argument("--momentum", default=0.9, type=share, metavar="M", help="of sgd; adamw's first beta (0.9)")
     group.add_argument(
         "--weight-decay", default=1e-4, type=non_negative_float, metavar="W", help="not on norms, biases (1e-4)"
@@ -202,6 +209,9 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         "--keep-checkpoints", type=positive_int, metavar="K", help="epochs kept, besides the best and the newest (all)"
     )
     group.add_argument("--test-only", action="store_true", help="validate only; writes nothing over a run's files")
+    group.add_argument(
+        "--sanity-overfit", action="store_true", help="only learn one batch by heart; exit code 1 where that fails"
+    )
     group.add_argument(
         "--calibrate", action="store_true", help="fit a temperature on the validation videos, kept in the checkpoint"
     )

@@ -1,13 +1,14 @@
 """What a run tells: the lines on the screen, `args.json`, and `log.jsonl` with a line an epoch."""
 
 import json
+import textwrap
 from pathlib import Path
 from typing import Any
 
 from checkpoint import NEWEST
 from clip_sources import Clips
 from datasets import VideoFolder
-from distributed import barrier, is_main, print_main, rank
+from distributed import barrier, is_main, print_main, rank, world_size
 from engine import EpochSummary, NonFiniteLoss
 from errors import UserError
 from metrics import VideoResults
@@ -17,6 +18,7 @@ from tables import replaced_file
 from torch import nn
 
 LOG, ARGS = "log.jsonl", "args.json"
+SCREEN_WIDTH = 110
 
 
 class RunLog:
@@ -111,13 +113,26 @@ def epoch_entry(epoch: int, summary: EpochSummary, results: VideoResults, lr: fl
 def print_plan(model: nn.Module, name: str, clips: Clips, num_classes: int, progress: RunProgress, epochs: int) -> None:
     """What is about to be done, with the numbers that follow from the settings."""
     trained, total = parameter_counts(model)
-    options = clips.options
+    options, steps = clips.options, clips.steps_per_epoch()
+    batch = [(options.batch_size, "clips"), (options.batches_per_step, "batches"), (world_size(), "processes")]
     print_main(
         f"{name}: {trained:,} of {total:,} parameters trained; {num_classes} classes, "
         f"{len(clips.videos)} training videos; epochs {progress.epoch} to {epochs - 1}, "
-        f"{clips.steps_per_epoch()} steps each, {clips.clips_per_step()} clips a step; "
+        f"{steps} steps each, {steps * (epochs - progress.epoch)} in all; effective batch {clips.clips_per_step()} "
+        f"({' x '.join(f'{count} {what}' for count, what in batch)}); "
         f"{options.rule}; pixels: {clips.pixels}"
     )
+
+
+def print_settings(settings: dict[str, Any]) -> None:
+    """Every setting as it was resolved, plain values, a line for a few of them."""
+    entries = [f"{name} {_as_text(value)}" for name, value in sorted(settings.items())]
+    for line in textwrap.wrap(", ".join(entries), SCREEN_WIDTH, break_long_words=False, break_on_hyphens=False):
+        print_main(f"   {line}")
+
+
+def _as_text(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def write_failed_batch(folder: Path, videos: VideoFolder, error: NonFiniteLoss) -> Path:

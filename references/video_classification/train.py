@@ -26,15 +26,17 @@ from distributed import (
     world_size,
     wrap_model,
 )
-from engine import Precision, evaluate, train_one_epoch
+from engine import EpochSummary, Precision, evaluate, train_one_epoch
 from errors import UserError
 from extras import require
 from feature_building import train_on_features
 from interruption import Stopped, StopRequest, resume_command
+from losses import TrainingLoss
 from metrics import VideoResults
-from models import check_fits, load_state
+from models import check_fits, head_name, load_state
 from optimization import OPTIMIZERS, build_schedule, default_milestones, parameter_groups
-from reporting import RunLog, open_run_folder, print_plan, print_results
+from overfitting import check_overfits
+from reporting import RunLog, open_run_folder, print_plan, print_results, print_settings
 from run_report import RunReport, open_evaluation_folder
 from saving import RunProgress, RunSaver
 from selection_table import selection_table
@@ -48,6 +50,7 @@ from starting import (
     start_from_checkpoint,
     start_from_weights,
 )
+from targets import TargetMaker
 from torch import nn
 from training_loop import fit
 
@@ -127,6 +130,11 @@ def run(args: argparse.Namespace) -> None:
         return
 
     optimizer, scheduler = load_optimizer(args, model, train_clips)
+    train = load_trainer(args, wrap_model(network, device, args.sync_bn), optimizer, scheduler, train_clips, precision)
+    train = partial(train, frozen=frozen)
+    if args.sanity_overfit:
+        check_overfits(train, train_clips, args.seed)
+        return
     progress = restore(start.checkpoint, optimizer, precision.scaler) if start.checkpoint else RunProgress()
     if args.start_epoch is not None:
         progress = RunProgress(args.start_epoch, best_video_acc1=progress.best_video_acc1)
@@ -136,21 +144,6 @@ def run(args: argparse.Namespace) -> None:
     log = open_log(args, start.classes, progress)
     report = open_report(args, folder, start, val_clips[0], begin, progress.epoch)
     print_plan(model, args.model, train_clips, len(start.classes), progress, args.epochs)
-    train = partial(
-        train_one_epoch,
-        wrap_model(network, device, args.sync_bn),
-        nn.CrossEntropyLoss(label_smoothing=args.label_smoothing, reduction="none"),
-        optimizer,
-        scheduler,
-        to_inputs=train_clips.loader.dataset.to_inputs,
-        num_steps=train_clips.steps_per_epoch(),
-        precision=precision,
-        frozen=frozen,
-        seed=args.seed,
-        print_freq=args.print_freq,
-        batches_per_step=args.gradient_accumulation,
-        max_grad_norm=args.clip_grad_norm,
-    )
     with StopRequest() as stop:
         description = {**run_description(args, start.classes), "layout": precision.layout}
         saver = RunSaver(
@@ -211,6 +204,7 @@ def set_up(args: argparse.Namespace) -> torch.device:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
     if args.tensorboard:
         require("torch.utils.tensorboard")  # before the work, not after it
+    print_settings(plain(vars(args)))
     print_main(f"Device: {device} ({name}), precision: {args.amp}, processes: {world_size()}")
     return device
 
@@ -353,7 +347,10 @@ def report_best(
 
 def load_optimizer(args: argparse.Namespace, model: nn.Module, train: Clips):
     """The optimiser over what is trained, and its schedule."""
-    optimizer = OPTIMIZERS[args.opt](parameter_groups(model, args.weight_decay), args.lr, args.momentum)
+    # One rate for all keeps the groups, and so the state, of checkpoints from before there were two.
+    head = None if args.lr_head_mult == 1 else head_name(model)
+    groups = parameter_groups(model, args.weight_decay, head=head, head_lr=args.lr * args.lr_head_mult)
+    optimizer = OPTIMIZERS[args.opt](groups, args.lr, args.momentum)
     scheduler = build_schedule(
         optimizer,
         epochs=args.epochs,
@@ -366,6 +363,33 @@ def load_optimizer(args: argparse.Namespace, model: nn.Module, train: Clips):
         warmup_decay=args.lr_warmup_decay,
     )
     return optimizer, scheduler
+
+
+def load_trainer(
+    args: argparse.Namespace,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.LRScheduler,
+    clips: Clips,
+    precision: Precision,
+) -> Callable[..., EpochSummary]:
+    """`train_one_epoch` but for what changes from epoch to epoch."""
+    dataset = clips.loader.dataset
+    return partial(
+        train_one_epoch,
+        network,
+        criterion=TrainingLoss(args.label_smoothing),
+        optimizer=optimizer,
+        lr_scheduler=scheduler,
+        to_inputs=dataset.to_inputs,
+        to_targets=TargetMaker(len(dataset.folder.classes)),
+        num_steps=clips.steps_per_epoch(),
+        precision=precision,
+        seed=args.seed,
+        print_freq=args.print_freq,
+        batches_per_step=args.gradient_accumulation,
+        max_grad_norm=args.clip_grad_norm,
+    )
 
 
 def open_log(args: argparse.Namespace, classes: list[str], progress: RunProgress) -> RunLog:
