@@ -15,6 +15,7 @@ from pathlib import Path
 import av
 import numpy as np
 import torch
+from errors import UserError
 from frame_selection import official_strip
 from jpeg import decode_jpeg
 from resizing import Region
@@ -28,7 +29,7 @@ CACHE_FORMATS = ("raw", "jpeg")
 UNREADABLE = "unreadable.json"
 
 
-class CacheError(RuntimeError):
+class CacheError(UserError):
     """The cache cannot be built or used as asked; the message says what to do."""
 
 
@@ -82,6 +83,7 @@ class ClipCache:
 
     def __init__(self, files: Files, settings: CacheSettings, folder: Path) -> None:
         self.settings, self.folder, self.files = settings, folder, files
+        self.source = f"clip cache {folder.name}"
         self.reload()
 
     def reload(self) -> None:

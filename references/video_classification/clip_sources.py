@@ -46,6 +46,7 @@ class ClipOptions:
     candidate_rate: float | None
     skip_unreadable: bool
     batch_size: int
+    batches_per_step: int
     num_workers: int
     pin_memory: bool
 
@@ -69,8 +70,12 @@ class Clips:
     options: ClipOptions
 
     def steps_per_epoch(self) -> int:
-        """Batches that each process takes in an epoch of training."""
-        return self.loader.num_batches(-(-len(self.videos) * self.options.clips_per_video // world_size()))
+        """Steps of the optimiser in an epoch of training."""
+        return -(-len(self.videos) * self.options.clips_per_video // self.clips_per_step())
+
+    def clips_per_step(self) -> int:
+        """Of all processes together."""
+        return self.options.batch_size * self.options.batches_per_step * world_size()
 
 
 def open_clips(folder: VideoFolder, options: ClipOptions) -> Clips:

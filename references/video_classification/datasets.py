@@ -4,11 +4,14 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
+import av
 import numpy as np
+import presets
 import torch
 from decoding import iter_rgb
+from errors import UserError
 from frame_selection import VideoTiming, official_strip, snap
 from resizing import Region, resize_crop
 from tables import Ragged
@@ -21,7 +24,7 @@ VIDEO_ENDINGS = (
 EVALUATION = -1  # in place of an epoch: nothing is random
 
 
-class DatasetError(RuntimeError):
+class DatasetError(UserError):
     """A folder that is not what training needs; the message names what is wrong."""
 
 
@@ -113,10 +116,12 @@ class ClipReader(Protocol):
     Attributes:
         dtype: uint8, or float32 for pixels in [0, 1].
         is_fast: whether reading is a matter of copying, so that a thread does it best.
+        source: names all that the pixels depend on beside the files.
     """
 
     dtype: type
     is_fast: bool
+    source: str
 
     def read_into(self, clip: np.ndarray, video: int, indices: np.ndarray, region: Region) -> None:
         """Writes the crop of the frames at `indices` to `clip`, (T, H, W, C)."""
@@ -130,6 +135,8 @@ class DecodingReader:
 
     def __init__(self, folder: VideoFolder, resize_size: tuple[int, int]) -> None:
         self._folder, self._resize_size = folder, resize_size
+        versions = {name: av.library_versions[name] for name in ("libavcodec", "libswscale")}
+        self.source = f"decoded {folder.root.resolve()} {resize_size} {versions}"
 
     def read_into(self, clip: np.ndarray, video: int, indices: np.ndarray, region: Region) -> None:
         """See ClipReader. Raises VideoError."""
@@ -207,6 +214,24 @@ class ClipDataset:
         may_flip = bool(self._may_flip) and self._may_flip[self.folder.labels[sample.video]]
         return ClipPlan(indices, Region(top, left, *self._crop_size), may_flip and draws[2] < 0.5)
 
+    def describe(self, drawn: bool) -> dict[str, Any]:
+        """All that decides on the plan of a clip beside its file, plain values; with what is drawn from if `drawn`."""
+        selector, options = getattr(self._selector, "func", self._selector), getattr(self._selector, "keywords", {})
+        official = {
+            "selector": selector.__name__,
+            "clip_len": self.clip_len,
+            "frame_rate": self.frame_rate,
+            "clips_per_video": self.clips_per_video,
+            "candidate_rate": self._candidate_rate,
+            "crop": [self._slack, self._crop_size],
+        }
+        random = {"options": options, "may_flip": self._may_flip, "random": self._random, "seed": self._seed}
+        return {**official, **random} if drawn else official
+
+    def to_inputs(self, clips: Tensor, flips: Tensor) -> Tensor:
+        """What the network takes: the batch's clips flipped and normalised, float32 (B, C, T, H, W)."""
+        return presets.normalize(presets.flip(clips, flips))
+
     @property
     def clip_shape(self) -> tuple[int, int, int, int]:
         """(T, H, W, C)."""
@@ -226,14 +251,16 @@ def seeded_generator(*key: int) -> torch.Generator:
 
 
 def training_samples(
-    videos: Tensor, clips_per_video: int, seed: int, epoch: int, rank: int = 0, world_size: int = 1
+    videos: Tensor, clips_per_video: int, seed: int, epoch: int, rank: int = 0, world_size: int = 1, seen: int = 0
 ) -> list[Sample]:
     """This process's share of an epoch: all clips of `videos` in an order of (seed, epoch) alone.
 
-    At most `world_size - 1` clips are seen twice, so that every process takes the same number of steps.
+    At most `world_size - 1` clips are seen twice, so that every process takes the same number of steps. The first
+    `seen` clips of the order are left out: processes deal it out in turn, so together they have seen the first of it.
     """
-    order = torch.randperm(len(videos) * clips_per_video, generator=seeded_generator(seed, epoch))
-    order = torch.cat([order, order[: -len(order) % world_size]])[rank::world_size]
+    order = torch.randperm(len(videos) * clips_per_video, generator=seeded_generator(seed, epoch))[seen:]
+    needed = -(-len(order) // world_size) * world_size
+    order = order.repeat(needed // max(len(order), 1) + 1)[:needed][rank::world_size]
     rows, clips = videos[order // clips_per_video].tolist(), (order % clips_per_video).tolist()
     return [Sample(video, clip, epoch) for video, clip in zip(rows, clips, strict=True)]
 

@@ -26,7 +26,7 @@ class ClipLoader:
     """Makes batches of a dataset's clips.
 
     Args:
-        dataset: clips to read.
+        dataset: clips to read, or a `FeatureDataset`.
         batch_size: clips a batch.
         num_workers: processes that decode, or threads that copy from a cache; 0 does it in the caller.
         pin_memory: page-locked batches, for copying to a GPU while it works.
@@ -90,7 +90,7 @@ class ClipLoader:
         return batch
 
     def _empty(self, samples: Sequence[Sample]) -> Batch:
-        dtype = torch.uint8 if self.dataset.reader.dtype is np.uint8 else torch.float32
+        dtype = torch.from_numpy(np.empty(0, self.dataset.reader.dtype)).dtype
         clips = torch.empty(len(samples), *self.dataset.clip_shape, dtype=dtype, pin_memory=self._pin_memory)
         videos = torch.tensor([sample.video for sample in samples])
         targets = torch.from_numpy(self.dataset.folder.labels)[videos]

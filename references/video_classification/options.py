@@ -5,10 +5,12 @@ import warnings
 from pathlib import Path
 
 import torch
+from acceleration import CHANNELS_LAST
 from clip_cache import CACHE_FORMATS
 from engine import AMP_TYPES
+from feature_cache import FEATURE_TYPES
 from frame_selection import FRAME_SELECTORS
-from models import DEFAULT_TRAINABLE, MODELS
+from models import DEFAULT_TRAINABLE, MODELS, ModelError, build_model, trunk_blocks
 from optimization import DECAYS, OPTIMIZERS, WARMUPS
 from presets import AUGMENTATIONS
 from worker_pool import default_workers
@@ -104,6 +106,30 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--seed", default=0, type=int, help="of everything random (0)")
 
 
+def add_acceleration_arguments(parser: argparse.ArgumentParser) -> None:
+    """What makes a run faster."""
+    group = parser.add_argument_group("speed")
+    group.add_argument(
+        *("--cache-features",),
+        nargs="?",
+        const=1,
+        type=positive_int,
+        metavar="K",
+        help="compute the frozen trunk once, for K views of each training clip, and train the head on its features: "
+        "the official clip, and K - 1 that are drawn as --augment says, one of them an epoch (K = 1)",
+    )
+    group.add_argument(
+        "--feature-dtype", default="fp16", choices=FEATURE_TYPES, help="in which features are kept (fp16)"
+    )
+    group.add_argument(
+        *("--channels-last",),
+        default="auto",
+        choices=CHANNELS_LAST,
+        help="memory layout; auto tries both on a GPU and keeps the faster (auto)",
+    )
+    group.add_argument("--compile", action="store_true", help="torch.compile the network: minutes first, faster after")
+
+
 def add_optimization_arguments(parser: argparse.ArgumentParser) -> None:
     """How the network is trained."""
     group = parser.add_argument_group("optimisation")
@@ -112,6 +138,16 @@ def add_optimization_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--epochs", default=15, type=positive_int, metavar="N", help="passes over the training videos (15)"
+    )
+    group.add_argument(
+        *("--gradient-accumulation",),
+        default=1,
+        type=positive_int,
+        metavar="N",
+        help="batches a step; as one of N times the size but for BatchNorm, which sees each alone (1)",
+    )
+    group.add_argument(
+        "--clip-grad-norm", type=positive_float, metavar="X", help="shorten longer gradients to this norm (never)"
     )
     group.add_argument("--opt", default="sgd", choices=OPTIMIZERS, help="optimiser (sgd)")
     group.add_argument("--lr", default=0.01, type=positive_float, metavar="RATE", help="highest learning rate (0.01)")
@@ -146,12 +182,30 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--output-dir", default=Path("."), type=Path, metavar="DIR", help="checkpoints, log and args (.)"
     )
-    group.add_argument("--resume", metavar="FILE", help="checkpoint to continue, or to validate with --test-only")
+    group.add_argument(
+        *("--resume",),
+        metavar="FILE|auto",
+        help="checkpoint to continue, or to validate with --test-only; auto: the newest valid one of --output-dir",
+    )
     group.add_argument(
         "--start-epoch", type=non_negative_int, metavar="N", help="begin here, whatever the checkpoint says"
     )
     group.add_argument("--overwrite", action="store_true", help="start anew in a folder that holds a run's checkpoints")
+    group.add_argument(
+        *("--checkpoint-minutes",),
+        default=5.0,
+        type=non_negative_float,
+        metavar="M",
+        help="save this often within an epoch; 0: at its end only (5)",
+    )
+    group.add_argument(
+        "--keep-checkpoints", type=positive_int, metavar="K", help="epochs kept, besides the best and the newest (all)"
+    )
     group.add_argument("--test-only", action="store_true", help="validate only; writes nothing over a run's files")
+    group.add_argument(
+        "--calibrate", action="store_true", help="fit a temperature on the validation videos, kept in the checkpoint"
+    )
+    group.add_argument("--tensorboard", action="store_true", help="write events to <output-dir>/tensorboard too")
     group.add_argument(
         "--print-freq", default=10, type=positive_int, metavar="STEPS", help="steps between two lines (10)"
     )
@@ -168,6 +222,20 @@ def add_selection_arguments(parser: argparse.ArgumentParser) -> None:
         choices=FRAME_SELECTORS,
         help="in validation; several are compared with --test-only (official)",
     )
+
+
+def check_cached_features(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuses what features that are computed once cannot give."""
+    try:
+        with torch.device("meta"):
+            trunk_blocks(build_model(args.model, num_classes=1), args.trainable)
+    except ModelError as error:
+        parser.error(f"--cache-features: {error}")
+    if args.cache_features > 1 and args.augment == "none":
+        parser.error(
+            f"--cache-features {args.cache_features}: with --augment none nothing is drawn, and all views of a clip "
+            "would be the same: use --cache-features 1, or --augment basic"
+        )
 
 
 def resolve_device(name: str | None) -> torch.device:

@@ -1,32 +1,46 @@
 """Fine-tunes a video classification network on DIR/{train,val}/<class>/<video>, or validates one (--test-only)."""
 
 import argparse
-import datetime
 import os
 import sys
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import options
 import presets
 import torch
-from checkpoint import NEWEST, CheckpointError, plain, preprocessing_of, rng_state, save_checkpoint
-from clip_cache import CacheError
+from acceleration import compile_network, lay_out, set_up_hardware
+from checkpoint import BEST, load_checkpoint, plain, preprocessing_of, temperature_of, training_state
 from clip_sources import ClipOptions, Clips, open_clips
-from datasets import DatasetError, VideoFolder, training_samples
-from decoding import VideoError
-from distributed import end_process_group, init_process_group, is_main, print_main, rank, world_size, wrap_model
-from engine import Precision, TrainingError, evaluate, train_one_epoch
+from datasets import VideoFolder
+from distributed import (
+    end_process_group,
+    init_process_group,
+    is_peers_failure,
+    print_main,
+    rank,
+    world_size,
+    wrap_model,
+)
+from engine import Precision, evaluate, train_one_epoch
+from errors import UserError
+from extras import require
+from feature_building import train_on_features
+from interruption import Stopped, StopRequest, resume_command
 from metrics import VideoResults
-from models import ModelError, check_fits, parameter_counts
-from optimization import OPTIMIZERS, build_schedule, default_milestones, jump_to_step, parameter_groups
-from reporting import RunFolderError, RunLog, epoch_entry, open_run_folder, print_results
+from models import check_fits, load_state
+from optimization import OPTIMIZERS, build_schedule, default_milestones, parameter_groups
+from reporting import RunLog, open_run_folder, print_plan, print_results
+from run_report import RunReport, open_evaluation_folder
+from saving import RunProgress, RunSaver
 from selection_table import selection_table
 from starting import (
-    RunProgress,
     Start,
+    checkpoint_to_resume,
     folder_classes,
     is_file_name,
     load_model,
@@ -35,8 +49,7 @@ from starting import (
     start_from_weights,
 )
 from torch import nn
-
-USER_ERRORS = (CacheError, CheckpointError, DatasetError, ModelError, RunFolderError, TrainingError, VideoError)
+from training_loop import fit
 
 
 def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
@@ -45,96 +58,112 @@ def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
     options.add_data_arguments(parser)
     options.add_selection_arguments(parser)
     options.add_model_arguments(parser)
+    options.add_acceleration_arguments(parser)
     options.add_optimization_arguments(parser)
     options.add_run_arguments(parser)
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the script: 0 when done, 1 when it could not be done, 2 on wrong usage."""
+    """Runs the script: 0 when done, 1 when it could not be done, 2 on wrong usage, 128 + signal when stopped by one."""
+    argv = sys.argv[1:] if argv is None else argv
     parser = get_args_parser()
     args = parser.parse_args(argv)
     check_args(parser, args)
+    failed = True
     try:
         run(args)
-    except USER_ERRORS as error:
+        failed = False
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except Stopped as stopped:
+        print_main(f"{stopped}, the run is saved. Continue with: {resume_command([sys.argv[0], *argv])}")
+        failed = False
+        return stopped.exit_code
     except KeyboardInterrupt:
-        print(f"interrupted: continue with --resume {args.output_dir / NEWEST}", file=sys.stderr)
+        print(f"interrupted. Continue with: {resume_command([sys.argv[0], *argv])}", file=sys.stderr)
         return 130
+    except RuntimeError as error:
+        if not is_peers_failure(error):
+            raise
+        print(f"error: rank {rank()} ends since another process has ended: its message says why", file=sys.stderr)
+        return 1
     finally:
-        end_process_group()
+        end_process_group(failed)
     return 0
 
 
 def run(args: argparse.Namespace) -> None:
     """Data, model, optimiser, resume, test-only, loop."""
+    begin = time.monotonic()
     device = set_up(args)
     if args.cache_only:
-        load_data(args, folder_classes(args.data_path, args.test_only))
+        load_clips(args, folder_classes(args.data_path, args.test_only))
         print_main(f"The clip cache is complete in {args.cache_dir}")
         return
     start = load_start(args)
-    data = load_data(args, start.classes)
+    folder = open_evaluation_folder(args.output_dir, args.resume or args.weights) if args.test_only else args.output_dir
+    train_clips, val_clips = load_clips(args, start.classes)
     for crop_size in {args.train_crop_size, args.val_crop_size}:
         check_fits(args.model, len(start.classes), args.clip_len, crop_size, args.trainable)
     model, frozen = load_model(args.model, start, args.trainable)
     model.to(device)
     precision = Precision.of(args.amp, device)
-    validate = partial(run_validation, model, precision=precision, print_freq=args.print_freq)
-    if args.test_only:
-        results = {clips.options.selection: validate(clips) for clips in data.val}
-        if len(results) > 1:
-            print_main(selection_table(results))
+    prepare_network(args, model, start, precision)
+    network = model
+    if args.cache_features and train_clips is not None:
+        network, frozen, train_clips, val_clips = train_on_features(
+            *(model, frozen, args.trainable, train_clips, val_clips),
+            precision=precision,
+            dtype=args.feature_dtype,
+            views=args.cache_features,
+        )
+    if args.compile:
+        compile_network(network, device)
+    validate = partial(run_validation, network, precision, args.print_freq)
+    if train_clips is None:
+        test(args, open_report(args, folder, start, val_clips[0], begin), start, val_clips, validate)
         return
 
-    optimizer, scheduler = load_optimizer(args, model, data.train)
+    optimizer, scheduler = load_optimizer(args, model, train_clips)
     progress = restore(start.checkpoint, optimizer, precision.scaler) if start.checkpoint else RunProgress()
     if args.start_epoch is not None:
-        progress.epoch = args.start_epoch
+        progress = RunProgress(args.start_epoch, best_video_acc1=progress.best_video_acc1)
     if progress.epoch >= args.epochs:
         print_main(f"Nothing is left to train: the next epoch is {progress.epoch}, --epochs {args.epochs}")
         return
-    jump_to_step(scheduler, progress.epoch * data.train.steps_per_epoch())
-    log = open_log(args, data, progress)
-    print_plan(args, data, model, progress)
-    begin = time.monotonic()
+    log = open_log(args, start.classes, progress)
+    report = open_report(args, folder, start, val_clips[0], begin, progress.epoch)
+    print_plan(model, args.model, train_clips, len(start.classes), progress, args.epochs)
     train = partial(
         train_one_epoch,
-        wrap_model(model, device, args.sync_bn),
+        wrap_model(network, device, args.sync_bn),
         nn.CrossEntropyLoss(label_smoothing=args.label_smoothing, reduction="none"),
         optimizer,
         scheduler,
-        num_steps=data.train.steps_per_epoch(),
+        to_inputs=train_clips.loader.dataset.to_inputs,
+        num_steps=train_clips.steps_per_epoch(),
         precision=precision,
         frozen=frozen,
         seed=args.seed,
         print_freq=args.print_freq,
+        batches_per_step=args.gradient_accumulation,
+        max_grad_norm=args.clip_grad_norm,
     )
-    for epoch in range(progress.epoch, args.epochs):
-        samples = training_samples(
-            data.train.videos, args.clips_per_video, args.seed, epoch, rank=rank(), world_size=world_size()
+    with StopRequest() as stop:
+        description = {**run_description(args, start.classes), "layout": precision.layout}
+        saver = RunSaver(
+            args.output_dir,
+            progress,
+            lambda: {**training_state(model, optimizer, scheduler, precision.scaler), **description},
+            minutes=args.checkpoint_minutes,
+            keep=args.keep_checkpoints,
+            stop=stop,
         )
-        summary = train(data.train.loader.batches(samples), epoch=epoch)
-        results = validate(data.val[0])
-        is_best = results.video.top1 > progress.best_video_acc1
-        progress = RunProgress(epoch + 1, max(results.video.top1, progress.best_video_acc1))
-        log.add(epoch_entry(epoch, summary, results, scheduler.get_last_lr()[0]))
-        if is_main():
-            state = run_state(model, optimizer, scheduler, precision, progress)
-            save_checkpoint(args.output_dir, {**state, **run_description(args, data)}, is_best)
-        print_main(f"{summary.line()}, best video Acc@1 {progress.best_video_acc1:.3f}")
-    print_main(f"Training time {datetime.timedelta(seconds=int(time.monotonic() - begin))}")
-
-
-@dataclass(frozen=True)
-class Data:
-    """Both splits; `train` is None with --test-only, and `val` may then have several frame selections."""
-
-    classes: list[str]
-    train: Clips | None
-    val: list[Clips]
+        validate_now = partial(validate, val_clips[0])
+        best = fit(train, validate_now, train_clips, scheduler, saver, log, report, epochs=args.epochs, seed=args.seed)
+    report_best(args, report, log, model, validate_now, best)
 
 
 def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
@@ -158,6 +187,8 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
             f"--cache-dataset keeps the official strip alone, and {' and '.join(beyond_strip)} frame selection looks "
             "beyond it: add --cache-frame-rate FPS (8, say), at which more frames are kept to choose from"
         )
+    if args.calibrate and args.test_only and not (args.resume or (args.weights and is_file_name(args.weights))):
+        parser.error("--calibrate --test-only puts the temperature into a checkpoint: give it by --resume")
     if args.resume and args.overwrite:
         parser.error("--resume continues a run and --overwrite begins anew: choose one")
     try:
@@ -165,6 +196,8 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
     except ValueError as error:
         parser.error(str(error))
     args.amp = options.resolve_amp(args.amp, torch.device(args.device))
+    if args.cache_features and not args.test_only:
+        options.check_cached_features(parser, args)
 
 
 def set_up(args: argparse.Namespace) -> torch.device:
@@ -176,6 +209,8 @@ def set_up(args: argparse.Namespace) -> torch.device:
         torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = not args.use_deterministic_algorithms
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    if args.tensorboard:
+        require("torch.utils.tensorboard")  # before the work, not after it
     print_main(f"Device: {device} ({name}), precision: {args.amp}, processes: {world_size()}")
     return device
 
@@ -183,6 +218,7 @@ def set_up(args: argparse.Namespace) -> torch.device:
 def load_start(args: argparse.Namespace) -> Start:
     """Reads checkpoint or weights, which decide on the classes."""
     folders = folder_classes(args.data_path, args.test_only)
+    args.resume = checkpoint_to_resume(args.resume, args.output_dir)
     if args.resume:
         return start_from_checkpoint(args.resume, folders)
     if args.test_only and args.weights and is_file_name(args.weights):
@@ -195,8 +231,8 @@ def load_start(args: argparse.Namespace) -> Start:
     return start_from_weights(args.model, args.weights, folders)
 
 
-def load_data(args: argparse.Namespace, classes: list[str]) -> Data:
-    """Finds the videos of both splits, scans or caches them."""
+def load_clips(args: argparse.Namespace, classes: list[str]) -> tuple[Clips | None, list[Clips]]:
+    """Training clips, None with --test-only, and validation clips by each frame selection; scans or caches them."""
     shared = {
         "clip_len": args.clip_len,
         "frame_rate": args.frame_rate,
@@ -209,6 +245,7 @@ def load_data(args: argparse.Namespace, classes: list[str]) -> Data:
         "candidate_rate": args.cache_frame_rate,
         "skip_unreadable": args.skip_unreadable,
         "batch_size": args.batch_size,
+        "batches_per_step": args.gradient_accumulation,
         "num_workers": args.workers,
         "pin_memory": args.device.startswith("cuda"),
     }
@@ -230,10 +267,18 @@ def load_data(args: argparse.Namespace, classes: list[str]) -> Data:
     )
     train = open_clips(train_folder, for_train) if train_folder else None
     val = [open_clips(val_folder, replace(for_val, selection=name)) for name in args.val_frame_selection]
-    return Data(classes, train, val)
+    return train, val
 
 
-def run_validation(model: nn.Module, clips: Clips, precision: Precision, print_freq: int) -> VideoResults:
+def prepare_network(args: argparse.Namespace, model: nn.Module, start: Start, precision: Precision) -> None:
+    """Chooses how the device computes; lays `model` out accordingly."""
+    set_up_hardware(precision)
+    batch_shape = (args.batch_size, 3, args.clip_len, *args.train_crop_size)
+    remembered = start.checkpoint.get("layout") if start.checkpoint else None
+    lay_out(model, args.channels_last, batch_shape, precision, remembered)
+
+
+def run_validation(model: nn.Module, precision: Precision, print_freq: int, clips: Clips) -> VideoResults:
     """Scores the validation videos and prints what came out, and how."""
     results = evaluate(
         model,
@@ -246,6 +291,64 @@ def run_validation(model: nn.Module, clips: Clips, precision: Precision, print_f
     )
     print_results(results, clips.options.rule, clips.pixels, clips.skipped)
     return results
+
+
+def open_report(
+    args: argparse.Namespace, folder: Path, start: Start, clips: Clips, begin: float, start_epoch: int = 0
+) -> RunReport:
+    """Prepares what the run will leave to be looked at."""
+    settings = {"This run": plain(vars(args))}
+    if args.test_only and start.checkpoint:
+        settings["The training"] = plain(start.checkpoint.get("args") or {})
+    return RunReport(
+        folder,
+        f"{args.model} on {args.data_path.resolve().name}",
+        start.classes,
+        clips,
+        settings,
+        calibrate=args.calibrate,
+        temperature=temperature_of(start.checkpoint, args.resume or args.weights) if args.test_only else 1.0,
+        preparing_seconds=time.monotonic() - begin,
+        tensorboard=args.tensorboard,
+        start_epoch=start_epoch,
+    )
+
+
+def test(
+    args: argparse.Namespace,
+    report: RunReport,
+    start: Start,
+    val_clips: list[Clips],
+    validate: Callable[[Clips], VideoResults],
+) -> None:
+    """Validates by every frame selection asked for; the report tells of the first."""
+    results = {clips.options.selection: validate(clips) for clips in val_clips}
+    path = (args.resume or args.weights) if start.checkpoint else None
+    report.write_evaluation(next(iter(results.values())), path, start.checkpoint)
+    if len(results) > 1:
+        print_main(selection_table(results))
+
+
+def report_best(
+    args: argparse.Namespace,
+    report: RunReport,
+    log: RunLog,
+    model: nn.Module,
+    validate: Callable[[], VideoResults],
+    best: VideoResults | None,
+) -> None:
+    """Tells of the best epoch; validates it again where it (`best` is None) is from before the run was resumed."""
+    path = args.output_dir / BEST
+    if best is None:
+        path = path if path.is_file() else args.resume
+        print_main(f"Validating {path}, the best so far, for the report")
+        checkpoint = load_checkpoint(path)
+        if args.calibrate and "temperature" not in checkpoint:
+            print_main(f"{path} is from before --calibrate: calibrate it by --test-only --calibrate --resume {path}")
+        report.calibrate, report.temperature = False, temperature_of(checkpoint, path)
+        load_state(model, checkpoint["model"], keep_head=True)
+        best = validate()
+    report.write_training(best, path, log.entries)
 
 
 def load_optimizer(args: argparse.Namespace, model: nn.Module, train: Clips):
@@ -265,40 +368,17 @@ def load_optimizer(args: argparse.Namespace, model: nn.Module, train: Clips):
     return optimizer, scheduler
 
 
-def open_log(args: argparse.Namespace, data: Data, progress: RunProgress) -> RunLog:
+def open_log(args: argparse.Namespace, classes: list[str], progress: RunProgress) -> RunLog:
     """Prepares --output-dir for writing."""
-    open_run_folder(args.output_dir, plain({**vars(args), "classes": data.classes}), bool(args.resume), args.overwrite)
+    open_run_folder(args.output_dir, plain({**vars(args), "classes": classes}), bool(args.resume), args.overwrite)
     log = RunLog(args.output_dir)
     if args.resume:
         log.resume(progress.epoch)
     return log
 
 
-def print_plan(args: argparse.Namespace, data: Data, model: nn.Module, progress: RunProgress) -> None:
-    """What is about to be done, with the numbers that follow from the flags."""
-    trained, total = parameter_counts(model)
-    print_main(
-        f"{args.model}: {trained:,} of {total:,} parameters trained ({' '.join(args.trainable)}); "
-        f"{len(data.classes)} classes, {len(data.train.videos)} training videos; epochs {progress.epoch} to "
-        f"{args.epochs - 1}, {data.train.steps_per_epoch()} steps each, {args.batch_size * world_size()} clips a step"
-    )
-
-
-def run_state(model: nn.Module, optimizer, scheduler, precision: Precision, progress: RunProgress) -> dict[str, Any]:
-    """The part of a checkpoint that changes as the run goes on, see checkpoint.py."""
-    return {
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "lr_scheduler": scheduler.state_dict(),
-        "scaler": precision.scaler.state_dict() if precision.scaler else None,
-        "epoch": progress.epoch - 1,
-        "best_video_acc1": progress.best_video_acc1,
-        "rng": rng_state(),
-    }
-
-
-def run_description(args: argparse.Namespace, data: Data) -> dict[str, Any]:
-    """The part of a checkpoint that does not change."""
+def run_description(args: argparse.Namespace, classes: list[str]) -> dict[str, Any]:
+    """The part of a checkpoint that stays the same, see checkpoint.py."""
     preprocessing = preprocessing_of(
         clip_len=args.clip_len,
         frame_rate=args.frame_rate,
@@ -308,7 +388,7 @@ def run_description(args: argparse.Namespace, data: Data) -> dict[str, Any]:
         mean=presets.MEAN,
         std=presets.STD,
     )
-    return {"classes": data.classes, "preprocessing": preprocessing, "args": plain(vars(args))}
+    return {"classes": classes, "preprocessing": preprocessing, "args": plain(vars(args))}
 
 
 if __name__ == "__main__":
