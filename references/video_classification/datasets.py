@@ -228,7 +228,8 @@ class ClipDataset:
         random = {"options": options, "may_flip": self._may_flip, "random": self._random, "seed": self._seed}
         return {**official, **random} if drawn else official
 
-    def to_inputs(self, clips: Tensor, flips: Tensor) -> Tensor:
+    @staticmethod
+    def to_inputs(clips: Tensor, flips: Tensor) -> Tensor:
         """What the network takes: the batch's clips flipped and normalised, float32 (B, C, T, H, W)."""
         return presets.normalize(presets.flip(clips, flips))
 
