@@ -16,7 +16,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from references.dataset_tools import records
-from references.dataset_tools.checking import Row, TreeChecker, summarise, write_report
+from references.dataset_tools.checking import Row, TreeChecker, prepare_report, summarise, write_report
 from references.dataset_tools.probing import ProbeOptions, require_prober
 from references.dataset_tools.progress import progress
 from references.dataset_tools.quarantine import Quarantine
@@ -61,9 +61,10 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
     if not args.root.is_dir():
         parser.error(f"--root {args.root}: there is no such folder")
     if args.quarantine is None:
-        for option, is_given in (("--remux", args.remux), ("--replace", args.replace), ("--restore", args.restore)):
-            if is_given:
-                parser.error(f"{option} needs --quarantine, where originals are kept")
+        if args.restore:
+            parser.error("--restore needs --quarantine, where the files are")
+        if args.remux:
+            print("without --quarantine, where originals are kept, nothing is remuxed: bad files are only reported")
     elif args.quarantine.exists() and not args.quarantine.is_dir():
         parser.error(f"--quarantine {args.quarantine}: is not a folder")
     elif args.quarantine.resolve() == args.root.resolve():
@@ -95,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
             return restore(quarantine, args.dry_run)
         with sole_check(args.root, args.shard) if quarantine and not args.dry_run else contextlib.nullcontext():
             return check(args, quarantine)
-    except OSError as error:
+    except (OSError, RuntimeError, records.RecordError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -104,6 +105,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def check(args: argparse.Namespace, quarantine: Quarantine | None) -> int:
+    if args.report:
+        prepare_report(args.report)
     if quarantine and not args.dry_run:
         quarantine.settle()
     paths, unreadable = find_videos(args.root, args.ext, skip=args.quarantine)
@@ -116,7 +119,7 @@ def check(args: argparse.Namespace, quarantine: Quarantine | None) -> int:
         args.root,
         quarantine,
         options=ProbeOptions(args.prober, args.max_corrupt_frames, args.min_frames),
-        remux=args.remux,
+        remux=args.remux and quarantine is not None,
         replace=args.replace,
         dry_run=args.dry_run,
         jobs=args.jobs,
@@ -130,7 +133,7 @@ def check(args: argparse.Namespace, quarantine: Quarantine | None) -> int:
             advance(1)
             if row.status != "ok":
                 tqdm.write(printable(f"{row.status} {row.path}: {row.reason}"))
-    seconds = time.monotonic() - start
+    seconds = max(time.monotonic() - start, 1e-9)
     megabytes = checker.bytes_read / 1e6
     print(f"{len(paths)} files in {seconds:.1f} s: {len(paths) / seconds:.1f} files/s, {megabytes / seconds:.1f} MB/s")
     print(printable(summarise(rows)))

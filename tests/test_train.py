@@ -39,6 +39,12 @@ def finished_run(dataset, tmp_path_factory):
     return folder / "run", options
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """The default --output-dir is the working directory."""
+    monkeypatch.chdir(tmp_path)
+
+
 def accuracies(text):
     return re.findall(r"^ \* (\w+) Acc@1 ([\d.]+) \1 Acc@5 ([\d.]+)$", text, re.MULTILINE)
 

@@ -61,7 +61,7 @@ def benchmark_refactor(num_entries: int, work_dir: Path, jobs: int) -> dict[str,
 
 
 def benchmark_check(files: list[Path], work_dir: Path, jobs: int, repeats: int = 3) -> dict[str, float]:
-    """Checks `files`, against a bare loop that decodes them in as many processes; and measures memory over 10,000 files.
+    """Checks `files`, against a bare loop that decodes them in as many processes; and the memory over 10,000.
 
     The two are run in turns, `repeats` times, and the fastest of each counts. All files must be readable.
     """

@@ -119,9 +119,12 @@ def find_sources(srcs: list[Path], wanted: set[str], skip: Path) -> Sources:
             folder = folders.pop()
             if folder == skip_path:
                 continue
+            inner: list[str] = []
             with os.scandir(folder) as directory:
-                for item in sorted(directory, key=lambda item: item.name):
-                    _take_item(item, wanted, endings, folders, found)
+                for item in directory:
+                    _take_item(item, wanted, endings, inner, found)
+            folders += sorted(inner, reverse=True)
+    found.unlisted.sort()
     return found
 
 
