@@ -135,9 +135,8 @@ def open_output(path: Path | None) -> Iterator[IO[str]]:
     if path is None:
         yield sys.stdout
         return
-    with replaced_file(path) as file:
-        with open(file.fileno(), "w", encoding="utf-8", newline="", closefd=False) as text:
-            yield text
+    with replaced_file(path) as file, open(file.fileno(), "w", encoding="utf-8", newline="", closefd=False) as text:
+        yield text
 
 
 def plan_copies(folder: Path, paths: list[str]) -> list[Path]:
