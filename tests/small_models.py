@@ -14,17 +14,17 @@ from videos import write_video
 CLASSES = ["dips", "jumping jacks", "left lunge"]
 
 
-def small_checkpoint(path: Path, model: str = "r2plus1d_18", **changes) -> Path:
-    """A checkpoint for clips of 8 frames of 28x28 pixels; `changes` replace or (None) remove its entries."""
+def small_checkpoint(path: Path, **changes) -> Path:
+    """A checkpoint for clips of 8 frames of 28x28 pixels; `changes` replace entries."""
     checkpoint = {
-        "model": random_network(model, len(CLASSES)).state_dict(),
+        "model": random_network("r2plus1d_18", len(CLASSES)).state_dict(),
         "epoch": 0,
         "classes": CLASSES,
         "preprocessing": small_preprocessing(),
-        "args": {"model": model},
+        "args": {"model": "r2plus1d_18"},
         **changes,
     }
-    torch.save({name: value for name, value in checkpoint.items() if value is not None}, path)
+    torch.save(checkpoint, path)
     return path
 
 
@@ -76,3 +76,22 @@ def write_coloured_videos(root: Path, splits: dict[str, int], classes=CLASSES) -
                 frames = (np.roll(blocks, 2 * step, axis=1) for step in range(24))
                 write_video(root / split / name.replace(" ", "_") / f"{number}.mp4", frames, fps=12)
     return root
+
+
+def fit_head(network: nn.Module, clips: torch.Tensor, labels: torch.Tensor) -> nn.Module:
+    """Trains the last layer on normalised clips (B, C, T, H, W), as far as it goes."""
+    head = network.fc
+    network.fc = nn.Identity()
+    with torch.no_grad():
+        features = torch.cat([network(clip) for clip in clips.split(8)])
+    network.fc = head
+    optimizer = torch.optim.LBFGS(head.parameters(), lr=0.1, max_iter=100)
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        value = nn.functional.cross_entropy(head(features), labels) + 1e-3 * head.weight.square().sum()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    return network.eval()

@@ -78,6 +78,13 @@ class DeviceNetwork(nn.Module):
         return self.network(video)
 
 
+class _LayerTracer(fx.Tracer):
+    """Takes torchvision's own kinds of Conv3d for the layers that they are."""
+
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        return isinstance(module, nn.Conv3d) or super().is_leaf_module(module, name)
+
+
 def fold_batch_norm(network: nn.Module) -> fx.GraphModule:
     """A network in evaluation mode with every BatchNorm folded into the convolution before it; the given one is kept.
 
@@ -85,9 +92,10 @@ def fold_batch_norm(network: nn.Module) -> fx.GraphModule:
         ExportError: a network whose forward pass cannot be traced.
     """
     try:
-        traced = fx.symbolic_trace(network)
+        graph = _LayerTracer().trace(network)
     except (fx.proxy.TraceError, TypeError) as error:
         raise ExportError(f"{type(network).__name__} cannot be traced: {error}") from error
+    traced = fx.GraphModule(network, graph)
     modules = dict(traced.named_modules())
     for node in list(traced.graph.nodes):
         norm = modules.get(node.target) if node.op == "call_module" else None

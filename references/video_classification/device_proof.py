@@ -53,7 +53,10 @@ class OnnxNetwork:
         options.intra_op_num_threads = num_threads
         # Without it, CPUs that lack VNNI saturate sums of int8 products that no NPU saturates.
         options.add_session_config_entry("session.x64quantprecision", "1")
-        self._session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        try:
+            self._session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's errors have no class in common but this
+            raise ExportError(f"ONNX Runtime cannot load the network: {str(error).splitlines()[0]}") from error
         self._format, self._preprocessing = device_format, preprocessing
 
     def __call__(self, clips: np.ndarray) -> Tensor:
@@ -144,9 +147,9 @@ def score(networks: Mapping[str, Network], clips: Clips, num_classes: int) -> di
 
 
 def paired_difference(right_a: np.ndarray, right_b: np.ndarray) -> tuple[float, float, float]:
-    """(difference, low, high): how much more often `right_a` is right than `right_b`, in points, with its 95 % interval.
+    """How much more often `right_a` is right than `right_b`, in points, and the ends of the 95 % interval.
 
-    Both are bool (N,) over the same videos. Agresti and Min's interval for matched pairs (Statistics in Medicine 2005,
+    Both are bool (N,), over the same videos. Agresti and Min's interval for matched pairs (Statistics in Medicine 2005,
     24:729): half an observation is added to each of the four outcomes, so that few videos give no false certainty.
     """
     only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())

@@ -89,13 +89,13 @@ def main(argv: list[str] | None = None) -> int:
     try:
         run(args)
     except USER_ERRORS as error:
-        print(f"error: {error}; nothing was written", file=sys.stderr)
+        print(f"error: {error}; {args.output} was not written", file=sys.stderr)
         return 1
     except OSError as error:
         print(f"error: {error.filename or args.output} cannot be written: {error.strerror or error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted: nothing was written", file=sys.stderr)
+        print(f"interrupted: {args.output} was not written", file=sys.stderr)
         return 130
     return 0
 
@@ -139,12 +139,12 @@ def run(args: argparse.Namespace) -> None:
         prove_on_videos(score(networks, val, len(model.classes)), val, args.max_drop)
     for name, network in networks.items():
         print(f"latency on this CPU, {torch.get_num_threads()} threads: {name} {one_clip_latency(network, clips)}")
+    if args.dump_tensors:
+        print(f"wrote {dump_tensors(args.dump_tensors, val, device_format, model.preprocessing)}")
     for path, proto in files.items():
         with replaced_file(path) as file:
             file.write(proto.SerializeToString())
         print(f"wrote {path}, {path.stat().st_size / 2**20:.1f} MiB")
-    if args.dump_tensors:
-        print(f"wrote {dump_tensors(args.dump_tensors, val, device_format, model.preprocessing)}")
 
 
 def open_split(args: argparse.Namespace, model: TrainedModel, split: str) -> Clips:
