@@ -16,7 +16,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from references.dataset_tools import records
-from references.dataset_tools.checking import Row, TreeChecker, summarise, write_report
+from references.dataset_tools.checking import Row, TreeChecker, prepare_report, summarise, write_report
 from references.dataset_tools.probing import ProbeOptions, require_prober
 from references.dataset_tools.progress import progress
 from references.dataset_tools.quarantine import Quarantine
@@ -95,7 +95,7 @@ def main(argv: list[str] | None = None) -> int:
             return restore(quarantine, args.dry_run)
         with sole_check(args.root, args.shard) if quarantine and not args.dry_run else contextlib.nullcontext():
             return check(args, quarantine)
-    except OSError as error:
+    except (OSError, RuntimeError, records.RecordError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -104,6 +104,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def check(args: argparse.Namespace, quarantine: Quarantine | None) -> int:
+    if args.report:
+        prepare_report(args.report)
     if quarantine and not args.dry_run:
         quarantine.settle()
     paths, unreadable = find_videos(args.root, args.ext, skip=args.quarantine)
@@ -130,7 +132,7 @@ def check(args: argparse.Namespace, quarantine: Quarantine | None) -> int:
             advance(1)
             if row.status != "ok":
                 tqdm.write(printable(f"{row.status} {row.path}: {row.reason}"))
-    seconds = time.monotonic() - start
+    seconds = max(time.monotonic() - start, 1e-9)
     megabytes = checker.bytes_read / 1e6
     print(f"{len(paths)} files in {seconds:.1f} s: {len(paths) / seconds:.1f} files/s, {megabytes / seconds:.1f} MB/s")
     print(printable(summarise(rows)))

@@ -7,29 +7,19 @@ The sources are never changed (unless --mode move is asked for). Run again, it p
 """
 
 import argparse
-import csv
-import json
+import gc
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 
 from references.dataset_tools import placing, records, selection
 from references.dataset_tools.audit import Audit, audit_release
 from references.dataset_tools.progress import progress
 from references.dataset_tools.release import ReleaseError, Sources, Video, find_sources, read_release
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[IO[str]]:
-    """A text file that takes the name `path` once it is complete."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8", newline="") as file:
-        yield file
-    os.replace(partial, path)
+from references.dataset_tools.reports import write_reports
 
 
 @dataclass
@@ -130,17 +120,8 @@ class DatasetRefactorer:
 
     def _report(self, audit: Audit, targets: dict[str, Video], sources: Sources) -> None:
         print(audit.short_form())
-        if self.report_dir is None:
-            return
-        self.report_dir.mkdir(parents=True, exist_ok=True)
-        with _replacing(self.report_dir / "audit.json") as file:
-            json.dump(audit.as_json(), file, indent=1)
-        with _replacing(self.report_dir / "manifest.csv") as file:
-            writer = csv.writer(file)
-            writer.writerow(["path", "source", "class", "split", "bytes"])
-            for path, video in sorted(targets.items()):
-                if source := sources.files.get(video.name):
-                    writer.writerow([path, source.path, video.label, video.split, source.bytes])
+        if self.report_dir is not None:
+            write_reports(self.report_dir, audit, targets, sources)
 
     def _refuse_if_wrong(self, audit: Audit) -> None:
         errors = audit.errors(self.allow_duplicates)
@@ -254,14 +235,33 @@ def main(argv: list[str] | None = None) -> int:
     }
     try:
         classes = selection.read_classes(args.classes_file) if args.classes_file else None
-        outcome = DatasetRefactorer(args.src, classes=classes, **options).refactor_dataset()
-    except (ReleaseError, placing.PlacingError, OSError, UnicodeDecodeError) as error:
+        with collector_paused():
+            outcome = DatasetRefactorer(args.src, classes=classes, **options).refactor_dataset()
+    except (ReleaseError, records.RecordError, placing.PlacingError, OSError, UnicodeDecodeError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; what was placed is whole, run again to go on", file=sys.stderr)
         return 1
     print(outcome)
     list_problems("could not be dealt with", [f"{path}: {reason}" for path, reason in outcome.problems])
     list_problems("listed, but in none of the sources", outcome.absent)
     return 1 if outcome.problems or (outcome.absent and not args.allow_missing) else 0
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Without the cyclic garbage collector, which would go over hundreds of thousands of tuples again and again.
+
+    It took 15 % of the time of a rerun over 100,000 files; nothing here is in cycles.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def list_problems(heading: str, items: list[str], limit: int = 100) -> None:

@@ -168,6 +168,18 @@ def test_state_reads_only_what_is_new_or_changed(root, tmp_path, videos, monkeyp
     assert "val/squats/2.MP4" in tried, "other options ask another question"
 
 
+def test_a_file_of_somebody_else_is_neither_used_nor_changed(root, tmp_path, capsys):
+    (tmp_path / "notes.csv").write_text("path,status\n1.mp4,ok")
+    assert check_videos.main(["--root", str(root), "--state", str(tmp_path / "notes.csv")]) == 1
+    assert (tmp_path / "notes.csv").read_text() == "path,status\n1.mp4,ok"
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad/journal.jsonl").write_text('garbage\n{"id": 3}\n')
+    assert check_videos.main(["--root", str(root), "--quarantine", str(tmp_path / "bad")]) == 1
+    assert check_videos.main(["--root", str(root), "--report", str(root)]) == 1
+    errors = capsys.readouterr().err
+    assert errors.count("error: ") == 3 and "journal.jsonl" in errors and "Traceback" not in errors
+
+
 def test_shards_cover_every_file_once(root, tmp_path):
     for numbering in (("1/3", "2/3", "3/3"), ("0/3", "1/3", "2/3")):
         paths = [path for shard in numbering for path in run(root, "--shard", shard)[1]]

@@ -63,9 +63,12 @@ class Audit:
 def audit_release(videos: list[Video], sources: Sources, at_dest: set[str]) -> Audit:
     """Compares what is listed with what the sources hold. `at_dest` are names that need no source any more."""
     audit = Audit(unlisted=sources.unlisted)
-    places: dict[str, list[list[str]]] = {}
+    first_place: dict[str, tuple[str, str]] = {}
     for name, label, split in videos:
-        places.setdefault(name, []).append([label, split])
+        if name in first_place:
+            audit.listed_twice.setdefault(name, [[*first_place[name]]]).append([label, split])
+        else:
+            first_place[name] = (label, split)
         count = audit.per_class.setdefault(split, {}).setdefault(label, {"videos": 0, "bytes": 0})
         source = sources.files.get(name)
         if source is None and name not in at_dest:
@@ -74,9 +77,8 @@ def audit_release(videos: list[Video], sources: Sources, at_dest: set[str]) -> A
         count["bytes"] += source.bytes if source else 0
     audit.videos = sum(count["videos"] for classes in audit.per_class.values() for count in classes.values())
     audit.bytes = sum(count["bytes"] for classes in audit.per_class.values() for count in classes.values())
-    audit.absent = [name for name in places if name not in sources.files and name not in at_dest]
-    audit.listed_twice = {name: listed for name, listed in places.items() if len(listed) > 1}
-    for name in sources.repeats.keys() & places.keys():
+    audit.absent = [name for name in first_place if name not in sources.files and name not in at_dest]
+    for name in sources.repeats:
         first, *others = [sources.files[name], *sources.repeats[name]]
         same = all(same_bytes(first.path, other.path) for other in others)
         found = audit.same_name_same_bytes if same else audit.same_name_different_bytes

@@ -120,9 +120,15 @@ def _as_inspection(result: Inspection | WorkerFailure) -> Inspection:
     return result
 
 
+def prepare_report(path: Path) -> None:
+    """Raises OSError where `write_report` could not write there, which is better known before hours of work."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise OSError(f"the report {path} cannot be written")
+
+
 def write_report(path: Path, rows: list[Row]) -> None:
     """The rows as CSV, sorted by path; the file appears once it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     with partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         writer = csv.writer(file)

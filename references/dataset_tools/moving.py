@@ -10,10 +10,9 @@ import shutil
 import stat
 from typing import NamedTuple
 
-from references.dataset_tools.placing import PARTIAL_ENDING, same_bytes
+from references.dataset_tools.placing import NOT_LINKABLE, PARTIAL_ENDING, same_bytes
 
 ANOTHER_FILE_SYSTEM = {errno.EXDEV}
-NOT_LINKABLE = {errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
 class Identity(NamedTuple):

@@ -12,7 +12,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
-from references.dataset_tools.records import FOLDER, append_lines, read_lines
+from references.dataset_tools.records import FOLDER, append_lines, explained, read_lines
 from references.dataset_tools.release import SourceFile
 
 FILES_PER_BATCH = 512
@@ -170,7 +170,7 @@ def finish_moves(moves: list[tuple[str, SourceFile]], dest: Path) -> int:
 
     `moves` are targets that are in place, with the source of that name that is still there.
     """
-    recorded = {target: source for target, _, _, source in read_lines(dest / FOLDER / "placed.jsonl")}
+    recorded = {target: source for target, (_, _, source) in _read_placed(dest).items()}
     finished = 0
     for target, source in moves:
         if recorded.get(target) == source.path and same_bytes(f"{dest}/{target}", source.path):
@@ -215,14 +215,10 @@ def find_prunable(dest: Path, wanted: set[str]) -> tuple[list[str], list[tuple[s
 
     Kept is what is not what was placed, or would be the last copy: one that was changed, remuxed, or moved here.
     """
-    recorded = {}
-    for target, size, mtime_ns, source in read_lines(dest / FOLDER / "placed.jsonl"):
-        if target not in wanted:
-            recorded[target] = (size, mtime_ns, source)
     prunable, kept = [], []
-    for target, (size, mtime_ns, source) in sorted(recorded.items()):
+    for target, (size, mtime_ns, source) in sorted(_read_placed(dest).items()):
         path = f"{dest}/{target}"
-        if not os.path.lexists(path):
+        if target in wanted or not os.path.lexists(path):
             continue
         if not os.path.exists(source):
             kept.append((target, f"its source {source} is gone, so this may be the only copy"))
@@ -231,6 +227,13 @@ def find_prunable(dest: Path, wanted: set[str]) -> tuple[list[str], list[tuple[s
         else:
             prunable.append(target)
     return prunable, kept
+
+
+def _read_placed(dest: Path) -> dict[str, tuple[int, int, str]]:
+    """Target -> bytes, mtime_ns and source of every file that was ever placed under `dest`."""
+    path = dest / FOLDER / "placed.jsonl"
+    with explained(path):
+        return {target: (size, mtime_ns, source) for target, size, mtime_ns, source in read_lines(path)}
 
 
 def _is_what_was_placed(path: str, size: int, mtime_ns: int, source: str) -> bool:

@@ -16,6 +16,7 @@ from pathlib import Path
 from references.dataset_tools import moving, records
 
 JOURNAL = "journal.jsonl"
+ENTRY_KEYS = {"id", "state", "action", "root", "path", "kept", "identity"}
 
 
 class Quarantine:
@@ -96,8 +97,11 @@ class Quarantine:
     def _entries(self) -> dict[str, dict]:
         """id -> what the journal says last of it."""
         entries: dict[str, dict] = {}
-        for line in records.read_lines(self.journal):
-            entries.setdefault(line["id"], {}).update(line)
+        with records.explained(self.journal):
+            for line in records.read_lines(self.journal):
+                entries.setdefault(line["id"], {}).update(line)
+            if not all(entry.keys() >= ENTRY_KEYS for entry in entries.values()):
+                raise KeyError("an entry is not complete")
         return entries
 
     def _write(self, id: str, state: str, **facts) -> None:

@@ -18,6 +18,10 @@ from pathlib import Path
 FOLDER = ".dataset_tools"
 
 
+class RecordError(ValueError):
+    """A file that these scripts keep holds what they did not write."""
+
+
 def append_lines(path: Path, records: Iterable[object], durable: bool = False) -> None:
     """Adds one line of JSON for each record, in one write; `durable` waits until they are on the disk."""
     data = "".join(json.dumps(record) + "\n" for record in records).encode()
@@ -46,6 +50,15 @@ def read_lines(path: Path) -> Iterator[object]:
 
 
 @contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turns the failure to understand records from `path` into a RecordError that names it."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise RecordError(f"{path} holds lines that this script did not write; move it away") from error
+
+
+@contextlib.contextmanager
 def locked(path: Path, waiting: str) -> Iterator[None]:
     """Holds the lock file at `path`; prints `waiting` where another process has it, and waits for it."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,9 +74,10 @@ def locked(path: Path, waiting: str) -> Iterator[None]:
 
 def read_withdrawn(root: Path) -> dict[str, str]:
     """Path under root -> "quarantined" or "remuxed", for what check_videos.py has taken away or repaired since."""
-    status_of = {}
-    for record in read_lines(root / FOLDER / "withdrawn.jsonl"):
-        status_of[record["path"]] = record["status"]
+    path, status_of = root / FOLDER / "withdrawn.jsonl", {}
+    with explained(path):
+        for record in read_lines(path):
+            status_of[record["path"]] = record["status"]
     return {path: status for path, status in status_of.items() if status in ("quarantined", "remuxed")}
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,6 +42,7 @@ class Sources(NamedTuple):
     unlisted: list[str]  # paths of other files with one of the wanted endings
 
 
+@cache
 def class_folder(label: str) -> str:
     return label.replace(" ", "_")
 
@@ -58,31 +60,30 @@ def read_release(labels: Path, split_is_optional: bool = False) -> list[Video]:
         raise ReleaseError(f"{labels}: is not JSON: {error}") from None
     if not isinstance(entries, list):
         raise ReleaseError(f"{labels}: is not a list of entries, but a {type(entries).__name__}")
-    default = {"split": "train"} if split_is_optional else {}
+    default_split = "train" if split_is_optional else None
     videos: dict[Video, None] = {}
     for index, entry in enumerate(entries):
         try:
-            videos[_read_entry({**default, **entry} if isinstance(entry, dict) else entry)] = None
+            videos[_read_entry(entry, default_split)] = None
         except ReleaseError as error:
             text = json.dumps(entry)
             raise ReleaseError(f"{labels}: entry {index} ({text[:200]}): {error}") from None
     return list(videos)
 
 
-def _read_entry(entry: object) -> Video:
+def _read_entry(entry: object, default_split: str | None) -> Video:
     if not isinstance(entry, dict):
         raise ReleaseError('is not an object like {"video_path": ..., "label": ..., "split": ...}')
-    for key in ("video_path", "label", "split"):
-        if key not in entry:
-            raise ReleaseError(f'has no "{key}"')
-        if not isinstance(entry[key], str):
-            raise ReleaseError(f'its "{key}" is not a text')
-    name = entry["video_path"].rpartition("/")[2]
-    for what, text in (("video_path", name), ("label", entry["label"]), ("split", entry["split"])):
-        problem = _name_problem(text)
+    values = entry.get("video_path"), entry.get("label"), entry.get("split", default_split)
+    for key, value in zip(("video_path", "label", "split"), values, strict=True):
+        if not isinstance(value, str):
+            raise ReleaseError(f'its "{key}" is not a text' if key in entry else f'has no "{key}"')
+    video = Video(values[0].rpartition("/")[2], values[1], values[2])
+    problems = _name_problem(video.name), _folder_problem(video.label), _folder_problem(video.split)
+    for key, text, problem in zip(("video_path", "label", "split"), video, problems, strict=True):
         if problem:
-            raise ReleaseError(f'its {what} "{text}" {problem}, so it cannot name a file or folder')
-    return Video(name, entry["label"], entry["split"])
+            raise ReleaseError(f'its {key} "{text}" {problem}, so it cannot name a file or folder')
+    return video
 
 
 def _name_problem(text: str) -> str | None:
@@ -104,6 +105,9 @@ def _name_problem(text: str) -> str | None:
     return "is longer than 255 bytes" if len(encoded) > 255 else None
 
 
+_folder_problem = lru_cache(maxsize=None)(_name_problem)  # labels are few, entries many
+
+
 def find_sources(srcs: list[Path], wanted: set[str], skip: Path) -> Sources:
     """Looks for the `wanted` file names in the sources and their folders, but not in `skip` or in hidden folders."""
     found = Sources({}, {}, [])
@@ -115,9 +119,12 @@ def find_sources(srcs: list[Path], wanted: set[str], skip: Path) -> Sources:
             folder = folders.pop()
             if folder == skip_path:
                 continue
+            inner: list[str] = []
             with os.scandir(folder) as directory:
-                for item in sorted(directory, key=lambda item: item.name):
-                    _take_item(item, wanted, endings, folders, found)
+                for item in directory:
+                    _take_item(item, wanted, endings, inner, found)
+            folders += sorted(inner, reverse=True)
+    found.unlisted.sort()
     return found
 
 

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from references.dataset_tools.probing import ProbeOptions, Verdict
-from references.dataset_tools.records import append_lines, read_lines
+from references.dataset_tools.records import append_lines, explained, read_lines
 
 LINES_PER_WRITE = 50
 
@@ -21,10 +21,13 @@ class CheckedFiles:
         self._unwritten: list[list] = []
         if path is None:
             return
+        with explained(path):
+            if path.exists() and path.read_bytes()[:2] not in (b"", b'["'):
+                raise ValueError("not a file of this kind")  # before anything is added to it
+            for file, size, mtime_ns, options_then, verdict in read_lines(path):
+                if options_then == self.options:
+                    self._verdicts[file] = ([size, mtime_ns], Verdict(*verdict))
         append_lines(path, [])  # fails now rather than at the end
-        for file, size, mtime_ns, options_then, verdict in read_lines(path):
-            if options_then == self.options:
-                self._verdicts[file] = ([size, mtime_ns], Verdict(*verdict))
 
     def __enter__(self) -> "CheckedFiles":
         return self

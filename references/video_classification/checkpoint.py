@@ -3,6 +3,7 @@
     model                the weights to use, with torchvision's names
     optimizer, lr_scheduler, scaler   state dicts (None where there is none)
     epoch                the last finished epoch, from 0
+    clips_seen, epoch_totals   how far the next epoch has come, where it was saved within
     best_video_acc1      percent
     classes              names, in the order of the outputs
     preprocessing        what a clip must go through, see `preprocessing_of`
@@ -16,35 +17,73 @@ read too, see `is_legacy`.
 import argparse
 import os
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
+from errors import UserError
 from tables import replaced_file
-from torch import Tensor
+from torch import Tensor, nn
 
 NEWEST, BEST = "checkpoint.pth", "model_best.pth"
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(UserError):
     """A file that is not a usable checkpoint; the message says why."""
 
 
-def save_checkpoint(folder: Path, checkpoint: dict[str, Any], is_best: bool) -> Path:
-    """Writes `model_<epoch>.pth`, and `checkpoint.pth` and, when best, `model_best.pth` as further names for it.
+def write_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
+    """Writes one file, whole or not at all.
 
     Raises:
-        CheckpointError: it cannot be written, for want of space for one; earlier files are untouched.
+        CheckpointError: it cannot be written, for want of space for one; the file before is untouched.
     """
-    path = folder / f"model_{checkpoint['epoch']}.pth"
     try:
         with replaced_file(path) as file:
             torch.save(checkpoint, file)
-        for name in (NEWEST, BEST) if is_best else (NEWEST,):
-            _name_also(path, folder / name)
     except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError on a full disk
-        raise CheckpointError(f"{path} cannot be written: {error}") from error
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error).splitlines()[0]
+        raise CheckpointError(
+            f"{path} cannot be written: {reason}. The checkpoint before it is whole: make room, then --resume auto"
+        ) from error
+
+
+def save_checkpoint(folder: Path, checkpoint: dict[str, Any], is_best: bool, keep: int | None = None) -> Path:
+    """Writes `model_<epoch>.pth`, and `checkpoint.pth` and, when best, `model_best.pth` as further names for it.
+
+    Then takes older epochs' files away, but for the `keep` newest; None keeps all.
+
+    Raises:
+        CheckpointError: see `write_checkpoint`.
+    """
+    path = folder / f"model_{checkpoint['epoch']}.pth"
+    write_checkpoint(path, checkpoint)
+    for name in (NEWEST, BEST) if is_best else (NEWEST,):
+        _name_also(path, folder / name)
+    if keep is not None:
+        for old in epoch_checkpoints(folder)[keep:]:
+            old.unlink(missing_ok=True)
     return path
+
+
+def epoch_checkpoints(folder: Path) -> list[Path]:
+    """The epochs' files in a run's folder, the latest first."""
+    numbered = [(int(path.stem[6:]), path) for path in folder.glob("model_*.pth") if path.stem[6:].isdigit()]
+    return [path for _, path in sorted(numbered, reverse=True)]
+
+
+def newest_valid_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint of a run's folder that can be read, and what is wrong with newer ones."""
+    problems = []
+    for path in [folder / NEWEST, *epoch_checkpoints(folder)]:
+        if path.exists():
+            try:
+                load_checkpoint(path)
+                return path, problems
+            except CheckpointError as error:
+                problems.append(str(error))
+    return None, problems
 
 
 def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
@@ -97,6 +136,22 @@ def preprocessing_of(
     }
 
 
+def training_state(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.LRScheduler,
+    scaler: torch.amp.GradScaler | None,
+) -> dict[str, Any]:
+    """The part of a checkpoint that changes with every step."""
+    return {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "lr_scheduler": scheduler.state_dict(),
+        "scaler": scaler.state_dict() if scaler else None,
+        "rng": rng_state(),
+    }
+
+
 def rng_state() -> dict[str, Any]:
     """The states of torch's generators, on the CPU and every GPU."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
@@ -127,8 +182,9 @@ def _name_also(path: Path, name: Path) -> None:
         try:
             os.link(path, temporary)
         except OSError:
-            with replaced_file(temporary) as file:
-                file.write(path.read_bytes())
+            shutil.copyfile(path, temporary)
         os.replace(temporary, name)
+    except OSError as error:
+        raise CheckpointError(f"{name} cannot be written: {error.strerror}") from error
     finally:
         temporary.unlink(missing_ok=True)

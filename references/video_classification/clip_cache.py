@@ -20,6 +20,7 @@ import av
 import numpy as np
 import torch
 from decoding import MotionMeter, VideoError, iter_frames, probe_video, to_rgb
+from errors import UserError
 from frame_selection import official_strip
 from progress import Progress
 from resizing import Region, resize_crop, to_uint8
@@ -38,7 +39,7 @@ JPEG_SHARE = 0.1  # of the raw size, roughly; for the advice when space is short
 SPACE_SAMPLE = 200  # videos probed to estimate the space that all need
 
 
-class CacheError(RuntimeError):
+class CacheError(UserError):
     """The cache cannot be built or used as asked; the message says what to do."""
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 from decoding import iter_rgb
+from errors import UserError
 from frame_selection import VideoTiming, official_strip, snap
 from resizing import Region, resize_crop
 from tables import Ragged
@@ -21,7 +22,7 @@ VIDEO_ENDINGS = (
 EVALUATION = -1  # in place of an epoch: nothing is random
 
 
-class DatasetError(RuntimeError):
+class DatasetError(UserError):
     """A folder that is not what training needs; the message names what is wrong."""
 
 
@@ -226,14 +227,16 @@ def seeded_generator(*key: int) -> torch.Generator:
 
 
 def training_samples(
-    videos: Tensor, clips_per_video: int, seed: int, epoch: int, rank: int = 0, world_size: int = 1
+    videos: Tensor, clips_per_video: int, seed: int, epoch: int, rank: int = 0, world_size: int = 1, seen: int = 0
 ) -> list[Sample]:
     """This process's share of an epoch: all clips of `videos` in an order of (seed, epoch) alone.
 
-    At most `world_size - 1` clips are seen twice, so that every process takes the same number of steps.
+    At most `world_size - 1` clips are seen twice, so that every process takes the same number of steps. The first
+    `seen` clips of the order are left out: processes deal it out in turn, so together they have seen the first of it.
     """
-    order = torch.randperm(len(videos) * clips_per_video, generator=seeded_generator(seed, epoch))
-    order = torch.cat([order, order[: -len(order) % world_size]])[rank::world_size]
+    order = torch.randperm(len(videos) * clips_per_video, generator=seeded_generator(seed, epoch))[seen:]
+    needed = -(-len(order) // world_size) * world_size
+    order = order.repeat(needed // max(len(order), 1) + 1)[:needed][rank::world_size]
     return [Sample(int(videos[i // clips_per_video]), i % clips_per_video, epoch) for i in order.tolist()]
 
 

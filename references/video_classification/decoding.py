@@ -16,6 +16,7 @@ import av
 import numpy as np
 import torch
 from av.stream import Disposition
+from errors import UserError
 from torch import Tensor
 
 # In these a packet that is not discarded is one frame, so counting needs no decoding. Elsewhere it may not be:
@@ -32,7 +33,7 @@ EIGHT_BIT_LUMA_FIRST = {"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p",
 LENIENT_METADATA = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
 
 
-class VideoError(RuntimeError):
+class VideoError(UserError):
     """A video that cannot be read. Attributes: `path`, and `reason` in plain words."""
 
     def __init__(self, path: str | os.PathLike, reason: str) -> None:

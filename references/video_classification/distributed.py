@@ -1,15 +1,32 @@
 """The process group: rank, world size, reductions, printing on rank 0 alone. Without torchrun: one process."""
 
+import datetime
 import os
+import shutil
+import sys
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from errors import UserError
 from torch import Tensor, nn
+
+SHARED_MEMORY = "/dev/shm"
+SHARED_MEMORY_BYTES = 128 << 20
+
+
+class DistributedError(UserError):
+    """The processes cannot work together on this machine; the message says what to do."""
+
+
+# While one process builds a cache the others wait for it: longer than any collective of a step may take.
+PATIENCE = datetime.timedelta(days=7)
+_patient_group: "dist.ProcessGroup | None" = None
 
 
 def init_process_group(device: torch.device) -> torch.device:
     """Joins the group that torchrun announces, NCCL on GPUs and gloo on CPUs; returns this process's device."""
+    global _patient_group
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         return device
     if device.type == "cuda":
@@ -17,13 +34,39 @@ def init_process_group(device: torch.device) -> torch.device:
         torch.cuda.set_device(device)
     backend = "nccl" if device.type == "cuda" and dist.is_nccl_available() else "gloo"
     dist.init_process_group(backend)
+    _patient_group = dist.new_group(backend="gloo", timeout=PATIENCE)
+    if device.type == "cuda" and backend == "gloo":
+        print_main("WARNING: this torch has no NCCL: the GPUs talk through gloo, slowly")
+    if backend == "nccl":
+        _check_shared_memory()
     return device
 
 
-def end_process_group() -> None:
-    """Leaves the group, if there is one."""
-    if is_distributed():
+def _check_shared_memory() -> None:
+    """NCCL's processes on one machine talk through /dev/shm; a container's default of 64 MB makes it fail mid-run."""
+    if not os.path.isdir(SHARED_MEMORY):
+        return
+    size = shutil.disk_usage(SHARED_MEMORY).total
+    if size < SHARED_MEMORY_BYTES:
+        raise DistributedError(
+            f"{SHARED_MEMORY} has {size >> 20} MB, too little for NCCL: start the container with --shm-size=1g "
+            "(or --ipc=host), or set NCCL_SHM_DISABLE=1"
+        )
+
+
+def is_peers_failure(error: RuntimeError) -> bool:
+    """Whether a collective failed because another process has ended."""
+    return is_distributed() and (isinstance(error, dist.DistError) or "gloo" in str(error) or "peer" in str(error))
+
+
+def end_process_group(failed: bool = False) -> None:
+    """Leaves the group, if there is one. After a failure at once: the others may be waiting, and torchrun ends them."""
+    if is_distributed() and not failed:
         dist.destroy_process_group()
+    elif is_distributed():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
 
 
 def wrap_model(model: nn.Module, device: torch.device, sync_bn: bool) -> nn.Module:
@@ -64,7 +107,7 @@ def print_main(*values: Any, **kwargs: Any) -> None:
 def barrier() -> None:
     """Waits for every process."""
     if is_distributed():
-        dist.barrier()
+        dist.barrier(group=_patient_group)
 
 
 def sum_over_processes(values: Tensor) -> Tensor:
@@ -77,12 +120,21 @@ def sum_over_processes(values: Tensor) -> Tensor:
     return on_device.to(values.device)
 
 
+def maximum_over_processes(values: list[int]) -> list[int]:
+    """The element-wise maximum, the same on every process."""
+    if not is_distributed():
+        return values
+    maxima = torch.tensor(values, device="cuda" if dist.get_backend() == "nccl" else "cpu")
+    dist.all_reduce(maxima, dist.ReduceOp.MAX)
+    return maxima.tolist()
+
+
 def gather_objects(value: Any) -> list[Any]:
     """Each process's `value`, in the order of ranks."""
     if not is_distributed():
         return [value]
     values: list[Any] = [None] * world_size()
-    dist.all_gather_object(values, value)
+    dist.all_gather_object(values, value, group=_patient_group)
     return values
 
 
@@ -91,5 +143,5 @@ def broadcast_object(value: Any) -> Any:
     if not is_distributed():
         return value
     values = [value]
-    dist.broadcast_object_list(values)
+    dist.broadcast_object_list(values, group=_patient_group)
     return values[0]

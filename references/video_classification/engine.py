@@ -2,13 +2,14 @@
 
 import contextlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import presets
 import torch
 from datasets import Batch, evaluation_samples, seeded_generator
 from distributed import rank, sum_over_processes, world_size
+from errors import UserError
 from loading import ClipLoader
 from metrics import VideoResults, VideoScores, truth_ranks
 from models import set_train_mode
@@ -18,8 +19,12 @@ from torch import Tensor, nn
 AMP_TYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class TrainingError(RuntimeError):
-    """Training cannot go on; the message says at which step and why."""
+class NonFiniteLoss(UserError):
+    """Training cannot go on: the loss is no number. The attributes say where; videos are rows of the folder."""
+
+    def __init__(self, epoch: int, step: int, lr: float, loss: float, videos: list[int]) -> None:
+        super().__init__(f"the loss is {loss} at step {step} of epoch {epoch}, at a rate of {lr:.3g}")
+        self.epoch, self.step, self.lr, self.loss, self.videos = epoch, step, lr, loss, videos
 
 
 @dataclass
@@ -78,26 +83,32 @@ def train_one_epoch(
     epoch: int,
     seed: int,
     print_freq: int,
+    first_step: int = 0,
+    totals: Sequence[float] | None = None,
+    after_step: Callable[[int, list[float]], None] = lambda clips, totals: None,
 ) -> EpochSummary:
     """Takes a step a batch.
 
     Args:
         model: the network, in DistributedDataParallel where there are several processes.
         criterion: (logits, targets) -> losses (B,).
-        batches: yields the batches of this epoch.
-        num_steps: how many.
+        batches: yields the batches of this epoch from `first_step` on.
+        num_steps: how many the epoch has.
         precision: see there.
         frozen: modules that stay in evaluation mode, from `models.freeze`.
         epoch, seed: what the steps' randomness depends on, with the step's number.
         print_freq: steps between two lines.
+        first_step, totals: where an epoch that was interrupted goes on, and what `after_step` was told there.
+        after_step: called with the clips of the step and with the sums of loss, right clips and clips up to it.
 
     Raises:
-        TrainingError: the loss is not finite.
+        NonFiniteLoss: the loss is no number any more.
+        Whatever `after_step` raises.
     """
     set_train_mode(getattr(model, "module", model), frozen)
     meter = StepMeter(f"Epoch: [{epoch}]", batches, num_steps, print_freq)
-    totals = torch.zeros(3, dtype=torch.float64)  # loss, right, clips
-    for step, batch in enumerate(meter):
+    sums = torch.tensor(totals or [0.0, 0.0, 0.0], dtype=torch.float64)  # loss, right, clips
+    for step, batch in enumerate(meter, first_step):
         # Dropout and the like: the same at this step however the run came here.
         torch.manual_seed(seeded_generator(seed, epoch, step, rank()).initial_seed())
         clips, targets = to_device(batch, precision.device)
@@ -106,16 +117,14 @@ def train_one_epoch(
             loss = criterion(logits, targets).mean()
         value, lr = loss.item(), lr_scheduler.get_last_lr()[0]
         if not math.isfinite(value):
-            raise TrainingError(
-                f"the loss is {value} at step {step} of epoch {epoch}, rate {lr:.3g}, on the videos of rows "
-                f"{batch.videos.tolist()}: lower --lr, or train without --amp fp16"
-            )
+            raise NonFiniteLoss(epoch, step, lr, value, batch.videos.tolist())
         _backward(loss, optimizer, precision.scaler)
         lr_scheduler.step()
         right = (truth_ranks(logits.detach().float(), targets) < 1).sum().item()
-        totals += torch.tensor([value * len(targets), right, len(targets)], dtype=torch.float64)
+        sums += torch.tensor([value * len(targets), right, len(targets)], dtype=torch.float64)
         meter.update(step, len(targets), loss=value, lr=lr)
-    loss_sum, right, count = sum_over_processes(totals).tolist()
+        after_step(len(targets), sums.tolist())
+    loss_sum, right, count = sum_over_processes(sums).tolist()
     return EpochSummary(loss_sum / count, 100 * right / count, meter.seconds, meter.data_seconds, epoch)
 
 

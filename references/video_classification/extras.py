@@ -4,10 +4,12 @@ import importlib
 from pathlib import Path
 from types import ModuleType
 
+from errors import UserError
+
 REQUIREMENTS = Path(__file__).with_name("requirements-extras.txt")
 
 
-class MissingExtra(RuntimeError):
+class MissingExtra(UserError):
     """An optional package that is not installed; the message says how to install it."""
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from urllib.error import URLError
 
 import torch
+from errors import UserError
 from torch import Tensor, nn
 from torchvision import models
 from torchvision.models import video as video_models
@@ -12,7 +13,7 @@ MODELS = ("r2plus1d_18", "r3d_18", "mc3_18")  # named in the help; others of tor
 DEFAULT_TRAINABLE = ("layer4", "fc")
 
 
-class ModelError(RuntimeError):
+class ModelError(UserError):
     """A network, block or weights that do not go together; the message says what there is."""
 
 

@@ -132,11 +132,25 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--output-dir", default=Path("."), type=Path, metavar="DIR", help="checkpoints, log and args (.)"
     )
-    group.add_argument("--resume", metavar="FILE", help="checkpoint to continue, or to validate with --test-only")
+    group.add_argument(
+        *("--resume",),
+        metavar="FILE|auto",
+        help="checkpoint to continue, or to validate with --test-only; auto: the newest valid one of --output-dir",
+    )
     group.add_argument(
         "--start-epoch", type=non_negative_int, metavar="N", help="begin here, whatever the checkpoint says"
     )
     group.add_argument("--overwrite", action="store_true", help="start anew in a folder that holds a run's checkpoints")
+    group.add_argument(
+        *("--checkpoint-minutes",),
+        default=5.0,
+        type=non_negative_float,
+        metavar="M",
+        help="save this often within an epoch; 0: at its end only (5)",
+    )
+    group.add_argument(
+        "--keep-checkpoints", type=positive_int, metavar="K", help="epochs kept, besides the best and the newest (all)"
+    )
     group.add_argument("--test-only", action="store_true", help="validate only; writes nothing over a run's files")
     group.add_argument(
         "--print-freq", default=10, type=positive_int, metavar="STEPS", help="steps between two lines (10)"
@@ -148,7 +162,11 @@ def add_selection_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("frame selection")
     group.add_argument("--frame-selection", default="official", choices=FRAME_SELECTORS, help="in training (official)")
     group.add_argument(
-        "--val-frame-selection", default="official", choices=FRAME_SELECTORS, help="in validation (official)"
+        *("--val-frame-selection",),
+        nargs="+",
+        default=["official"],
+        choices=FRAME_SELECTORS,
+        help="in validation; several are compared with --test-only (official)",
     )
 
 

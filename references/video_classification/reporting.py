@@ -5,10 +5,16 @@ from pathlib import Path
 from typing import Any
 
 from checkpoint import NEWEST
-from distributed import barrier, is_main, print_main
-from engine import EpochSummary
+from clip_sources import Clips
+from datasets import VideoFolder
+from distributed import barrier, is_main, print_main, rank, world_size
+from engine import EpochSummary, NonFiniteLoss
+from errors import UserError
 from metrics import VideoResults
+from models import parameter_counts
+from saving import RunProgress
 from tables import replaced_file
+from torch import nn
 
 LOG, ARGS = "log.jsonl", "args.json"
 
@@ -34,7 +40,7 @@ class RunLog:
                 file.write(("\n".join(self._lines) + "\n").encode())
 
 
-class RunFolderError(RuntimeError):
+class RunFolderError(UserError):
     """A folder that must not be written to; the message says what to do."""
 
 
@@ -58,10 +64,15 @@ def open_run_folder(folder: Path, args: dict[str, Any], resumes: bool, overwrite
         if not resumes:
             for path in held:
                 path.unlink(missing_ok=True)
-        with replaced_file(folder / ARGS) as file:
-            file.write((json.dumps(args, indent=2) + "\n").encode())
+        write_json(folder / ARGS, args)
     except OSError as error:
         raise RunFolderError(f"{folder} cannot be written: {error.strerror}; choose another --output-dir") from error
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes a JSON file, whole or not at all."""
+    with replaced_file(path) as file:
+        file.write((json.dumps(content, indent=2) + "\n").encode())
 
 
 def epoch_entry(epoch: int, summary: EpochSummary, results: VideoResults, lr: float) -> dict[str, Any]:
@@ -79,6 +90,27 @@ def epoch_entry(epoch: int, summary: EpochSummary, results: VideoResults, lr: fl
         "seconds": summary.seconds,
         "data_seconds": summary.data_seconds,
     }
+
+
+def print_plan(model: nn.Module, name: str, clips: Clips, num_classes: int, progress: RunProgress, epochs: int) -> None:
+    """What is about to be done, with the numbers that follow from the settings."""
+    trained, total = parameter_counts(model)
+    options = clips.options
+    print_main(
+        f"{name}: {trained:,} of {total:,} parameters trained; {num_classes} classes, "
+        f"{len(clips.videos)} training videos; epochs {progress.epoch} to {epochs - 1}, "
+        f"{clips.steps_per_epoch()} steps each, {options.batch_size * world_size()} clips a step; "
+        f"{options.rule}; pixels: {clips.pixels}"
+    )
+
+
+def write_failed_batch(folder: Path, videos: VideoFolder, error: NonFiniteLoss) -> Path:
+    """Writes what the step was made of whose loss was no number; returns the file."""
+    where = folder / f"non_finite_loss_rank{rank()}.json"
+    names = [videos.path(video) for video in error.videos]
+    place = {"epoch": error.epoch, "step": error.step, "lr": error.lr, "loss": str(error.loss)}
+    write_json(where, {**place, "videos": names})
+    return where
 
 
 def print_results(results: VideoResults, rule: str, pixels: str, skipped: int) -> None:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from checkpoint import CheckpointError, is_legacy, load_checkpoint, set_rng_state
+from checkpoint import CheckpointError, is_legacy, load_checkpoint, newest_valid_checkpoint, set_rng_state
 from datasets import class_folders
 from distributed import print_main
 from models import build_model, freeze, load_state, pretrained_state
+from saving import RunProgress
 from torch import Tensor, nn, optim
 
 
@@ -46,6 +47,23 @@ def start_from_checkpoint(path: str, folders: Sequence[str]) -> Start:
         )
     print_main(f"{path} has no class names: its outputs are taken to be the sorted folder names")
     return Start(list(folders), checkpoint["model"], keep_head=True, checkpoint=checkpoint)
+
+
+def checkpoint_to_resume(resume: str | None, folder: Path) -> str | None:
+    """The file that --resume means: `auto` is the newest valid checkpoint in the run's folder, or none yet.
+
+    Raises:
+        CheckpointError: there are checkpoints, and none can be read.
+    """
+    if resume != "auto":
+        return resume
+    found, problems = newest_valid_checkpoint(folder)
+    for problem in problems:
+        print_main(f"{problem}: taking the one before")
+    if found is None and problems:
+        raise CheckpointError(f"no checkpoint in {folder} can be read: begin anew with --overwrite")
+    print_main(f"--resume auto: {found or f'no checkpoint in {folder} yet, beginning anew'}")
+    return None if found is None else str(found)
 
 
 def start_from_weights(model_name: str, weights: str | None, folders: Sequence[str]) -> Start:
@@ -89,17 +107,9 @@ def load_model(name: str, start: Start, trainable: Sequence[str]) -> tuple[nn.Mo
     return model, freeze(model, trainable)
 
 
-@dataclass
-class RunProgress:
-    """Where a run stands: the next epoch, and the best accuracy so far in percent."""
-
-    epoch: int = 0
-    best_video_acc1: float = -1.0
-
-
 def restore(checkpoint: dict[str, Any], optimizer: optim.Optimizer, scaler: Any | None) -> RunProgress:
     """Puts optimiser, scaler and generators where the checkpoint left them; says what cannot be carried over."""
-    progress = RunProgress(checkpoint.get("epoch", -1) + 1)
+    progress = RunProgress.of(checkpoint)
     lost = []
     try:
         optimizer.load_state_dict(checkpoint["optimizer"])
@@ -111,8 +121,8 @@ def restore(checkpoint: dict[str, Any], optimizer: optim.Optimizer, scaler: Any 
         lost += ["its rate schedule", "its random state", "its best accuracy"]
     else:
         set_rng_state(checkpoint["rng"])
-        progress.best_video_acc1 = checkpoint["best_video_acc1"]
-    print_main(f"Resuming after epoch {progress.epoch - 1}")
+    within = f" and {progress.clips_seen} clips of epoch {progress.epoch}" if progress.clips_seen else ""
+    print_main(f"Resuming after epoch {progress.epoch - 1}{within}")
     if lost:
         print_main(f"Not carried over: {', '.join(lost)}")
     return progress

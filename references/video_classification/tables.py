@@ -5,6 +5,7 @@ of its own, since the index, the clip cache and the feature cache keep the same 
 import io
 import os
 import tempfile
+import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,15 +81,18 @@ def pack_columns(columns: dict[str, np.ndarray | Ragged]) -> bytes:
 
 
 def unpack_columns(data: bytes) -> dict[str, np.ndarray | Ragged]:
-    """The columns that `pack_columns` packed. Raises ValueError or KeyError or OSError on anything else."""
-    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-        columns: dict[str, np.ndarray | Ragged] = {}
-        for name in arrays.files:
-            if name.endswith(".flat"):
-                stem = name.removesuffix(".flat")
-                columns[stem] = Ragged(arrays[name], arrays[f"{stem}.offsets"])
-            elif not name.endswith(".offsets"):
-                columns[name] = arrays[name]
+    """The columns that `pack_columns` packed. Raises ValueError on anything else."""
+    columns: dict[str, np.ndarray | Ragged] = {}
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            for name in arrays.files:
+                if name.endswith(".flat"):
+                    stem = name.removesuffix(".flat")
+                    columns[stem] = Ragged(arrays[name], arrays[f"{stem}.offsets"])
+                elif not name.endswith(".offsets"):
+                    columns[name] = arrays[name]
+    except (EOFError, KeyError, OSError, AttributeError, zipfile.BadZipFile) as error:
+        raise ValueError(f"not a table: {error}") from error
     return columns
 
 

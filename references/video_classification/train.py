@@ -1,31 +1,39 @@
 """Fine-tunes a video classification network on DIR/{train,val}/<class>/<video>, or validates one (--test-only)."""
 
 import argparse
-import datetime
 import os
 import sys
-import time
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import options
 import presets
 import torch
-from checkpoint import NEWEST, CheckpointError, plain, preprocessing_of, rng_state, save_checkpoint
-from clip_cache import CacheError
+from checkpoint import plain, preprocessing_of, training_state
 from clip_sources import ClipOptions, Clips, open_clips
-from datasets import DatasetError, VideoFolder, training_samples
-from decoding import VideoError
-from distributed import end_process_group, init_process_group, is_main, print_main, rank, world_size, wrap_model
-from engine import Precision, TrainingError, evaluate, train_one_epoch
+from datasets import VideoFolder
+from distributed import (
+    end_process_group,
+    init_process_group,
+    is_peers_failure,
+    print_main,
+    rank,
+    world_size,
+    wrap_model,
+)
+from engine import Precision, evaluate, train_one_epoch
+from errors import UserError
+from interruption import Stopped, StopRequest, resume_command
 from metrics import VideoResults
-from models import ModelError, check_fits, parameter_counts
-from optimization import OPTIMIZERS, build_schedule, default_milestones, jump_to_step, parameter_groups
-from reporting import RunFolderError, RunLog, epoch_entry, open_run_folder, print_results
+from models import check_fits
+from optimization import OPTIMIZERS, build_schedule, default_milestones, parameter_groups
+from reporting import RunLog, open_run_folder, print_plan, print_results
+from saving import RunProgress, RunSaver
+from selection_table import selection_table
 from starting import (
-    RunProgress,
     Start,
+    checkpoint_to_resume,
     folder_classes,
     is_file_name,
     load_model,
@@ -34,8 +42,7 @@ from starting import (
     start_from_weights,
 )
 from torch import nn
-
-USER_ERRORS = (CacheError, CheckpointError, DatasetError, ModelError, RunFolderError, TrainingError, VideoError)
+from training_loop import fit
 
 
 def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
@@ -50,20 +57,32 @@ def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the script: 0 when done, 1 when it could not be done, 2 on wrong usage."""
+    """Runs the script: 0 when done, 1 when it could not be done, 2 on wrong usage, 128 + signal when stopped by one."""
+    argv = sys.argv[1:] if argv is None else argv
     parser = get_args_parser()
     args = parser.parse_args(argv)
     check_args(parser, args)
+    failed = True
     try:
         run(args)
-    except USER_ERRORS as error:
+        failed = False
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except Stopped as stopped:
+        print_main(f"{stopped}, the run is saved. Continue with: {resume_command([sys.argv[0], *argv])}")
+        failed = False
+        return stopped.exit_code
     except KeyboardInterrupt:
-        print(f"interrupted: continue with --resume {args.output_dir / NEWEST}", file=sys.stderr)
+        print(f"interrupted. Continue with: {resume_command([sys.argv[0], *argv])}", file=sys.stderr)
         return 130
+    except RuntimeError as error:
+        if not is_peers_failure(error):
+            raise
+        print(f"error: rank {rank()} ends since another process has ended: its message says why", file=sys.stderr)
+        return 1
     finally:
-        end_process_group()
+        end_process_group(failed)
     return 0
 
 
@@ -71,60 +90,52 @@ def run(args: argparse.Namespace) -> None:
     """Data, model, optimiser, resume, test-only, loop."""
     device = set_up(args)
     start = load_start(args)
-    data = load_data(args, start.classes)
+    train_clips, val_clips = load_clips(args, start.classes)
     for crop_size in {args.train_crop_size, args.val_crop_size}:
         check_fits(args.model, len(start.classes), args.clip_len, crop_size, args.trainable)
     model, frozen = load_model(args.model, start, args.trainable)
     model.to(device)
     precision = Precision.of(args.amp, device)
-    validate = partial(run_validation, model, data, precision, args.print_freq)
-    if args.test_only:
-        validate()
+    validate = partial(run_validation, model, precision, args.print_freq)
+    if train_clips is None:
+        results = {clips.options.selection: validate(clips) for clips in val_clips}
+        if len(results) > 1:
+            print_main(selection_table(results))
         return
 
-    optimizer, scheduler = load_optimizer(args, model, data.train)
+    optimizer, scheduler = load_optimizer(args, model, train_clips)
     progress = restore(start.checkpoint, optimizer, precision.scaler) if start.checkpoint else RunProgress()
     if args.start_epoch is not None:
-        progress.epoch = args.start_epoch
-    jump_to_step(scheduler, progress.epoch * data.train.steps_per_epoch())
-    log = open_log(args, data, progress)
-    print_plan(args, data, model, progress)
-    begin = time.monotonic()
+        progress = RunProgress(args.start_epoch, best_video_acc1=progress.best_video_acc1)
+    if progress.epoch >= args.epochs:
+        print_main(f"Nothing is left to train: the next epoch is {progress.epoch}, --epochs {args.epochs}")
+        return
+    log = open_log(args, start.classes, progress)
+    print_plan(model, args.model, train_clips, len(start.classes), progress, args.epochs)
     train = partial(
         train_one_epoch,
         wrap_model(model, device, args.sync_bn),
         nn.CrossEntropyLoss(label_smoothing=args.label_smoothing, reduction="none"),
         optimizer,
         scheduler,
-        num_steps=data.train.steps_per_epoch(),
+        num_steps=train_clips.steps_per_epoch(),
         precision=precision,
         frozen=frozen,
         seed=args.seed,
         print_freq=args.print_freq,
     )
-    for epoch in range(progress.epoch, args.epochs):
-        samples = training_samples(
-            data.train.videos, args.clips_per_video, args.seed, epoch, rank=rank(), world_size=world_size()
+    with StopRequest() as stop:
+        description = run_description(args, start.classes)
+        saver = RunSaver(
+            args.output_dir,
+            progress,
+            lambda: {**training_state(model, optimizer, scheduler, precision.scaler), **description},
+            minutes=args.checkpoint_minutes,
+            keep=args.keep_checkpoints,
+            stop=stop,
         )
-        summary = train(data.train.loader.batches(samples), epoch=epoch)
-        results = validate()
-        is_best = results.video.top1 > progress.best_video_acc1
-        progress = RunProgress(epoch + 1, max(results.video.top1, progress.best_video_acc1))
-        log.add(epoch_entry(epoch, summary, results, scheduler.get_last_lr()[0]))
-        if is_main():
-            state = run_state(model, optimizer, scheduler, precision, progress)
-            save_checkpoint(args.output_dir, {**state, **run_description(args, data)}, is_best)
-        print_main(f"{summary.line()}, best video Acc@1 {progress.best_video_acc1:.3f}")
-    print_main(f"Training time {datetime.timedelta(seconds=int(time.monotonic() - begin))}")
-
-
-@dataclass(frozen=True)
-class Data:
-    """Both splits; `train` is None with --test-only."""
-
-    classes: list[str]
-    train: Clips | None
-    val: Clips
+        validate_now = partial(validate, val_clips[0])
+        fit(train, validate_now, train_clips, scheduler, saver, log, epochs=args.epochs, seed=args.seed)
 
 
 def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
@@ -139,7 +150,9 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
         args.cache_dir = args.data_path / ".clip_cache"
     if args.lr_milestones is None:
         args.lr_milestones = default_milestones(args.epochs)
-    if args.cache_dataset and {args.frame_selection, args.val_frame_selection} != {"official"}:
+    if len(args.val_frame_selection) > 1 and not args.test_only:
+        parser.error("several --val-frame-selection are compared with --test-only; training validates by one")
+    if args.cache_dataset and {args.frame_selection, *args.val_frame_selection} != {"official"}:
         parser.error("--cache-dataset keeps the frames of the official strip only: use --frame-selection official")
     if args.resume and args.overwrite:
         parser.error("--resume continues a run and --overwrite begins anew: choose one")
@@ -166,6 +179,7 @@ def set_up(args: argparse.Namespace) -> torch.device:
 def load_start(args: argparse.Namespace) -> Start:
     """Reads checkpoint or weights, which decide on the classes."""
     folders = folder_classes(args.data_path, args.test_only)
+    args.resume = checkpoint_to_resume(args.resume, args.output_dir)
     if args.resume:
         return start_from_checkpoint(args.resume, folders)
     if args.test_only and args.weights and is_file_name(args.weights):
@@ -178,8 +192,8 @@ def load_start(args: argparse.Namespace) -> Start:
     return start_from_weights(args.model, args.weights, folders)
 
 
-def load_data(args: argparse.Namespace, classes: list[str]) -> Data:
-    """Finds the videos of both splits, scans or caches them."""
+def load_clips(args: argparse.Namespace, classes: list[str]) -> tuple[Clips | None, list[Clips]]:
+    """Training clips, None with --test-only, and validation clips by each frame selection; scans or caches them."""
     shared = {
         "clip_len": args.clip_len,
         "frame_rate": args.frame_rate,
@@ -193,10 +207,12 @@ def load_data(args: argparse.Namespace, classes: list[str]) -> Data:
         "num_workers": args.workers,
         "pin_memory": args.device.startswith("cuda"),
     }
+    val_folder = VideoFolder(args.data_path / "val", classes)
+    train_folder = None if args.test_only else VideoFolder(args.data_path / "train", classes)
     for_val = ClipOptions(
         resize_size=args.val_resize_size,
         crop_size=args.val_crop_size,
-        selection=args.val_frame_selection,
+        selection=args.val_frame_selection[0],
         random=False,
         **shared,
     )
@@ -207,24 +223,23 @@ def load_data(args: argparse.Namespace, classes: list[str]) -> Data:
         random=args.augment != "none",
         **shared,
     )
-    val_folder = VideoFolder(args.data_path / "val", classes)
-    train = None if args.test_only else open_clips(VideoFolder(args.data_path / "train", classes), for_train)
-    return Data(classes, train, open_clips(val_folder, for_val))
+    train = open_clips(train_folder, for_train) if train_folder else None
+    val = [open_clips(val_folder, replace(for_val, selection=name)) for name in args.val_frame_selection]
+    return train, val
 
 
-def run_validation(model: nn.Module, data: Data, precision: Precision, print_freq: int) -> VideoResults:
+def run_validation(model: nn.Module, precision: Precision, print_freq: int, clips: Clips) -> VideoResults:
     """Scores the validation videos and prints what came out, and how."""
-    val = data.val
     results = evaluate(
         model,
         nn.CrossEntropyLoss(reduction="none"),
-        val.loader,
-        val.videos,
-        num_classes=len(data.classes),
+        clips.loader,
+        clips.videos,
+        num_classes=len(clips.loader.dataset.folder.classes),
         precision=precision,
         print_freq=print_freq,
     )
-    print_results(results, val.options.rule, val.pixels, val.skipped)
+    print_results(results, clips.options.rule, clips.pixels, clips.skipped)
     return results
 
 
@@ -245,50 +260,27 @@ def load_optimizer(args: argparse.Namespace, model: nn.Module, train: Clips):
     return optimizer, scheduler
 
 
-def open_log(args: argparse.Namespace, data: Data, progress: RunProgress) -> RunLog:
+def open_log(args: argparse.Namespace, classes: list[str], progress: RunProgress) -> RunLog:
     """Prepares --output-dir for writing."""
-    open_run_folder(args.output_dir, plain({**vars(args), "classes": data.classes}), bool(args.resume), args.overwrite)
+    open_run_folder(args.output_dir, plain({**vars(args), "classes": classes}), bool(args.resume), args.overwrite)
     log = RunLog(args.output_dir)
     if args.resume:
         log.resume(progress.epoch)
     return log
 
 
-def print_plan(args: argparse.Namespace, data: Data, model: nn.Module, progress: RunProgress) -> None:
-    """What is about to be done, with the numbers that follow from the flags."""
-    trained, total = parameter_counts(model)
-    print_main(
-        f"{args.model}: {trained:,} of {total:,} parameters trained ({' '.join(args.trainable)}); "
-        f"{len(data.classes)} classes, {len(data.train.videos)} training videos; epochs {progress.epoch} to "
-        f"{args.epochs - 1}, {data.train.steps_per_epoch()} steps each, {args.batch_size * world_size()} clips a step"
-    )
-
-
-def run_state(model: nn.Module, optimizer, scheduler, precision: Precision, progress: RunProgress) -> dict[str, Any]:
-    """The part of a checkpoint that changes as the run goes on, see checkpoint.py."""
-    return {
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "lr_scheduler": scheduler.state_dict(),
-        "scaler": precision.scaler.state_dict() if precision.scaler else None,
-        "epoch": progress.epoch - 1,
-        "best_video_acc1": progress.best_video_acc1,
-        "rng": rng_state(),
-    }
-
-
-def run_description(args: argparse.Namespace, data: Data) -> dict[str, Any]:
-    """The part of a checkpoint that does not change."""
+def run_description(args: argparse.Namespace, classes: list[str]) -> dict[str, Any]:
+    """The part of a checkpoint that stays the same, see checkpoint.py."""
     preprocessing = preprocessing_of(
         clip_len=args.clip_len,
         frame_rate=args.frame_rate,
-        frame_selection=args.val_frame_selection,
+        frame_selection=args.val_frame_selection[0],
         resize_size=args.val_resize_size,
         crop_size=args.val_crop_size,
         mean=presets.MEAN,
         std=presets.STD,
     )
-    return {"classes": data.classes, "preprocessing": preprocessing, "args": plain(vars(args))}
+    return {"classes": classes, "preprocessing": preprocessing, "args": plain(vars(args))}
 
 
 if __name__ == "__main__":

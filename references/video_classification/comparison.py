@@ -1,0 +1,76 @@
+"""How sure an accuracy is, and whether a difference between two is real: intervals and tests over right and wrong
+videos. A room of its own, since reports, the comparison of runs and that of selectors must agree on them.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import binomtest, norm
+
+CONFIDENCE = 0.95
+
+
+class Interval(NamedTuple):
+    """A share and the 95 % interval around it, all from 0 to 1 (a difference: from -1 to 1)."""
+
+    value: float
+    low: float
+    high: float
+
+
+def wilson_interval(right: int, count: int) -> Interval:
+    """The share `right / count` with Wilson's score interval (JASA 22:209, 1927); of nothing: (nan, 0, 1)."""
+    if count == 0:
+        return Interval(float("nan"), 0.0, 1.0)
+    low, high = binomtest(right, count).proportion_ci(CONFIDENCE, method="wilson")
+    return Interval(right / count, float(low), float(high))
+
+
+def mean_interval(shares: Sequence[Interval]) -> Interval:
+    """The mean of independent shares, with the interval that theirs make: MOVER (Zou, Huang, Zhang, CSDA 53, 2009)."""
+    if not shares:
+        return Interval(float("nan"), 0.0, 1.0)
+    value, low, high = np.array(shares).T
+    mean = float(value.mean())
+    below, above = (float(np.sqrt(np.square(side).sum())) / len(shares) for side in (value - low, high - value))
+    return Interval(mean, mean - below, mean + above)
+
+
+def paired_difference(right_a: Sequence[bool], right_b: Sequence[bool]) -> Interval:
+    """By how much B is right more often than A on the same videos, with the paired 95 % interval.
+
+    The interval is Bonett and Price's adjustment of Wald's (JEBS 37:479, 2012). It keeps its coverage for few videos,
+    and where A and B differ nowhere it still is not of width 0.
+
+    Args:
+        right_a, right_b: (N,), whether each video was predicted right, in the same order; N > 0.
+
+    Returns:
+        (difference, low, high), shares from -1 to 1, positive where B is better.
+
+    Raises:
+        ValueError: not the same number of videos, or none.
+    """
+    only_a, only_b, count = _discordant(right_a, right_b)
+    share_a, share_b = (only_a + 1) / (count + 2), (only_b + 1) / (count + 2)
+    centre = share_b - share_a
+    reach = norm.ppf((1 + CONFIDENCE) / 2) * np.sqrt((share_a + share_b - centre**2) / (count + 2))
+    return Interval((only_b - only_a) / count, max(float(centre - reach), -1.0), min(float(centre + reach), 1.0))
+
+
+def mcnemar_test(right_a: Sequence[bool], right_b: Sequence[bool]) -> float:
+    """McNemar's exact test (Psychometrika 12:153, 1947): how probable so lopsided a change is if A and B are as good.
+
+    Args and errors: as `paired_difference`.
+    """
+    only_a, only_b, _ = _discordant(right_a, right_b)
+    return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+
+
+def _discordant(right_a: Sequence[bool], right_b: Sequence[bool]) -> tuple[int, int, int]:
+    """How many videos only A has right, only B, and how many there are."""
+    a, b = np.asarray(right_a, bool), np.asarray(right_b, bool)
+    if a.shape != b.shape or a.ndim != 1 or not len(a):
+        raise ValueError(f"need the same videos of both, at least one, got {a.shape} and {b.shape}")
+    return int((a & ~b).sum()), int((b & ~a).sum()), len(a)

@@ -1,0 +1,67 @@
+"""The README is true: its commands exist and take the flags shown, its tree is the tree, its flags are all of them."""
+
+import os
+import re
+import subprocess
+import sys
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+COMMANDS = [
+    command
+    for block in BLOCKS
+    for command in re.sub(r"\\\n\s*", "", block).splitlines()
+    if re.search(r"\.py\b", command) and not command.startswith("#")
+]
+SCRIPTS = sorted({script for command in COMMANDS for script in re.findall(r"[\w/]+\.py\b", command)})
+
+
+@lru_cache
+def help_of(script):
+    wide = {**os.environ, "COLUMNS": "1000"}  # argparse breaks lines at hyphens, in the middle of flags too
+    found = subprocess.run([sys.executable, script, "--help"], cwd=ROOT, env=wide, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    return found.stdout
+
+
+def test_there_are_commands():
+    assert {"refactor_dataset.py", "check_videos.py", "references/video_classification/train.py"} <= set(SCRIPTS)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_command_has_help(script):
+    assert "usage:" in help_of(script)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_flag_of_a_command_is_in_its_help(command):
+    script = re.findall(r"[\w/]+\.py\b", command)[-1]
+    after = command.split(script, 1)[1].split("#")[0]
+    for flag in re.findall(r"(?<!\S)--[\w-]+", after):
+        assert re.search(rf"(?<!\S){flag}\b", help_of(script)), f"{script} has no {flag}"
+
+
+def test_the_flag_table_is_complete():
+    known = set(re.findall(r"(?<!\S)--[\w-]+", help_of("references/video_classification/train.py"))) - {"--help"}
+    table = README.split("## Flags of `train.py`")[1].split("\n## ")[0]
+    shown = set(re.findall(r"`(--[\w-]+)", table))
+    assert shown == known
+
+
+def test_every_file_is_in_the_tree():
+    tree = README.split("## Files")[1].split("```")[1]
+    scripts = [*ROOT.glob("*.py"), *(ROOT / "references").glob("*/*.py")]
+    missing = [path.name for path in scripts if path.name not in tree and path.parent.name != "dataset_tools"]
+    assert not missing
+    for name in re.findall(r"[\w/]+\.py\b", tree):
+        assert list(ROOT.rglob(name)), f"{name} is in the tree only"
+
+
+def test_every_path_that_is_linked_exists():
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
