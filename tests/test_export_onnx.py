@@ -11,7 +11,7 @@ import pytest
 import torch
 import train
 from device_network import DeviceFormat, ExportError, check_operators, fold_batch_norm
-from device_proof import check_parity, paired_difference, random_clips
+from device_proof import check_parity, random_clips
 from quantization import matching_nodes
 from small_models import CLASSES, fit_head, legacy_checkpoint, random_network, small_checkpoint, small_preprocessing
 from torch import nn
@@ -212,17 +212,6 @@ def test_names_to_keep_in_float():
     assert matching_nodes(names, ["layer4", "fc/Gemm"]) == ["layer4.0.conv1/Conv", "layer4.0.relu/Relu", "fc/Gemm"]
     with pytest.raises(ExportError, match="--keep-float layer5"):
         matching_nodes(names, ["layer5"])
-
-
-def test_paired_difference():
-    both = np.ones(96, bool)
-    worse = both.copy()
-    worse[:4] = False
-    assert paired_difference(both, both) == (0, pytest.approx(-2.0, abs=0.01), pytest.approx(2.0, abs=0.01))
-    difference, low, high = paired_difference(worse, both)
-    # By hand: shares 0.5 / 98 and 4.5 / 98, their difference -4.08 %, deviation sqrt((5 - 16 / 98) / 98**2) = 2.24 %.
-    assert (difference, low, high) == pytest.approx((-4.167, -8.48, 0.32), abs=0.01)
-    assert paired_difference(both, worse) == pytest.approx((-difference, -high, -low))
 
 
 def test_a_missing_package_is_named(capsys, tmp_path, checkpoint, monkeypatch):

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from errors import UserError
 from extras import require
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -28,7 +29,7 @@ ALLOWED_OPERATORS = {
 QUANTIZATION_OPERATORS = {"QuantizeLinear", "DequantizeLinear"}
 
 
-class ExportError(RuntimeError):
+class ExportError(UserError):
     """An export that is not to be trusted, or cannot be made; the message says why."""
 
 

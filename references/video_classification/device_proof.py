@@ -14,7 +14,6 @@ from device_network import INPUT, OUTPUT, DeviceFormat, ExportError
 from extras import require
 from metrics import VideoResults, VideoScores, truth_ranks
 from progress import Progress
-from scipy.stats import norm
 from torch import Tensor
 from torch.nn import functional as F
 from trained_model import Preprocessing, TrainedModel
@@ -144,18 +143,3 @@ def score(networks: Mapping[str, Network], clips: Clips, num_classes: int) -> di
             scores[name].update(video, output, F.cross_entropy(output, targets[video], reduction="none"))
             logits[name].append(output)
     return {name: Scored(torch.cat(logits[name]), scores[name].reduce(clips.videos)) for name in networks}
-
-
-def paired_difference(right_a: np.ndarray, right_b: np.ndarray) -> tuple[float, float, float]:
-    """How much more often `right_a` is right than `right_b`, in points, and the ends of the 95 % interval.
-
-    Both are bool (N,), over the same videos. Agresti and Min's interval for matched pairs (Statistics in Medicine 2005,
-    24:729): half an observation is added to each of the four outcomes, so that few videos give no false certainty.
-    """
-    only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
-    count = len(right_a) + 2
-    share_a, share_b = (only_a + 0.5) / count, (only_b + 0.5) / count
-    middle = share_a - share_b
-    width = norm.ppf(0.975) * np.sqrt((share_a + share_b - middle**2) / count)
-    difference = (only_a - only_b) / len(right_a)
-    return 100 * difference, 100 * max(middle - width, -1), 100 * min(middle + width, 1)

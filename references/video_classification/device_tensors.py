@@ -11,6 +11,7 @@ import torch
 from clip_sources import Clips
 from device_network import DeviceFormat
 from device_proof import clip_arrays
+from errors import UserError
 from extras import require
 from tables import replaced_file
 from torch import Tensor
@@ -19,7 +20,7 @@ from trained_model import Preprocessing
 MANIFEST = "manifest.jsonl"
 
 
-class LogitsError(RuntimeError):
+class LogitsError(UserError):
     """Logits that do not fit their manifest, or a file that is neither; the message names the row."""
 
 

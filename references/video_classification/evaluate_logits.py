@@ -6,12 +6,10 @@ from pathlib import Path
 
 import torch
 from device_tensors import LogitsError, match_rows, read_logits, read_manifest
-from extras import MissingExtra
+from errors import UserError
 from metrics import VideoResults, VideoScores
 from reporting import print_results
 from torch.nn import functional as F
-
-USER_ERRORS = (LogitsError, MissingExtra)
 
 
 def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
@@ -31,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     args = get_args_parser().parse_args(argv)
     try:
         results = score_logits(args.manifest, args.logits)
-    except USER_ERRORS as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print_results(results, f"logits of {args.logits}", f"the tensors of {args.manifest}", 0)

@@ -10,11 +10,9 @@ from pathlib import Path
 import numpy as np
 import options
 import torch
-from checkpoint import CheckpointError
-from clip_cache import CacheError
 from clip_sources import ClipOptions, Clips, open_clips
-from datasets import DatasetError, VideoFolder
-from decoding import VideoError
+from comparison import paired_difference
+from datasets import VideoFolder
 from device_network import (
     DEFAULT_OPSET,
     LAYOUTS,
@@ -33,20 +31,17 @@ from device_proof import (
     check_file,
     check_parity,
     clip_arrays,
-    paired_difference,
     random_clips,
     score,
 )
 from device_tensors import dump_tensors
-from extras import MissingExtra, require
+from errors import UserError
+from extras import require
 from latency import measure_latency
-from models import ModelError
 from quantization import quantize_int8
 from tables import replaced_file
 from trained_model import TrainedModel, load_trained_model
 from worker_pool import default_workers
-
-USER_ERRORS = (CacheError, CheckpointError, DatasetError, ExportError, MissingExtra, ModelError, VideoError)
 
 
 def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
@@ -88,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
     check_args(parser, args)
     try:
         run(args)
-    except USER_ERRORS as error:
+    except UserError as error:
         print(f"error: {error}; {args.output} was not written", file=sys.stderr)
         return 1
     except OSError as error:
@@ -205,7 +200,7 @@ def prove_on_videos(scored: dict[str, Scored], val: Clips, max_drop: float) -> N
     )
     if "int8" not in scored:
         return
-    points, low, high = paired_difference(scored["int8"].right, exported.right)
+    points, low, high = (100 * share for share in paired_difference(exported.right, scored["int8"].right))
     print(
         f"int8: video Acc@1 {scored['int8'].results.video.top1:.3f}, {points:+.3f} points against float "
         f"(95 % interval, paired: {low:+.3f} to {high:+.3f})"

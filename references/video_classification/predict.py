@@ -12,19 +12,16 @@ from typing import IO
 import options
 import torch
 from annotating import Annotation, annotate, destinations
-from checkpoint import CheckpointError
 from datasets import DatasetError
-from extras import MissingExtra, require
+from errors import UserError
+from extras import require
 from frame_selection import FRAME_SELECTORS
-from models import ModelError
 from prediction import FORMATS, Prediction, predict, printable
 from progress import Progress
 from tables import replaced_file
 from trained_model import TrainedModel, load_trained_model
 from video_files import find_videos, read_clips
 from worker_pool import default_workers, map_in_workers
-
-USER_ERRORS = (CheckpointError, DatasetError, MissingExtra, ModelError)
 
 
 def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
@@ -67,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(str(error))
     try:
         return run(args, device)
-    except USER_ERRORS as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
     except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
