@@ -24,7 +24,10 @@ pytest.importorskip("onnxscript")
 onnxruntime = pytest.importorskip("onnxruntime")
 
 COLOURS = ["blue", "green", "red"]
-SIZES = "--clip-len 8 --train-resize-size 32 42 --train-crop-size 28 28 --val-resize-size 32 42 --val-crop-size 28 28"
+SIZES = [
+    *("--clip-len", "8", "--val-resize-size", "32", "42", "--val-crop-size", "28", "28"),
+    *("--device", "cpu", "--workers", "0"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -62,18 +65,19 @@ def onnx_logits(path, tensor: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    "layout, normalize, flags",
+    "network, layout, normalize, flags",
     [
-        ("NCTHW", "inside", ()),
-        ("NTHWC", "inside", ("--dynamic-batch",)),
-        ("NTHWC", "outside", ()),
-        ("NCTHW", "outside", ("--dynamic-batch", "--opset", 20)),
+        ("r2plus1d_18", "NCTHW", "inside", ()),
+        ("mc3_18", "NTHWC", "inside", ("--dynamic-batch",)),
+        ("mc3_18", "NTHWC", "outside", ()),
+        ("r3d_18", "NCTHW", "outside", ("--dynamic-batch", "--opset", 20)),
     ],
 )
-def test_the_file_computes_what_validation_computes(capsys, tmp_path, checkpoint, layout, normalize, flags):
-    path = tmp_path / "model.onnx"
+def test_the_file_computes_what_validation_computes(capsys, tmp_path, network, layout, normalize, flags):
+    checkpoint, path = small_checkpoint(tmp_path / "model.pth", network), tmp_path / "model.onnx"
     assert export(checkpoint, "--output", path, "--layout", layout, "--normalize", normalize, *flags) == 0
-    assert "Conv 37" in capsys.readouterr().out
+    num_convolutions = 37 if network == "r2plus1d_18" else 20
+    assert f"Conv {num_convolutions}," in capsys.readouterr().out
     clips = torch.rand(3, 8, 28, 28, 3)  # B T H W C
     with torch.inference_mode():
         expected = load_trained_model(checkpoint).network(presets.normalize(clips))
@@ -171,18 +175,7 @@ def test_int8_and_tensors_of_a_trained_network(capsys, tmp_path, trained):
     np.savez(tmp_path / "logits.npz", **logits)
     assert evaluate_logits.main([str(tensors / "manifest.jsonl"), str(tmp_path / "logits.npz")]) == 0
     device_lines = capsys.readouterr().out.splitlines()[:2]
-    test_only = [
-        "--data-path",
-        data,
-        "--weights",
-        checkpoint,
-        "--test-only",
-        *SIZES.split(),
-        "-j",
-        0,
-        "--device",
-        "cpu",
-    ]
+    test_only = ["--data-path", data, "--weights", checkpoint, "--test-only", "--model", "mc3_18", *SIZES]
     assert train.main([str(arg) for arg in test_only]) == 0
     own_lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(" * ")]
     assert device_lines == own_lines
@@ -238,3 +231,13 @@ def test_wrong_usage_exits_2(checkpoint, flags):
     with pytest.raises(SystemExit) as stop:
         export(checkpoint, "--output", "model.onnx", *flags)
     assert stop.value.code == 2
+
+
+@pytest.mark.slow
+def test_at_full_size(capsys, tmp_path):
+    preprocessing = small_preprocessing(clip_len=16, resize_size=(128, 171), crop_size=(112, 112))
+    checkpoint = small_checkpoint(tmp_path / "model.pth", "r2plus1d_18", preprocessing=preprocessing)
+    path = tmp_path / "model.onnx"
+    assert export(checkpoint, "--output", path) == 0
+    [entry] = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).get_inputs()
+    assert entry.shape == [1, 3, 16, 112, 112] and entry.type == "tensor(float)"
