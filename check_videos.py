@@ -61,9 +61,10 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
     if not args.root.is_dir():
         parser.error(f"--root {args.root}: there is no such folder")
     if args.quarantine is None:
-        for option, is_given in (("--remux", args.remux), ("--replace", args.replace), ("--restore", args.restore)):
-            if is_given:
-                parser.error(f"{option} needs --quarantine, where originals are kept")
+        if args.restore:
+            parser.error("--restore needs --quarantine, where the files are")
+        if args.remux:
+            print("without --quarantine, where originals are kept, nothing is remuxed: bad files are only reported")
     elif args.quarantine.exists() and not args.quarantine.is_dir():
         parser.error(f"--quarantine {args.quarantine}: is not a folder")
     elif args.quarantine.resolve() == args.root.resolve():
@@ -118,7 +119,7 @@ def check(args: argparse.Namespace, quarantine: Quarantine | None) -> int:
         args.root,
         quarantine,
         options=ProbeOptions(args.prober, args.max_corrupt_frames, args.min_frames),
-        remux=args.remux,
+        remux=args.remux and quarantine is not None,
         replace=args.replace,
         dry_run=args.dry_run,
         jobs=args.jobs,

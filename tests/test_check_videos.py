@@ -244,10 +244,17 @@ def test_endings_and_where_files_are_looked_for(tmp_path):
     assert find_videos(tmp_path, ["mp4"], skip=tmp_path / "train" / "a")[0][0] == "train/class.mp4/5.mp4"
 
 
+def test_without_a_quarantine_bad_files_are_only_reported(root, capsys):
+    before = sorted(root.rglob("*"))
+    assert check_videos.main(["--root", str(root), "--remux", "--replace", "--jobs", "1"]) == 1
+    out = capsys.readouterr().out
+    assert "only reported" in out and " bad" in out and sorted(root.rglob("*")) == before
+
+
 @pytest.mark.parametrize(
     "options",
     [
-        ["--remux"],
+        ["--replace"],
         ["--restore"],
         ["--quarantine", "bad", "--replace"],
         ["--shard", "3/2"],

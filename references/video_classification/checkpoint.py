@@ -9,12 +9,14 @@
     preprocessing        what a clip must go through, see `preprocessing_of`
     args                 the run's settings, a dict of plain values
     rng                  states of torch's generators
+    temperature          where calibrated: divides the logits before the softmax, see `calibration`
 
 The public sample solution writes `model`, `optimizer`, `lr_scheduler`, `epoch` and an `args` Namespace; that form is
 read too, see `is_legacy`.
 """
 
 import argparse
+import math
 import os
 import pickle
 import shutil
@@ -106,6 +108,29 @@ def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     args = checkpoint.get("args", {})
     args = vars(args) if isinstance(args, argparse.Namespace) else args
     return {**checkpoint, "model": model, "args": args}
+
+
+def temperature_of(checkpoint: dict[str, Any] | None, path: str | os.PathLike | None) -> float:
+    """The temperature of a checkpoint, 1 where it has none. Raises CheckpointError where it is not above 0."""
+    temperature = (checkpoint or {}).get("temperature", 1.0)
+    if not isinstance(temperature, int | float) or not 0 < temperature < math.inf:
+        raise CheckpointError(f"{path}: its temperature is {temperature}, which is not a number above 0")
+    return float(temperature)
+
+
+def save_calibrated(folder: Path, path: str | os.PathLike, checkpoint: dict[str, Any], temperature: float) -> Path:
+    """Writes the checkpoint of `path` again, with a temperature, as `folder`/<its stem>_calibrated.pth.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    calibrated = folder / f"{Path(path).stem}_calibrated.pth"
+    try:
+        with replaced_file(calibrated) as file:
+            torch.save({**checkpoint, "temperature": temperature}, file)
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(f"{calibrated} cannot be written: {error}") from error
+    return calibrated
 
 
 def is_legacy(checkpoint: dict[str, Any]) -> bool:

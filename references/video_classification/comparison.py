@@ -28,7 +28,7 @@ def wilson_interval(right: int, count: int) -> Interval:
 
 
 def mean_interval(shares: Sequence[Interval]) -> Interval:
-    """The mean of independent shares, with the interval that theirs make: MOVER (Zou, Huang, Zhang, CSDA 53, 2009)."""
+    """The mean of independent shares, with the interval that theirs make: MOVER (Zou et al., CSDA 53:1075, 2009)."""
     if not shares:
         return Interval(float("nan"), 0.0, 1.0)
     value, low, high = np.array(shares).T

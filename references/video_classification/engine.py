@@ -3,7 +3,7 @@
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import presets
 import torch
@@ -156,7 +156,7 @@ def evaluate(
             losses = criterion(logits, targets)
         scores.update(batch.videos, logits, losses)
         meter.update(step, len(targets), loss=losses.mean().item())
-    return scores.reduce(videos)
+    return replace(scores.reduce(videos), seconds=meter.seconds, data_seconds=meter.data_seconds)
 
 
 def to_device(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:

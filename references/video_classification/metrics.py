@@ -64,7 +64,8 @@ class VideoScores:
             losses: (B,).
         """
         videos, logits = videos.cpu(), logits.detach().float().cpu()
-        self._sums.index_add_(0, videos, logits.softmax(1).double())
+        # In float64 even outputs 700 apart keep their order; in float32 those 100 apart all become 0.
+        self._sums.index_add_(0, videos, logits.double().softmax(1))
         self._clips.index_add_(0, videos, torch.ones_like(videos))
         ranks = truth_ranks(logits, self.targets[videos])
         totals = [(ranks < 1).sum(), (ranks < 5).sum(), len(videos), losses.detach().double().cpu().sum()]
@@ -91,7 +92,9 @@ class VideoScores:
         share = 100.0 / max(count, 1)
         clip_accuracies = Accuracies(right * share, in_five * share, int(count))
         scores = sums[expected] / self.clips_per_video
-        return VideoResults(expected, scores, self.targets[expected], clip_accuracies, loss / max(count, 1))
+        return VideoResults(
+            expected, scores, self.targets[expected], clip_accuracies, loss / max(count, 1), self.clips_per_video
+        )
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,8 @@ class VideoResults:
     """What validation found.
 
     videos: int64 (V,), rows of the folder. scores: float64 (V, num_classes), mean softmax. targets: int64 (V,).
-    clip: accuracies of single clips. loss: mean over clips.
+    clip: accuracies of single clips. loss: mean over clips. clips_per_video: that each score is the mean of.
+    seconds, data_seconds: what validation took, and how much of it was spent waiting for data.
     """
 
     videos: Tensor
@@ -107,8 +111,32 @@ class VideoResults:
     targets: Tensor
     clip: Accuracies
     loss: float
+    clips_per_video: int = 1
+    seconds: float = 0.0
+    data_seconds: float = 0.0
+
+    @property
+    def ranks(self) -> Tensor:
+        """`truth_ranks` of the videos, int64 (V,)."""
+        return truth_ranks(self.scores, self.targets)
 
     @property
     def video(self) -> Accuracies:
         """Accuracies of videos."""
-        return accuracies(truth_ranks(self.scores, self.targets))
+        return accuracies(self.ranks)
+
+    @property
+    def predictions(self) -> Tensor:
+        """The class that scores highest, int64 (V,); -1 where the outputs are not numbers."""
+        return torch.where(self.scores.isnan().any(1), -1, self.scores.argmax(1))
+
+
+def confusion_matrix(targets: Tensor, predictions: Tensor, num_classes: int) -> Tensor:
+    """int64 (num_classes, num_classes): how many videos of the row's class were taken for the column's.
+
+    Args:
+        targets, predictions: int64 (V,). A prediction of -1 is counted nowhere.
+    """
+    made = predictions >= 0
+    cells = targets[made] * num_classes + predictions[made]
+    return cells.bincount(minlength=num_classes**2).reshape(num_classes, num_classes)

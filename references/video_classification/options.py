@@ -153,6 +153,10 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--test-only", action="store_true", help="validate only; writes nothing over a run's files")
     group.add_argument(
+        "--calibrate", action="store_true", help="fit a temperature on the validation videos, kept in the checkpoint"
+    )
+    group.add_argument("--tensorboard", action="store_true", help="write events to <output-dir>/tensorboard too")
+    group.add_argument(
         "--print-freq", default=10, type=positive_int, metavar="STEPS", help="steps between two lines (10)"
     )
 

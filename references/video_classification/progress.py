@@ -2,6 +2,7 @@
 because modules of every level wait for long work.
 """
 
+import datetime
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -52,6 +53,12 @@ class Progress:
         remaining = (self._total - self._done) / rate
         line = f"{self._description}: {self._done}/{self._total} {self._unit}s, {rate:.1f}/s, eta {remaining:.0f} s"
         return f"{line}, {note}" if note else line
+
+
+def remaining_time(begin: float, done: int, total: int) -> str:
+    """How long the rest takes, as h:mm:ss, if it goes on as since `begin` (of time.monotonic)."""
+    seconds = (time.monotonic() - begin) / max(done, 1) * (total - done)
+    return str(datetime.timedelta(seconds=round(seconds)))
 
 
 class StepMeter:

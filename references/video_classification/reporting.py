@@ -32,12 +32,26 @@ class RunLog:
             lines = self._path.read_text().splitlines()
             self._lines = [line for line in lines if json.loads(line)["epoch"] < start_epoch]
 
+    @property
+    def entries(self) -> list[dict[str, Any]]:
+        """All lines so far."""
+        return [json.loads(line) for line in self._lines]
+
     def add(self, entry: dict[str, Any]) -> None:
         """Writes the line of one more epoch; the file is whole at any moment."""
         self._lines.append(json.dumps(entry))
         if is_main():
             with replaced_file(self._path) as file:
                 file.write(("\n".join(self._lines) + "\n").encode())
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a finished run's log; none where there is none, or it is something else."""
+    try:
+        entries = [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
+    except (OSError, ValueError):
+        return []
+    return [entry for entry in entries if isinstance(entry, dict) and "epoch" in entry]
 
 
 class RunFolderError(UserError):
@@ -89,6 +103,8 @@ def epoch_entry(epoch: int, summary: EpochSummary, results: VideoResults, lr: fl
         "lr": lr,
         "seconds": summary.seconds,
         "data_seconds": summary.data_seconds,
+        "val_seconds": results.seconds,
+        "val_data_seconds": results.data_seconds,
     }
 
 

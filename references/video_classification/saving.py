@@ -96,14 +96,14 @@ class RunSaver:
         if signal_number:
             raise Stopped(signal_number)
 
-    def after_epoch(self, video_acc1: float) -> None:
-        """Saves the epoch that has ended with this accuracy, in percent; errors as `after_step`."""
+    def after_epoch(self, video_acc1: float, further: dict[str, Any]) -> None:
+        """Saves the epoch that has ended with this accuracy, in percent, with `further` values; errors as there."""
         is_best = video_acc1 > self.progress.best_video_acc1
         self.progress = RunProgress(
             self.progress.epoch + 1, best_video_acc1=max(video_acc1, self.progress.best_video_acc1)
         )
         if is_main():
-            save_checkpoint(self.folder, {**self._state(), **self.progress.entry()}, is_best, self._keep)
+            save_checkpoint(self.folder, {**self._state(), **self.progress.entry(), **further}, is_best, self._keep)
         self._last = time.monotonic()
         if signal_number := maximum_over_processes([self._stop.signal_number])[0]:
             raise Stopped(signal_number)

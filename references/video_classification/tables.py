@@ -113,6 +113,11 @@ def replaced_file(path: Path) -> Iterator[IO[bytes]]:
         raise
 
 
+def printable(text: object) -> str:
+    """Any text as valid Unicode: the bytes of a file name that are no UTF-8 are spelled out."""
+    return str(text).encode("utf-8", "backslashreplace").decode()
+
+
 def _umask() -> int:
     mask = os.umask(0o022)
     os.umask(mask)

@@ -3,14 +3,17 @@
 import argparse
 import os
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import options
 import presets
 import torch
-from checkpoint import plain, preprocessing_of, training_state
+from checkpoint import BEST, load_checkpoint, plain, preprocessing_of, temperature_of, training_state
 from clip_sources import ClipOptions, Clips, open_clips
 from datasets import VideoFolder
 from distributed import (
@@ -24,11 +27,13 @@ from distributed import (
 )
 from engine import Precision, evaluate, train_one_epoch
 from errors import UserError
+from extras import require
 from interruption import Stopped, StopRequest, resume_command
 from metrics import VideoResults
-from models import check_fits
+from models import check_fits, load_state
 from optimization import OPTIMIZERS, build_schedule, default_milestones, parameter_groups
 from reporting import RunLog, open_run_folder, print_plan, print_results
+from run_report import RunReport, open_evaluation_folder
 from saving import RunProgress, RunSaver
 from selection_table import selection_table
 from starting import (
@@ -88,8 +93,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     """Data, model, optimiser, resume, test-only, loop."""
+    begin = time.monotonic()
     device = set_up(args)
     start = load_start(args)
+    folder = open_evaluation_folder(args.output_dir, args.resume or args.weights) if args.test_only else args.output_dir
     train_clips, val_clips = load_clips(args, start.classes)
     for crop_size in {args.train_crop_size, args.val_crop_size}:
         check_fits(args.model, len(start.classes), args.clip_len, crop_size, args.trainable)
@@ -98,9 +105,7 @@ def run(args: argparse.Namespace) -> None:
     precision = Precision.of(args.amp, device)
     validate = partial(run_validation, model, precision, args.print_freq)
     if train_clips is None:
-        results = {clips.options.selection: validate(clips) for clips in val_clips}
-        if len(results) > 1:
-            print_main(selection_table(results))
+        test(args, open_report(args, folder, start, val_clips[0], begin), start, val_clips, validate)
         return
 
     optimizer, scheduler = load_optimizer(args, model, train_clips)
@@ -111,6 +116,7 @@ def run(args: argparse.Namespace) -> None:
         print_main(f"Nothing is left to train: the next epoch is {progress.epoch}, --epochs {args.epochs}")
         return
     log = open_log(args, start.classes, progress)
+    report = open_report(args, folder, start, val_clips[0], begin, progress.epoch)
     print_plan(model, args.model, train_clips, len(start.classes), progress, args.epochs)
     train = partial(
         train_one_epoch,
@@ -135,7 +141,8 @@ def run(args: argparse.Namespace) -> None:
             stop=stop,
         )
         validate_now = partial(validate, val_clips[0])
-        fit(train, validate_now, train_clips, scheduler, saver, log, epochs=args.epochs, seed=args.seed)
+        best = fit(train, validate_now, train_clips, scheduler, saver, log, report, epochs=args.epochs, seed=args.seed)
+    report_best(args, report, log, model, validate_now, best)
 
 
 def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
@@ -154,6 +161,8 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
         parser.error("several --val-frame-selection are compared with --test-only; training validates by one")
     if args.cache_dataset and {args.frame_selection, *args.val_frame_selection} != {"official"}:
         parser.error("--cache-dataset keeps the frames of the official strip only: use --frame-selection official")
+    if args.calibrate and args.test_only and not (args.resume or (args.weights and is_file_name(args.weights))):
+        parser.error("--calibrate --test-only puts the temperature into a checkpoint: give it by --resume")
     if args.resume and args.overwrite:
         parser.error("--resume continues a run and --overwrite begins anew: choose one")
     try:
@@ -172,6 +181,8 @@ def set_up(args: argparse.Namespace) -> torch.device:
         torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = not args.use_deterministic_algorithms
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    if args.tensorboard:
+        require("torch.utils.tensorboard")  # before the work, not after it
     print_main(f"Device: {device} ({name}), precision: {args.amp}, processes: {world_size()}")
     return device
 
@@ -241,6 +252,64 @@ def run_validation(model: nn.Module, precision: Precision, print_freq: int, clip
     )
     print_results(results, clips.options.rule, clips.pixels, clips.skipped)
     return results
+
+
+def open_report(
+    args: argparse.Namespace, folder: Path, start: Start, clips: Clips, begin: float, start_epoch: int = 0
+) -> RunReport:
+    """Prepares what the run will leave to be looked at."""
+    settings = {"This run": plain(vars(args))}
+    if args.test_only and start.checkpoint:
+        settings["The training"] = plain(start.checkpoint.get("args") or {})
+    return RunReport(
+        folder,
+        f"{args.model} on {args.data_path.resolve().name}",
+        start.classes,
+        clips,
+        settings,
+        calibrate=args.calibrate,
+        temperature=temperature_of(start.checkpoint, args.resume or args.weights) if args.test_only else 1.0,
+        preparing_seconds=time.monotonic() - begin,
+        tensorboard=args.tensorboard,
+        start_epoch=start_epoch,
+    )
+
+
+def test(
+    args: argparse.Namespace,
+    report: RunReport,
+    start: Start,
+    val_clips: list[Clips],
+    validate: Callable[[Clips], VideoResults],
+) -> None:
+    """Validates by every frame selection asked for; the report tells of the first."""
+    results = {clips.options.selection: validate(clips) for clips in val_clips}
+    path = (args.resume or args.weights) if start.checkpoint else None
+    report.write_evaluation(next(iter(results.values())), path, start.checkpoint)
+    if len(results) > 1:
+        print_main(selection_table(results))
+
+
+def report_best(
+    args: argparse.Namespace,
+    report: RunReport,
+    log: RunLog,
+    model: nn.Module,
+    validate: Callable[[], VideoResults],
+    best: VideoResults | None,
+) -> None:
+    """Tells of the best epoch; validates it again where it (`best` is None) is from before the run was resumed."""
+    path = args.output_dir / BEST
+    if best is None:
+        path = path if path.is_file() else args.resume
+        print_main(f"Validating {path}, the best so far, for the report")
+        checkpoint = load_checkpoint(path)
+        if args.calibrate and "temperature" not in checkpoint:
+            print_main(f"{path} is from before --calibrate: calibrate it by --test-only --calibrate --resume {path}")
+        report.calibrate, report.temperature = False, temperature_of(checkpoint, path)
+        load_state(model, checkpoint["model"], keep_head=True)
+        best = validate()
+    report.write_training(best, path, log.entries)
 
 
 def load_optimizer(args: argparse.Namespace, model: nn.Module, train: Clips):

@@ -6,6 +6,7 @@ import datetime
 import time
 from collections.abc import Callable
 
+from calibration import fit_temperature
 from clip_sources import Clips
 from datasets import training_samples
 from distributed import print_main, rank, world_size
@@ -13,7 +14,9 @@ from engine import EpochSummary, NonFiniteLoss
 from errors import UserError
 from metrics import VideoResults
 from optimization import jump_to_step
+from progress import remaining_time
 from reporting import RunLog, epoch_entry, write_failed_batch
+from run_report import RunReport
 from saving import RunSaver
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -25,10 +28,11 @@ def fit(
     scheduler: LambdaLR,
     saver: RunSaver,
     log: RunLog,
+    report: RunReport,
     *,
     epochs: int,
     seed: int,
-) -> None:
+) -> VideoResults | None:
     """Trains until `epochs`, from where `saver.progress` stands.
 
     Args:
@@ -36,15 +40,18 @@ def fit(
         validate: scores the model as it is.
         clips: the training split.
         scheduler: of the optimiser's rate; set to the step at which each epoch begins.
-        saver, log: write what came of it.
+        saver, log, report: write what came of it.
         epochs: where to stop.
         seed: of the order of the clips.
+
+    Returns:
+        The results of the best epoch, None where that is from before the run was resumed.
 
     Raises:
         UserError: the loss is no number any more; the videos of that step are in a file that it names.
         Stopped: the run was asked to stop, and has saved.
     """
-    begin = time.monotonic()
+    begin, first_epoch, best = time.monotonic(), saver.progress.epoch, None
     for epoch in range(saver.progress.epoch, epochs):
         progress = saver.progress
         first_step = -(-progress.clips_seen // (clips.options.batch_size * world_size()))
@@ -66,6 +73,11 @@ def fit(
             raise UserError(f"{error}; its videos are listed in {where}: {advice}") from error
         results = validate()
         log.add(epoch_entry(epoch, summary, results, scheduler.get_last_lr()[0]))
-        saver.after_epoch(results.video.top1)
-        print_main(f"{summary.line()}, best video Acc@1 {saver.progress.best_video_acc1:.3f}")
+        report.add_epoch(log.entries[-1])
+        temperature = {"temperature": fit_temperature(results.scores, results.targets)} if report.calibrate else {}
+        best = results if results.video.top1 > progress.best_video_acc1 else best
+        saver.after_epoch(results.video.top1, temperature)
+        eta = remaining_time(begin, epoch + 1 - first_epoch, epochs - first_epoch)
+        print_main(f"{summary.line()}, best video Acc@1 {saver.progress.best_video_acc1:.3f}, eta {eta}")
     print_main(f"Training time {datetime.timedelta(seconds=int(time.monotonic() - begin))}")
+    return best
