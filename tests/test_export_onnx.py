@@ -1,4 +1,5 @@
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import export_onnx
 import numpy as np
 import presets
 import pytest
+import quickstart
 import torch
 import train
 from device_network import DeviceFormat, ExportError, check_operators, fold_batch_norm
@@ -241,3 +243,15 @@ def test_at_full_size(capsys, tmp_path):
     assert export(checkpoint, "--output", path) == 0
     [entry] = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).get_inputs()
     assert entry.shape == [1, 3, 16, 112, 112] and entry.type == "tensor(float)"
+
+
+@pytest.mark.slow
+def test_int8_of_a_network_trained_on_generated_exercises(capsys, tmp_path):
+    assert quickstart.main(["--output-dir", str(tmp_path)]) == 0
+    capsys.readouterr()
+    argv = ["--data-path", tmp_path / "full_dataset", "--quantize", "int8"]
+    code = export(tmp_path / "run" / "model_best.pth", "--output", tmp_path / "model.onnx", *argv)
+    out, err = capsys.readouterr()
+    assert code == 0, err
+    print(out)
+    assert float(re.search(r"Acc@1 ([\d.]+) by PyTorch", out)[1]) > 60  # a trained one, by far: chance is 25

@@ -84,7 +84,7 @@ def test_an_unreadable_file_has_its_row_and_the_others_go_on(capsys, tmp_path, d
     broken.write_bytes(b"no video at all")
     code, out, err = run(capsys, checkpoint, broken, data / "val", tmp_path / "absent.mp4", "-j", 2, "--format", "csv")
     rows = list(csv.DictReader(io.StringIO(out)))
-    assert code == 1 and "2 of 8 videos could not be read" in err
+    assert code == 1 and "2 of 8 videos have no label" in err
     assert rows[0]["video"] == str(broken) and rows[0]["error"] and not rows[0]["label"]
     assert rows[-1]["error"] == "No such file or directory"
     assert all(row["label"] in FOLDERS and not row["error"] for row in rows[1:-1])
@@ -184,3 +184,11 @@ def test_wrong_usage_exits_2(checkpoint):
     with pytest.raises(SystemExit) as stop:
         predict.main([str(checkpoint), "video.mp4", "--device", "abacus"])
     assert stop.value.code == 2
+
+
+def test_a_network_whose_outputs_are_not_numbers_predicts_nothing(capsys, tmp_path, data, checkpoint):
+    state = torch.load(checkpoint, weights_only=True)
+    state["model"]["fc.bias"] += torch.nan
+    torch.save(state, tmp_path / "nan.pth")
+    code, out, _ = run(capsys, tmp_path / "nan.pth", data / "val" / "dips", "-j", 0, "--format", "json")
+    assert code == 1 and all(row["label"] is None and "not numbers" in row["error"] for row in json.loads(out))

@@ -12,7 +12,7 @@ from clip_sources import Clips
 from datasets import evaluation_samples
 from device_network import INPUT, OUTPUT, DeviceFormat, ExportError
 from extras import require
-from metrics import VideoResults, VideoScores, truth_ranks
+from metrics import VideoResults, VideoScores
 from progress import Progress
 from torch import Tensor
 from torch.nn import functional as F
@@ -78,7 +78,7 @@ class Scored:
     @property
     def right(self) -> np.ndarray:
         """bool (V,)."""
-        return (truth_ranks(self.logits, self.results.targets) < 1).numpy()
+        return (self.results.ranks < 1).numpy()
 
 
 def check_file(proto) -> None:

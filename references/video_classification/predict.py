@@ -95,11 +95,11 @@ def run(args: argparse.Namespace, device: torch.device) -> int:
     with open_output(args.output) as output, Progress("Predicting", len(paths), "video", quiet=rows_show) as progress:
         for line in FORMATS[args.format](keep(predictions, done, progress), paths, top_k):
             print(line, file=output, flush=output is sys.stdout)
-    unreadable = sum(prediction.error is not None for prediction in done)
-    if unreadable:
-        print(f"{unreadable} of {len(done)} videos could not be read, see their rows", file=sys.stderr)
+    failed = sum(prediction.error is not None for prediction in done)
+    if failed:
+        print(f"{failed} of {len(done)} videos have no label: their rows say why", file=sys.stderr)
     failed_copies = write_copies(done, copies, args.workers) if copies else 0
-    return 1 if unreadable or failed_copies else 0
+    return 1 if failed or failed_copies else 0
 
 
 def files_first(argv: list[str]) -> list[str]:

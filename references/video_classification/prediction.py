@@ -19,7 +19,7 @@ from trained_model import TrainedModel
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a video shows: (label, probability) by falling probability, or the `error` that kept it from being read."""
+    """What a video shows: (label, probability) by falling probability, or the `error` why that is not known."""
 
     video: str
     top: tuple[tuple[str, float], ...] = ()
@@ -69,7 +69,11 @@ def _predict_together(
         if isinstance(clips, VideoError):
             yield Prediction(path, error=clips.reason)
             continue
-        values, indices = next(scores).topk(min(top_k, len(model.classes)))
+        probabilities = next(scores)
+        if probabilities.isnan().any():
+            yield Prediction(path, error="the network's outputs for it are not numbers")
+            continue
+        values, indices = probabilities.topk(min(top_k, len(model.classes)))
         labels = [model.classes[index] for index in indices.tolist()]
         yield Prediction(path, tuple(zip(labels, values.tolist(), strict=True)))
 
@@ -81,12 +85,9 @@ def video_probabilities(
     """The mean probabilities, float64 (V, num_classes), of videos with clips (clips_per_video, T, H, W, C) each."""
     clips = torch.from_numpy(np.concatenate(videos))
     probabilities = torch.cat(
-        [
-            model.probabilities(model.network(presets.normalize(part.to(device)))).cpu()
-            for part in clips.split(batch_size)
-        ]
+        [model.probabilities(model.network(presets.normalize(part.to(device)))) for part in clips.split(batch_size)]
     )
-    return probabilities.double().unflatten(0, (len(videos), -1)).mean(1)
+    return probabilities.unflatten(0, (len(videos), -1)).mean(1)
 
 
 def table_lines(predictions: Iterable[Prediction], paths: Sequence[str], top_k: int) -> Iterator[str]:
@@ -94,7 +95,7 @@ def table_lines(predictions: Iterable[Prediction], paths: Sequence[str], top_k: 
     width = max(map(len, map(printable, paths)))
     for prediction in predictions:
         labels = ", ".join(f"{label} {100 * probability:.1f} %" for label, probability in prediction.top)
-        yield f"{printable(prediction.video):<{width}}  {labels or f'unreadable: {prediction.error}'}"
+        yield f"{printable(prediction.video):<{width}}  {labels or f'error: {prediction.error}'}"
 
 
 def json_lines(predictions: Iterable[Prediction], paths: Sequence[str], top_k: int) -> Iterator[str]:

@@ -66,8 +66,8 @@ class TrainedModel:
     path: str
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """(..., num_classes), float32."""
-        return (logits.float() / self.temperature).softmax(-1)
+        """(..., num_classes), float64 on the CPU, as validation computes them but for the temperature."""
+        return (logits.cpu().double() / self.temperature).softmax(-1)
 
     def sha256(self) -> str:
         """Of the checkpoint's file."""
