@@ -227,6 +227,7 @@ def test_a_legacy_checkpoint_needs_names(capsys, tmp_path):
         ["--dump-tensors", "out"],
         ["--opset", "13"],
         ["--data-path", "data", "--keep-float", "fc"],
+        ["--output", "."],
     ],
 )
 def test_wrong_usage_exits_2(checkpoint, flags):

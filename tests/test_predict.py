@@ -180,9 +180,10 @@ def test_annotated_copies_show_every_frame(capsys, tmp_path, data, checkpoint):
     assert code == 1 and "take the place" in err
 
 
-def test_wrong_usage_exits_2(checkpoint):
+@pytest.mark.parametrize("flags", [["--device", "abacus"], ["--output", "."], ["--top-k", "0"]])
+def test_wrong_usage_exits_2(checkpoint, flags):
     with pytest.raises(SystemExit) as stop:
-        predict.main([str(checkpoint), "video.mp4", "--device", "abacus"])
+        predict.main([str(checkpoint), "video.mp4", *flags])
     assert stop.value.code == 2
 
 

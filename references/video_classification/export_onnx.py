@@ -4,6 +4,7 @@ validation computes.
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -99,6 +100,8 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
     """Refuses what cannot be right, before any work, and fills in what depends on other flags."""
     if args.opset < DEFAULT_OPSET:
         parser.error(f"--opset {args.opset}: torch's exporter writes {DEFAULT_OPSET} and above")
+    if args.output.is_dir():
+        parser.error(f"--output {args.output} is a folder: name a file in it")
     for flag in ("quantize", "dump_tensors"):
         if getattr(args, flag) and args.data_path is None:
             parser.error(f"--{flag.replace('_', '-')} needs videos: give --data-path")
@@ -112,6 +115,9 @@ def run(args: argparse.Namespace) -> None:
     """Model, data, export, proof, quantisation, files."""
     for name in ("onnx", "onnxscript", "onnxruntime"):
         require(name)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=args.output.parent):
+        pass  # it can be written: better known now than after the work
     model = load_trained_model(args.checkpoint, args.classes_file)
     device_format = DeviceFormat(args.layout, args.normalize, args.dynamic_batch, args.opset)
     val = open_split(args, model, "val") if args.data_path else None

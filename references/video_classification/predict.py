@@ -58,6 +58,8 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the script: 0 when done, 1 when a video could not be read or nothing could be done, 2 on wrong usage."""
     parser = get_args_parser()
     args = parser.parse_args(files_first(sys.argv[1:] if argv is None else argv))
+    if args.output is not None and args.output.is_dir():
+        parser.error(f"--output {args.output} is a folder: name a file in it")
     try:
         device = options.resolve_device(args.device)
     except ValueError as error:
