@@ -216,7 +216,8 @@ class FeatureDataset:
         self.reader.read_into(features, sample.video, sample.clip, view)
         return False
 
-    def to_inputs(self, features: Tensor, flips: Tensor) -> Tensor:
+    @staticmethod
+    def to_inputs(features: Tensor, flips: Tensor) -> Tensor:
         """What the head takes: float32 (B, C, T, H, W)."""
         return (features.view(torch.bfloat16) if features.dtype == torch.int16 else features).float()
 
