@@ -32,7 +32,7 @@ def train(batches, model=None, precision=None, lr=0.1, **options):
         optimizer,
         LambdaLR(optimizer, lambda step: 1.0),
         batches,
-        to_inputs=lambda clips, flips: clips,
+        to_inputs=lambda clips, flips, seeds: clips,
         num_steps=-(-len(batches) // size),
         precision=precision or Precision.of("off", CPU),
         frozen=[],

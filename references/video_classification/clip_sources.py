@@ -3,6 +3,7 @@ of its own: both ways need the same care for files that cannot be read, and for 
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from datasets import ClipDataset, ClipReader, DatasetError, DecodingReader, Vide
 from distributed import barrier, is_main, print_main, world_size
 from frame_selection import FRAME_SELECTORS
 from loading import ClipLoader
+from strong_augmentation import StrongClipDataset
 from torch import Tensor
 from video_index import VideoIndex, scan_videos
 
@@ -26,6 +28,8 @@ class ClipOptions:
     """How clips are made of a folder's videos, and read.
 
     resize_size, crop_size: height and width. selection: a name of FRAME_SELECTORS. random: draw as training does.
+    strong: whether to augment by `strong_augmentation`. mirrors: int64 (num_classes,), the class of each class's mirror
+    image, from `flip_map`: clips of the classes that have one may be flipped too.
     start_prob: of the official start, in training. candidate_rate: where given, selectors other than `official` choose
     among the frames at this many a second, and a cache keeps those. cached: whether to go through the clip cache, of
     cache_format.
@@ -49,6 +53,8 @@ class ClipOptions:
     batches_per_step: int
     num_workers: int
     pin_memory: bool
+    strong: bool = False
+    mirrors: Tensor | None = None
 
     @property
     def rule(self) -> str:
@@ -93,7 +99,7 @@ def open_clips(folder: VideoFolder, options: ClipOptions) -> Clips:
     selector = FRAME_SELECTORS[options.selection]
     if options.selection == "official":
         selector = partial(selector, start_prob=options.start_prob)
-    dataset = ClipDataset(
+    dataset = (StrongClipDataset if options.strong else ClipDataset)(
         folder,
         index.timing,
         reader,
@@ -104,12 +110,18 @@ def open_clips(folder: VideoFolder, options: ClipOptions) -> Clips:
         resize_size=options.resize_size,
         crop_size=options.crop_size,
         candidate_rate=None if options.selection == "official" else options.candidate_rate,
-        may_flip=presets.flippable(folder.classes),
+        may_flip=_may_flip(folder.classes, options.mirrors),
         random=options.random,
         seed=options.seed,
     )
     loader = ClipLoader(dataset, options.batch_size, options.num_workers, options.pin_memory)
     return Clips(loader, videos, len(folder) - len(videos), pixels, options)
+
+
+def _may_flip(classes: Sequence[str], mirrors: Tensor | None) -> Tensor:
+    """Which classes' clips may be mirrored, bool (num_classes,): the mirror image is the same class, or a known one."""
+    alike = presets.flippable(classes)
+    return alike if mirrors is None else alike | (mirrors != torch.arange(len(classes)))
 
 
 def _open_videos(folder: VideoFolder, options: ClipOptions) -> tuple[ClipReader, VideoIndex, str]:

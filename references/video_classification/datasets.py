@@ -101,13 +101,15 @@ class ClipPlan(NamedTuple):
 class Batch(NamedTuple):
     """What a step sees.
 
-    clips: uint8, or float32 in [0, 1], (B, T, H, W, C). targets, videos: int64 (B,). flips: bool (B,).
+    clips: uint8, or float32 in [0, 1], (B, T, H, W, C). targets, videos: int64 (B,). flips: bool (B,). seeds: int64
+    (B,), of what is drawn on the device, EVALUATION for nothing.
     """
 
     clips: Tensor
     targets: Tensor
     videos: Tensor
     flips: Tensor
+    seeds: Tensor | None = None
 
 
 class ClipReader(Protocol):
@@ -185,7 +187,7 @@ class ClipDataset:
         self.folder, self._timing, self.reader, self._selector = folder, timing, reader, selector
         self.clip_len, self.frame_rate, self.clips_per_video = clip_len, frame_rate, clips_per_video
         self._slack = tuple(resize - crop for resize, crop in zip(resize_size, crop_size, strict=True))
-        self._crop_size, self._candidate_rate = crop_size, candidate_rate
+        self.resize_size, self.crop_size, self._candidate_rate = resize_size, crop_size, candidate_rate
         self._may_flip = may_flip.tolist() if may_flip is not None else []
         self._random, self._seed = random, seed
 
@@ -208,11 +210,11 @@ class ClipDataset:
         if generator is None:
             # As torchvision's CenterCrop rounds.
             top, left = (int(round(slack / 2.0)) for slack in self._slack)
-            return ClipPlan(indices, Region(top, left, *self._crop_size), False)
+            return ClipPlan(indices, Region(top, left, *self.crop_size), False)
         draws = torch.rand(3, generator=generator, dtype=torch.float64).tolist()
         top, left = (int(draw * (slack + 1)) for draw, slack in zip(draws, self._slack, strict=False))
         may_flip = bool(self._may_flip) and self._may_flip[self.folder.labels[sample.video]]
-        return ClipPlan(indices, Region(top, left, *self._crop_size), may_flip and draws[2] < 0.5)
+        return ClipPlan(indices, Region(top, left, *self.crop_size), may_flip and draws[2] < 0.5)
 
     def describe(self, drawn: bool) -> dict[str, Any]:
         """All that decides on the plan of a clip beside its file, plain values; with what is drawn from if `drawn`."""
@@ -223,20 +225,24 @@ class ClipDataset:
             "frame_rate": self.frame_rate,
             "clips_per_video": self.clips_per_video,
             "candidate_rate": self._candidate_rate,
-            "crop": [self._slack, self._crop_size],
+            "crop": [self._slack, self.crop_size],
         }
         random = {"options": options, "may_flip": self._may_flip, "random": self._random, "seed": self._seed}
         return {**official, **random} if drawn else official
 
+    def device_seed(self, sample: Sample) -> int:
+        """Of what is drawn for a clip on the device; EVALUATION, since nothing is."""
+        return EVALUATION
+
     @staticmethod
-    def to_inputs(clips: Tensor, flips: Tensor) -> Tensor:
+    def to_inputs(clips: Tensor, flips: Tensor, seeds: Tensor | None = None) -> Tensor:
         """What the network takes: the batch's clips flipped and normalised, float32 (B, C, T, H, W)."""
         return presets.normalize(presets.flip(clips, flips))
 
     @property
     def clip_shape(self) -> tuple[int, int, int, int]:
         """(T, H, W, C)."""
-        return (self.clip_len, *self._crop_size, 3)
+        return (self.clip_len, *self.crop_size, 3)
 
     def read_into(self, clip: np.ndarray, sample: Sample) -> bool:
         """Writes the clip, (T, H, W, C) of the reader's type, and tells whether to flip it on the device."""

@@ -64,19 +64,24 @@ class Precision:
 
 @dataclass(frozen=True)
 class EpochSummary:
-    """What an epoch of training came to, over all processes: mean loss, clip accuracy in percent, times in seconds."""
+    """What an epoch of training came to, over all processes: mean loss, clip accuracy in percent, times in seconds.
+
+    counted_by: which labels the accuracy is against, in words.
+    """
 
     loss: float
     clip_acc1: float
     seconds: float
     data_seconds: float
     epoch: int
+    counted_by: str = "labels"
 
     def line(self) -> str:
         """For the screen."""
+        against = "" if self.counted_by == "labels" else f" (against {self.counted_by})"
         waiting = 100 * self.data_seconds / max(self.seconds, 1e-9)
         return (
-            f"Epoch: [{self.epoch}] loss {self.loss:.4f}, training clips Acc@1 {self.clip_acc1:.3f}, "
+            f"Epoch: [{self.epoch}] loss {self.loss:.4f}, training clips Acc@1 {self.clip_acc1:.3f}{against}, "
             f"{self.seconds:.1f} s, waiting for data {waiting:.1f} %"
         )
 
@@ -93,7 +98,7 @@ def train_one_epoch(
     lr_scheduler: torch.optim.lr_scheduler.LRScheduler,
     batches: Iterable[Batch],
     *,
-    to_inputs: Callable[[Tensor, Tensor], Tensor],
+    to_inputs: Callable[[Tensor, Tensor, Tensor | None], Tensor],
     to_targets: Callable[[Tensor, Tensor, Batch, np.random.Generator], tuple[Tensor, Any, Tensor]] = labels_alone,
     num_steps: int,
     precision: Precision,
@@ -106,6 +111,7 @@ def train_one_epoch(
     after_step: Callable[[int, list[float]], None] = lambda clips, totals: None,
     batches_per_step: int = 1,
     max_grad_norm: float | None = None,
+    counted_by: str = "labels",
 ) -> EpochSummary:
     """Takes a step every `batches_per_step` batches, of the gradient of their clips' mean loss.
 
@@ -113,7 +119,7 @@ def train_one_epoch(
         model: the network, in DistributedDataParallel where there are several processes.
         criterion: (logits, targets) -> losses (B,).
         batches: yields the batches of this epoch from `first_step` on.
-        to_inputs: the dataset's, makes the model's input of a batch's clips and flips.
+        to_inputs: the dataset's, makes the model's input of a batch's clips, flips and seeds.
         to_targets: (input, labels, batch, the step's generator) -> (input, what `criterion` takes, labels to count by).
         num_steps: how many steps the epoch has.
         precision: see there.
@@ -124,6 +130,7 @@ def train_one_epoch(
         after_step: called with the clips of the step and with the sums of loss, right clips and clips up to it.
         batches_per_step: batches whose gradients are added up for a step; BatchNorm sees them one by one.
         max_grad_norm: longer gradients are shortened to this.
+        counted_by: which labels `to_targets` gives for the accuracy, in words.
 
     Raises:
         NonFiniteLoss: the loss is no number any more.
@@ -153,7 +160,7 @@ def train_one_epoch(
         meter.update(step, count, loss=value, lr=lr)
         after_step(count, sums.tolist())
     loss_sum, right, count = sum_over_processes(sums).tolist()
-    return EpochSummary(loss_sum / count, 100 * right / count, meter.seconds, meter.data_seconds, epoch)
+    return EpochSummary(loss_sum / count, 100 * right / count, meter.seconds, meter.data_seconds, epoch, counted_by)
 
 
 @torch.inference_mode()
@@ -188,13 +195,13 @@ def evaluate(
 
 
 def to_device(
-    batch: Batch, to_inputs: Callable[[Tensor, Tensor], Tensor], precision: Precision
+    batch: Batch, to_inputs: Callable[[Tensor, Tensor, Tensor | None], Tensor], precision: Precision
 ) -> tuple[Tensor, Tensor]:
     """The batch on the device: the model's input, float32 (B, C, T, H, W), and targets (B,)."""
     clips, flips, targets = (
         values.to(precision.device, non_blocking=True) for values in (batch.clips, batch.flips, batch.targets)
     )
-    return to_inputs(clips, flips).contiguous(memory_format=precision.memory_format), targets
+    return to_inputs(clips, flips, batch.seeds).contiguous(memory_format=precision.memory_format), targets
 
 
 def in_groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:

@@ -210,6 +210,10 @@ class FeatureDataset:
         """(C, T, H, W)."""
         return self.reader.settings.shape
 
+    def device_seed(self, sample: Sample) -> int:
+        """See ClipDataset: what was drawn is in the features."""
+        return EVALUATION
+
     def read_into(self, features: np.ndarray, sample: Sample) -> bool:
         """Copies the features of the view that this sample sees; whatever flip it has is in them."""
         view = choose_view(self._seed, sample.epoch, sample.video, self.reader.views)
@@ -217,7 +221,7 @@ class FeatureDataset:
         return False
 
     @staticmethod
-    def to_inputs(features: Tensor, flips: Tensor) -> Tensor:
+    def to_inputs(features: Tensor, flips: Tensor, seeds: Tensor | None = None) -> Tensor:
         """What the head takes: float32 (B, C, T, H, W)."""
         return (features.view(torch.bfloat16) if features.dtype == torch.int16 else features).float()
 

@@ -94,7 +94,8 @@ class ClipLoader:
         clips = torch.empty(len(samples), *self.dataset.clip_shape, dtype=dtype, pin_memory=self._pin_memory)
         videos = torch.tensor([sample.video for sample in samples])
         targets = torch.from_numpy(self.dataset.folder.labels)[videos]
-        return Batch(clips, targets, videos, torch.zeros(len(samples), dtype=torch.bool))
+        seeds = torch.tensor([self.dataset.device_seed(sample) for sample in samples])
+        return Batch(clips, targets, videos, torch.zeros(len(samples), dtype=torch.bool), seeds)
 
 
 class _ReadClip:

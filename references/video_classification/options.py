@@ -27,7 +27,12 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         "--frame-rate", default=4, type=positive_float, metavar="FPS", help="frames a second of a clip (4)"
     )
     group.add_argument("--clips-per-video", default=1, type=positive_int, metavar="N", help="clips a video (1)")
-    group.add_argument("--augment", default="basic", choices=AUGMENTATIONS, help="of training clips (basic)")
+    group.add_argument(
+        "--augment",
+        default="basic",
+        choices=AUGMENTATIONS,
+        help="of training clips; strong: crops of many sizes, RandAugment, colours, erased boxes (basic)",
+    )
     group.add_argument(
         *("--official-start-prob",),
         default=0.5,

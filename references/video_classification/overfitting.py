@@ -39,6 +39,7 @@ def check_overfits(train: partial[EpochSummary], clips: Clips, seed: int) -> Non
         criterion=nn.CrossEntropyLoss(reduction="none"),
         lr_scheduler=LambdaLR(optimizer, lambda step: 1.0),
         to_targets=labels_alone,
+        counted_by="labels",
         num_steps=STEPS_AT_ONCE,
         batches_per_step=1,
     )
@@ -50,6 +51,6 @@ def check_overfits(train: partial[EpochSummary], clips: Clips, seed: int) -> Non
             print_main(f"One batch is learnt by heart: loss {summary.loss:.4f} after {steps} steps")
             return
     raise OverfitError(
-        f"one batch is not learnt by heart: its loss is {summary.loss:.4f} after {MAX_STEPS} steps, and should be below "
-        f"{NEAR_ZERO}; try another --lr, start from --weights, train more blocks (--trainable all), and look at the data"
+        f"one batch is not learnt by heart: its loss is {summary.loss:.4f} after {MAX_STEPS} steps, and should fall "
+        f"below {NEAR_ZERO}; try another --lr, start from --weights, train more blocks (--trainable), look at the data"
     )

@@ -12,7 +12,7 @@ from torch import Tensor
 MEAN = (0.43216, 0.394666, 0.37645)  # of Kinetics-400, as torchvision's weights expect
 STD = (0.22803, 0.22145, 0.216989)
 
-AUGMENTATIONS = ("none", "basic")
+AUGMENTATIONS = ("none", "basic", "strong")
 SIDE = re.compile(r"(?:^|[\s_-])(?:left|right)(?:$|[\s_-])", re.IGNORECASE)
 
 

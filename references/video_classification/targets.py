@@ -3,8 +3,10 @@ labels alone, and the losses, which take shares of classes.
 """
 
 import numpy as np
+import torch
 from datasets import Batch
 from losses import Targets, one_hot
+from mixing import Mixing, partner
 from torch import Tensor
 
 
@@ -13,10 +15,18 @@ class TargetMaker:
 
     Args:
         num_classes: outputs of the network.
+        mirrors: int64 (num_classes,), the class of each class's mirror image; None: the same.
+        mixing: mixes the clips of a batch, and their targets with them.
     """
 
-    def __init__(self, num_classes: int) -> None:
-        self._num_classes = num_classes
+    def __init__(self, num_classes: int, mirrors: Tensor | None = None, mixing: Mixing | None = None) -> None:
+        self._num_classes, self._mixing = num_classes, mixing
+        self._mirrors = torch.arange(num_classes) if mirrors is None else mirrors
+
+    @property
+    def counted_by(self) -> str:
+        """Which labels accuracy is against, in words."""
+        return "labels" if self._mixing is None else "the dominant label of mixed clips"
 
     def __call__(
         self, clips: Tensor, labels: Tensor, batch: Batch, rng: np.random.Generator
@@ -25,11 +35,18 @@ class TargetMaker:
 
         Args:
             clips: float32 (B, C, T, H, W), on the device.
-            labels: int64 (B,), on the device.
+            labels: int64 (B,), on the device, of the clips before any was flipped.
             batch: what they were made of.
             rng: of this step.
 
         Returns:
             The clips; what they are trained towards; int64 (B,), the labels that accuracy is counted against.
         """
-        return clips, Targets(one_hot(labels, self._num_classes)), labels
+        mirrors, flips = self._mirrors.to(labels.device), batch.flips.to(labels.device)
+        labels = torch.where(flips, mirrors[labels], labels)
+        shares = one_hot(labels, self._num_classes)
+        if self._mixing is None:
+            return clips, Targets(shares), labels
+        clips, own = self._mixing(clips, rng)
+        shares = own * shares + (1 - own) * partner(shares)
+        return clips, Targets(shares), labels if own >= 0.5 else partner(labels)

@@ -30,12 +30,15 @@ from engine import EpochSummary, Precision, evaluate, train_one_epoch
 from errors import UserError
 from extras import require
 from feature_building import train_on_features
+from flip_map import read_flip_map
 from interruption import Stopped, StopRequest, resume_command
 from losses import TrainingLoss
 from metrics import VideoResults
+from mixing import Mixing
 from models import check_fits, head_name, load_state
 from optimization import OPTIMIZERS, build_schedule, default_milestones, parameter_groups
 from overfitting import check_overfits
+from recipe_options import add_recipe_arguments, check_recipe
 from reporting import RunLog, open_run_folder, print_plan, print_results, print_settings
 from run_report import RunReport, open_evaluation_folder
 from saving import RunProgress, RunSaver
@@ -63,6 +66,7 @@ def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
     options.add_model_arguments(parser)
     options.add_acceleration_arguments(parser)
     options.add_optimization_arguments(parser)
+    add_recipe_arguments(parser)
     options.add_run_arguments(parser)
     return parser
 
@@ -189,6 +193,7 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
     except ValueError as error:
         parser.error(str(error))
     args.amp = options.resolve_amp(args.amp, torch.device(args.device))
+    check_recipe(parser, args)
     if args.cache_features and not args.test_only:
         options.check_cached_features(parser, args)
 
@@ -257,6 +262,8 @@ def load_clips(args: argparse.Namespace, classes: list[str]) -> tuple[Clips | No
         crop_size=args.train_crop_size,
         selection=args.frame_selection,
         random=args.augment != "none",
+        strong=args.augment == "strong",
+        mirrors=read_flip_map(args.flip_map, classes) if args.flip_map and train_folder else None,
         **shared,
     )
     train = open_clips(train_folder, for_train) if train_folder else None
@@ -375,6 +382,9 @@ def load_trainer(
 ) -> Callable[..., EpochSummary]:
     """`train_one_epoch` but for what changes from epoch to epoch."""
     dataset = clips.loader.dataset
+    is_mixing = args.mixup_alpha > 0 or args.cutmix_alpha > 0
+    mixing = Mixing(args.mixup_alpha, args.cutmix_alpha) if is_mixing else None
+    to_targets = TargetMaker(len(dataset.folder.classes), clips.options.mirrors, mixing)
     return partial(
         train_one_epoch,
         network,
@@ -382,7 +392,8 @@ def load_trainer(
         optimizer=optimizer,
         lr_scheduler=scheduler,
         to_inputs=dataset.to_inputs,
-        to_targets=TargetMaker(len(dataset.folder.classes)),
+        to_targets=to_targets,
+        counted_by=to_targets.counted_by,
         num_steps=clips.steps_per_epoch(),
         precision=precision,
         seed=args.seed,

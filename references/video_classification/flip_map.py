@@ -1,0 +1,51 @@
+"""Which class a clip belongs to once it is mirrored, from a file: left and right variants of an exercise. A room of its
+own between `presets`, which mirrors pixels, and the scripts: a wrong file would make labels wrong in silence.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from errors import UserError
+from torch import Tensor
+
+
+class FlipMapError(UserError):
+    """A flip map that cannot be used; the message says what to change."""
+
+
+def read_flip_map(path: Path, classes: Sequence[str]) -> Tensor:
+    """The class of each class's mirror image, int64 (num_classes,): itself unless the file names another.
+
+    Args:
+        path: a JSON object of pairs, such as {"left arm raise": "right arm raise"}, each once or both ways. Names are
+            the folders'; a space may stand for their `_`.
+        classes: names.
+
+    Raises:
+        FlipMapError: no such file, not of that form, a name that is no class, or a class in two pairs.
+    """
+    try:
+        pairs = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=list)
+    except (OSError, ValueError) as error:
+        raise FlipMapError(f"{path} cannot be read as a flip map: {error}") from error
+    if not isinstance(pairs, list) or not all(isinstance(pair, tuple) and isinstance(pair[1], str) for pair in pairs):
+        raise FlipMapError(f'{path} is not a flip map: expected {{"left arm raise": "right arm raise", ...}}')
+    label_of = {name: label for label, name in enumerate(classes)}
+    mirrors = list(range(len(classes)))
+    for pair in pairs:
+        a, b = (label_of.get(name, label_of.get(name.replace(" ", "_"))) for name in pair)
+        if a is None or b is None:
+            unknown = pair[0] if a is None else pair[1]
+            raise FlipMapError(f"{path} names {unknown!r}, which is no class: the classes are {', '.join(classes)}")
+        if a == b:
+            raise FlipMapError(f"{path} maps {pair[0]!r} to itself: name only classes whose mirror image is another")
+        for label, other in ((a, b), (b, a)):
+            if mirrors[label] not in (label, other):
+                raise FlipMapError(
+                    f"{path} gives {classes[label]!r} two mirror images, {classes[mirrors[label]]!r} and "
+                    f"{classes[other]!r}: a mirror image works both ways, so each class has one"
+                )
+            mirrors[label] = other
+    return torch.tensor(mirrors)

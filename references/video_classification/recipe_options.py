@@ -1,0 +1,48 @@
+"""The arguments of the training recipe, and which of them do not go together. A room of its own beside `options`, which
+the scripts share: these are the training script's alone.
+"""
+
+import argparse
+from pathlib import Path
+
+from options import non_negative_float
+
+
+def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
+    """What training does beyond plain fine-tuning."""
+    group = parser.add_argument_group("recipe")
+    group.add_argument(
+        *("--flip-map",),
+        type=Path,
+        metavar="FILE",
+        help='JSON pairs {"left arm raise": "right arm raise"}: their clips are flipped too, into each other',
+    )
+    group.add_argument(
+        *("--mixup-alpha",),
+        default=0.0,
+        type=non_negative_float,
+        metavar="A",
+        help="blend each clip with another, its share drawn from Beta(A, A) (0: not)",
+    )
+    group.add_argument(
+        *("--cutmix-alpha",),
+        default=0.0,
+        type=non_negative_float,
+        metavar="A",
+        help="put a box of another clip into each, the same in all frames; with mixup, either by turns (0: not)",
+    )
+
+
+def check_recipe(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuses what cannot be combined; the message names the flags."""
+    in_pixels = {
+        "--augment strong": args.augment == "strong",
+        "--flip-map": args.flip_map is not None,
+        "--mixup-alpha": args.mixup_alpha > 0,
+        "--cutmix-alpha": args.cutmix_alpha > 0,
+    }
+    for flag, is_used in in_pixels.items():
+        if is_used and args.cache_features:
+            parser.error(f"--cache-features keeps what the trunk makes of pixels, and {flag} changes those: choose one")
+    if args.flip_map is not None and args.augment == "none":
+        parser.error("--flip-map flips clips, and --augment none flips none: use --augment basic or strong")
