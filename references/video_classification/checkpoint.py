@@ -5,6 +5,9 @@
     epoch                the last finished epoch, from 0
     clips_seen, epoch_totals   how far the next epoch has come, where it was saved within
     best_video_acc1      percent
+    epochs_since_best    that were no better
+    training_model       the weights that training goes on from, where `model` is their average
+    model_ema            of the average of the weights: updates, is_used, and model where `model` is not the average
     classes              names, in the order of the outputs
     preprocessing        what a clip must go through, see `preprocessing_of`
     args                 the run's settings, a dict of plain values

@@ -12,8 +12,8 @@ import presets
 import torch
 from cache_building import complete_cache
 from clip_cache import CacheSettings, ClipCache
-from datasets import ClipDataset, ClipReader, DatasetError, DecodingReader, VideoFolder
-from distributed import barrier, is_main, print_main, world_size
+from datasets import ClipDataset, ClipReader, DatasetError, DecodingReader, Sample, VideoFolder, training_samples
+from distributed import barrier, is_main, print_main, rank, world_size
 from frame_selection import FRAME_SELECTORS
 from loading import ClipLoader
 from strong_augmentation import StrongClipDataset
@@ -28,8 +28,8 @@ class ClipOptions:
     """How clips are made of a folder's videos, and read.
 
     resize_size, crop_size: height and width. selection: a name of FRAME_SELECTORS. random: draw as training does.
-    strong: whether to augment by `strong_augmentation`. mirrors: int64 (num_classes,), the class of each class's mirror
-    image, from `flip_map`: clips of the classes that have one may be flipped too.
+    balanced: whether training sees all classes equally often. strong: whether to augment by `strong_augmentation`.
+    mirrors: int64 (num_classes,), each class's mirror image, from `flip_map`: those that have one may be flipped too.
     start_prob: of the official start, in training. candidate_rate: where given, selectors other than `official` choose
     among the frames at this many a second, and a cache keeps those. cached: whether to go through the clip cache, of
     cache_format.
@@ -53,6 +53,7 @@ class ClipOptions:
     cached: bool = False
     cache_format: str = "raw"
     batches_per_step: int = 1
+    balanced: bool = False
     strong: bool = False
     mirrors: Tensor | None = None
 
@@ -78,6 +79,13 @@ class Clips:
     def steps_per_epoch(self) -> int:
         """Steps of the optimiser in an epoch of training."""
         return -(-len(self.videos) * self.options.clips_per_video // self.clips_per_step())
+
+    def epoch_samples(self, seed: int, epoch: int, seen: int = 0) -> list[Sample]:
+        """What this process trains on in an epoch of which `seen` clips are done, see `datasets.training_samples`."""
+        labels = torch.from_numpy(self.loader.dataset.folder.labels)[self.videos]
+        balance = labels if self.options.balanced else None
+        per_video = self.options.clips_per_video
+        return training_samples(self.videos, per_video, seed, epoch, rank(), world_size(), seen, balance)
 
     def clips_per_step(self) -> int:
         """Of all processes together."""

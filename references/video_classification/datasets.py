@@ -14,6 +14,7 @@ from decoding import iter_rgb
 from errors import UserError
 from frame_selection import VideoTiming, official_strip, snap
 from resizing import Region, resize_crop
+from sampling import balanced_order
 from tables import Ragged
 from torch import Tensor
 
@@ -22,6 +23,7 @@ VIDEO_ENDINGS = (
     *(".ts", ".mts", ".m2ts", ".wmv", ".flv", ".3gp", ".ogv"),
 )
 EVALUATION = -1  # in place of an epoch: nothing is random
+REPEAT = 1 << 24  # epochs added to a clip that comes again in the same one, so that it is drawn anew
 
 
 class DatasetError(UserError):
@@ -262,18 +264,33 @@ def seeded_generator(*key: int) -> torch.Generator:
 
 
 def training_samples(
-    videos: Tensor, clips_per_video: int, seed: int, epoch: int, rank: int = 0, world_size: int = 1, seen: int = 0
+    videos: Tensor,
+    clips_per_video: int,
+    seed: int,
+    epoch: int,
+    rank: int = 0,
+    world_size: int = 1,
+    seen: int = 0,
+    balance: Tensor | None = None,
 ) -> list[Sample]:
     """This process's share of an epoch: all clips of `videos` in an order of (seed, epoch) alone.
 
     At most `world_size - 1` clips are seen twice, so that every process takes the same number of steps. The first
     `seen` clips of the order are left out: processes deal it out in turn, so together they have seen the first of it.
+    With `balance`, the labels of `videos`, the order is that of `sampling.balanced_order`.
     """
-    order = torch.randperm(len(videos) * clips_per_video, generator=seeded_generator(seed, epoch))[seen:]
-    needed = -(-len(order) // world_size) * world_size
-    order = order.repeat(needed // max(len(order), 1) + 1)[:needed][rank::world_size]
-    rows, clips = videos[order // clips_per_video].tolist(), (order % clips_per_video).tolist()
-    return [Sample(video, clip, epoch) for video, clip in zip(rows, clips, strict=True)]
+    generator = seeded_generator(seed, epoch)
+    if balance is None:
+        order = torch.randperm(len(videos) * clips_per_video, generator=generator)
+        repeats = torch.zeros_like(order)
+    else:
+        order, repeats = balanced_order(balance.repeat_interleave(clips_per_video), generator)
+    places = torch.arange(seen, len(order))
+    needed = -(-len(places) // world_size) * world_size
+    places = places.repeat(needed // max(len(places), 1) + 1)[:needed][rank::world_size]
+    order, epochs = order[places], epoch + REPEAT * repeats[places]
+    columns = (videos[order // clips_per_video], order % clips_per_video, epochs)
+    return [Sample(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
 
 
 def evaluation_samples(videos: Tensor, clips_per_video: int, rank: int = 0, world_size: int = 1) -> list[Sample]:

@@ -4,8 +4,8 @@ from functools import partial
 from itertools import repeat
 
 from clip_sources import Clips
-from datasets import EVALUATION, training_samples
-from distributed import print_main, rank, world_size
+from datasets import EVALUATION
+from distributed import print_main, world_size
 from engine import EpochSummary, labels_alone
 from errors import UserError
 from torch import nn
@@ -31,7 +31,7 @@ def check_overfits(train: partial[EpochSummary], clips: Clips, seed: int) -> Non
     Raises:
         OverfitError: the loss stays above that; the message says where it ended.
     """
-    samples = training_samples(clips.videos, 1, seed, 0, rank(), world_size())[: clips.options.batch_size]
+    samples = clips.epoch_samples(seed, epoch=0)[: clips.options.batch_size]
     (batch,) = clips.loader.batches([sample._replace(epoch=EVALUATION) for sample in samples])
     optimizer = train.keywords["optimizer"]
     train = partial(

@@ -5,7 +5,7 @@ the scripts share: these are the training script's alone.
 import argparse
 from pathlib import Path
 
-from options import non_negative_float
+from options import non_negative_float, positive_int, share
 
 
 def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +31,30 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="A",
         help="put a box of another clip into each, the same in all frames; with mixup, either by turns (0: not)",
     )
+    group.add_argument(
+        "--balanced-sampling", action="store_true", help="an epoch sees all classes equally often, and is as long"
+    )
+    group.add_argument(
+        "--model-ema", action="store_true", help="average the weights too; what validates better is used"
+    )
+    group.add_argument(
+        *("--model-ema-decay",),
+        default=0.999,
+        type=share,
+        metavar="D",
+        help="what an update keeps of the average; less in the first updates (0.999)",
+    )
+    group.add_argument(
+        "--model-ema-steps", default=1, type=positive_int, metavar="N", help="steps between two updates (1)"
+    )
+    group.add_argument(
+        *("--bn-recalibrate",),
+        action="store_true",
+        help="estimate the trained BatchNorms' statistics again before the last validation",
+    )
+    group.add_argument(
+        "--early-stop", type=positive_int, metavar="N", help="stop after N epochs without a better one (never)"
+    )
 
 
 def check_recipe(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
@@ -44,5 +68,7 @@ def check_recipe(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
     for flag, is_used in in_pixels.items():
         if is_used and args.cache_features:
             parser.error(f"--cache-features keeps what the trunk makes of pixels, and {flag} changes those: choose one")
+    if args.bn_recalibrate and args.early_stop:
+        parser.error("--bn-recalibrate acts in the last epoch, and --early-stop leaves open which that is: choose one")
     if args.flip_map is not None and args.augment == "none":
         parser.error("--flip-map flips clips, and --augment none flips none: use --augment basic or strong")

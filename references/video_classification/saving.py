@@ -18,13 +18,15 @@ class RunProgress:
     """Where a run stands.
 
     epoch: the one that runs, or the next. clips_seen: of it, by all processes together. totals: of the steps taken in
-    it, a list for each process, see `engine.train_one_epoch`. best_video_acc1: so far, percent.
+    it, a list for each process, see `engine.train_one_epoch`. best_video_acc1: so far, percent. epochs_since_best:
+    that were no better.
     """
 
     epoch: int = 0
     clips_seen: int = 0
     totals: list[list[float]] = field(default_factory=list)
     best_video_acc1: float = -1.0
+    epochs_since_best: int = 0
 
     def own_totals(self) -> list[float] | None:
         """What this process had summed up: exact at the same world size; else rank 0 goes on with the sum of all."""
@@ -39,6 +41,7 @@ class RunProgress:
             "clips_seen": self.clips_seen,
             "epoch_totals": self.totals,
             "best_video_acc1": self.best_video_acc1,
+            "epochs_since_best": self.epochs_since_best,
         }
 
     @classmethod
@@ -49,6 +52,7 @@ class RunProgress:
             checkpoint.get("clips_seen", 0),
             checkpoint.get("epoch_totals", []),
             checkpoint.get("best_video_acc1", -1.0),
+            checkpoint.get("epochs_since_best", 0),
         )
 
 
@@ -100,7 +104,9 @@ class RunSaver:
         """Saves the epoch that has ended with this accuracy, in percent, with `further` values; errors as there."""
         is_best = video_acc1 > self.progress.best_video_acc1
         self.progress = RunProgress(
-            self.progress.epoch + 1, best_video_acc1=max(video_acc1, self.progress.best_video_acc1)
+            self.progress.epoch + 1,
+            best_video_acc1=max(video_acc1, self.progress.best_video_acc1),
+            epochs_since_best=0 if is_best else self.progress.epochs_since_best + 1,
         )
         if is_main():
             save_checkpoint(self.folder, {**self._state(), **self.progress.entry(), **further}, is_best, self._keep)

@@ -30,15 +30,18 @@ class Start:
     checkpoint: dict[str, Any] | None = None
 
 
-def start_from_checkpoint(path: str, folders: Sequence[str]) -> Start:
+def start_from_checkpoint(path: str, folders: Sequence[str], trains: bool = False) -> Start:
     """The whole network of a checkpoint, with its classes; a legacy one has no names, and takes those of `folders`.
+
+    To train on, it is the weights themselves even where their average is the one to use.
 
     Raises:
         CheckpointError: not a checkpoint, or one without names and with another number of outputs.
     """
     checkpoint = load_checkpoint(path)
     if not is_legacy(checkpoint):
-        return Start(list(checkpoint["classes"]), checkpoint["model"], keep_head=True, checkpoint=checkpoint)
+        state = checkpoint.get("training_model", checkpoint["model"]) if trains else checkpoint["model"]
+        return Start(list(checkpoint["classes"]), state, keep_head=True, checkpoint=checkpoint)
     outputs = len(list(checkpoint["model"].values())[-1])
     if outputs != len(folders):
         raise CheckpointError(
@@ -120,7 +123,8 @@ def restore(checkpoint: dict[str, Any], optimizer: optim.Optimizer, scaler: Any 
     if is_legacy(checkpoint):
         lost += ["its rate schedule", "its random state", "its best accuracy"]
     else:
-        set_rng_state(checkpoint["rng"])
+        if "rng" in checkpoint:  # an average of several checkpoints has none
+            set_rng_state(checkpoint["rng"])
     within = f" and {progress.clips_seen} clips of epoch {progress.epoch}" if progress.clips_seen else ""
     print_main(f"Resuming after epoch {progress.epoch - 1}{within}")
     if lost:

@@ -38,6 +38,7 @@ from mixing import Mixing
 from models import check_fits, head_name, load_state
 from optimization import OPTIMIZERS, build_schedule, default_milestones, parameter_groups
 from overfitting import check_overfits
+from recalibration import recalibrate_batch_norm
 from recipe_options import add_recipe_arguments, check_recipe
 from reporting import RunLog, open_run_folder, print_plan, print_results, print_settings
 from run_report import RunReport, open_evaluation_folder
@@ -56,6 +57,7 @@ from starting import (
 from targets import TargetMaker
 from torch import nn
 from training_loop import fit
+from weight_averaging import WeightAverage
 
 
 def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
@@ -136,6 +138,9 @@ def run(args: argparse.Namespace) -> None:
     optimizer, scheduler = load_optimizer(args, model, train_clips)
     train = load_trainer(args, wrap_model(network, device, args.sync_bn), optimizer, scheduler, train_clips, precision)
     train = partial(train, frozen=frozen)
+    average = WeightAverage(model, args.model_ema_decay, args.model_ema_steps) if args.model_ema else None
+    if average is not None and start.checkpoint:
+        average.load(start.checkpoint)
     if args.sanity_overfit:
         check_overfits(train, train_clips, args.seed)
         return
@@ -153,13 +158,25 @@ def run(args: argparse.Namespace) -> None:
         saver = RunSaver(
             args.output_dir,
             progress,
-            lambda: {**training_state(model, optimizer, scheduler, precision.scaler), **description},
+            lambda: {
+                **training_state(model, optimizer, scheduler, precision.scaler),
+                **(average.state() if average is not None else {}),
+                **description,
+            },
             minutes=args.checkpoint_minutes,
             keep=args.keep_checkpoints,
             stop=stop,
         )
         validate_now = partial(validate, val_clips[0])
-        best = fit(train, validate_now, train_clips, scheduler, saver, log, report, epochs=args.epochs, seed=args.seed)
+        recalibrate = partial(recalibrate_batch_norm, network, frozen, train_clips, precision, args.seed)
+        best = fit(
+            *(train, validate_now, train_clips, scheduler, saver, log, report),
+            epochs=args.epochs,
+            seed=args.seed,
+            early_stop=args.early_stop,
+            average=average,
+            before_last=recalibrate if args.bn_recalibrate else None,
+        )
     report_best(args, report, log, model, validate_now, best)
 
 
@@ -219,7 +236,7 @@ def load_start(args: argparse.Namespace) -> Start:
     folders = folder_classes(args.data_path, args.test_only)
     args.resume = checkpoint_to_resume(args.resume, args.output_dir)
     if args.resume:
-        return start_from_checkpoint(args.resume, folders)
+        return start_from_checkpoint(args.resume, folders, trains=not args.test_only)
     if args.test_only and args.weights and is_file_name(args.weights):
         return start_from_checkpoint(args.weights, folders)
     if args.weights is None and "all" not in args.trainable:
@@ -262,6 +279,7 @@ def load_clips(args: argparse.Namespace, classes: list[str]) -> tuple[Clips | No
         crop_size=args.train_crop_size,
         selection=args.frame_selection,
         random=args.augment != "none",
+        balanced=args.balanced_sampling,
         strong=args.augment == "strong",
         mirrors=read_flip_map(args.flip_map, classes) if args.flip_map and train_folder else None,
         **shared,

@@ -8,8 +8,7 @@ from collections.abc import Callable
 
 from calibration import fit_temperature
 from clip_sources import Clips
-from datasets import training_samples
-from distributed import print_main, rank, world_size
+from distributed import print_main
 from engine import EpochSummary, NonFiniteLoss
 from errors import UserError
 from metrics import VideoResults
@@ -19,6 +18,7 @@ from reporting import RunLog, epoch_entry, write_failed_batch
 from run_report import RunReport
 from saving import RunSaver
 from torch.optim.lr_scheduler import LambdaLR
+from weight_averaging import WeightAverage
 
 
 def fit(
@@ -32,6 +32,9 @@ def fit(
     *,
     epochs: int,
     seed: int,
+    early_stop: int | None = None,
+    average: WeightAverage | None = None,
+    before_last: Callable[[], None] | None = None,
 ) -> VideoResults | None:
     """Trains until `epochs`, from where `saver.progress` stands.
 
@@ -43,6 +46,9 @@ def fit(
         saver, log, report: write what came of it.
         epochs: where to stop.
         seed: of the order of the clips.
+        early_stop: epochs without a better one after which to stop before that.
+        average: of the weights, validated and kept beside them.
+        before_last: called before the last validation; and again with the averaged weights in place.
 
     Returns:
         The results of the best epoch, None where that is from before the run was resumed.
@@ -52,32 +58,56 @@ def fit(
         Stopped: the run was asked to stop, and has saved.
     """
     begin, first_epoch, best = time.monotonic(), saver.progress.epoch, None
+
+    def after_step(count: int, totals: list[float]) -> None:
+        if average is not None:
+            average.after_step(scheduler.last_epoch)
+        saver.after_step(count, totals)
+
     for epoch in range(saver.progress.epoch, epochs):
-        progress = saver.progress
-        first_step = -(-progress.clips_seen // clips.clips_per_step())
-        jump_to_step(scheduler, epoch * clips.steps_per_epoch() + first_step)
-        samples = training_samples(
-            clips.videos, clips.options.clips_per_video, seed, epoch, rank(), world_size(), progress.clips_seen
-        )
-        try:
-            summary = train(
-                batches=clips.loader.batches(samples),
-                epoch=epoch,
-                first_step=first_step,
-                totals=progress.own_totals(),
-                after_step=saver.after_step,
-            )
-        except NonFiniteLoss as error:
-            where = write_failed_batch(saver.folder, clips.loader.dataset.folder, error)
-            advice = "lower --lr, or use --amp bf16 or off in place of fp16"
-            raise UserError(f"{error}; its videos are listed in {where}: {advice}") from error
-        results = validate()
-        log.add(epoch_entry(epoch, summary, results, scheduler.get_last_lr()[0]))
+        if early_stop is not None and saver.progress.epochs_since_best >= early_stop:
+            print_main(f"Stopping early: {early_stop} epochs without a better one")
+            break
+        summary = _train_epoch(train, clips, scheduler, saver, after_step, epoch, seed)
+        if before_last is not None and epoch == epochs - 1:
+            before_last()
+            if average is not None:
+                with average.in_place():
+                    before_last()
+        results, further = average.validate(validate) if average is not None else (validate(), {})
+        log.add({**epoch_entry(epoch, summary, results, scheduler.get_last_lr()[0]), **further})
         report.add_epoch(log.entries[-1])
         temperature = {"temperature": fit_temperature(results.scores, results.targets)} if report.calibrate else {}
-        best = results if results.video.top1 > progress.best_video_acc1 else best
+        best = results if results.video.top1 > saver.progress.best_video_acc1 else best
         saver.after_epoch(results.video.top1, temperature)
         eta = remaining_time(begin, epoch + 1 - first_epoch, epochs - first_epoch)
         print_main(f"{summary.line()}, best video Acc@1 {saver.progress.best_video_acc1:.3f}, eta {eta}")
     print_main(f"Training time {datetime.timedelta(seconds=int(time.monotonic() - begin))}")
     return best
+
+
+def _train_epoch(
+    train: Callable[..., EpochSummary],
+    clips: Clips,
+    scheduler: LambdaLR,
+    saver: RunSaver,
+    after_step: Callable[[int, list[float]], None],
+    epoch: int,
+    seed: int,
+) -> EpochSummary:
+    """An epoch, or the rest of it; errors as `fit`."""
+    progress = saver.progress
+    first_step = -(-progress.clips_seen // clips.clips_per_step())
+    jump_to_step(scheduler, epoch * clips.steps_per_epoch() + first_step)
+    try:
+        return train(
+            batches=clips.loader.batches(clips.epoch_samples(seed, epoch, progress.clips_seen)),
+            epoch=epoch,
+            first_step=first_step,
+            totals=progress.own_totals(),
+            after_step=after_step,
+        )
+    except NonFiniteLoss as error:
+        where = write_failed_batch(saver.folder, clips.loader.dataset.folder, error)
+        advice = "lower --lr, or use --amp bf16 or off in place of fp16"
+        raise UserError(f"{error}; its videos are listed in {where}: {advice}") from error
