@@ -3,6 +3,7 @@
 import json
 import re
 
+import numpy as np
 import pytest
 import torch
 import train
@@ -133,3 +134,74 @@ def test_recalibration_and_early_stop_are_refused_together(options, capsys):
     with pytest.raises(SystemExit) as stop:
         train.main([*options, "--bn-recalibrate", "--early-stop", "2"])
     assert stop.value.code == 2 and "--early-stop" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def teacher(dataset, tmp_path_factory):
+    """(checkpoint, logits of train/, two clips a video)."""
+    folder = tmp_path_factory.mktemp("teacher")
+    common = [*SMALL, "--data-path", str(dataset), "--cache-dir", str(folder / "cache"), "--cache-dataset"]
+    assert train.main([*common, "--epochs", "1", "--output-dir", str(folder)]) == 0
+    checkpoint = folder / "checkpoint.pth"
+    write = ["--test-only", "--resume", str(checkpoint), "--eval-split", "train", "--clips-per-video", "2"]
+    assert train.main([*common, *write, "--save-logits", str(folder / "t.npz"), "--output-dir", str(folder)]) == 0
+    assert (folder / "eval_checkpoint_train" / "metrics.json").exists()
+    return checkpoint, folder / "t.npz"
+
+
+def test_saved_logits_are_those_of_every_clip(teacher, dataset):
+    with np.load(teacher[1], allow_pickle=False) as file:
+        videos, clips, logits, classes = (file[name] for name in ("videos", "clips", "logits", "classes"))
+    assert classes.tolist() == ["left_raise", "pushups", "squats"] and logits.shape == (18, 3)
+    expected = {str(path.relative_to(dataset / "train")) for path in dataset.glob("train/*/*.mp4")}
+    assert set(zip(videos.tolist(), clips.tolist(), strict=True)) == {
+        (name, clip) for name in expected for clip in (0, 1)
+    }
+    metrics = json.loads((teacher[1].parent / "eval_checkpoint_train" / "metrics.json").read_text())
+    labels = [classes.tolist().index(name.split("/")[0]) for name in videos.tolist()]
+    assert 100 * (logits.argmax(1) == labels).mean() == pytest.approx(metrics["clip_acc1"])
+
+
+@pytest.mark.parametrize("further", [[], ["--cache-features"]])
+def test_a_student_comes_nearer_to_its_teacher_than_labels_bring_it(options, teacher, dataset, tmp_path, further):
+    checkpoint, logits = teacher
+    own = [*options, *further, "--augment", "none", "--epochs", "4", "--lr", "0.02", "--weights", str(checkpoint)]
+    distilled = ["--teacher-logits", str(logits), "--distill-alpha", "1", "--distill-temperature", "2"]
+    losses = []
+    for name, flags in (("labels", []), ("teacher", distilled)):
+        assert train.main([*own, *flags, "--output-dir", str(tmp_path / name)]) == 0
+        losses.append(
+            [json.loads(line)["train_loss"] for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        )
+    # The student begins as its teacher: what is left is the difference between one clip and the mean of two.
+    assert losses[1][0] < 0.5 * losses[0][0]
+
+
+def test_a_teacher_that_lacks_videos_stops_the_run(options, tmp_path, capsys):
+    arrays = {"videos": np.array(["squats/00000000.mp4"]), "logits": np.ones((1, 3))}
+    np.savez(tmp_path / "t.npz", **arrays, classes=np.array(["squats", "pushups", "left_raise"]))
+    assert train.main([*options, "--teacher-logits", str(tmp_path / "t.npz")]) == 1
+    error = capsys.readouterr().err
+    assert "lacks 8 of the 9 training videos" in error and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "flags, word",
+    [
+        (["--save-logits", "x.npz"], "--test-only"),
+        (["--eval-split", "train"], "--test-only"),
+        (["--test-only", "--teacher-logits", "x.npz"], "--test-only"),
+        (["--test-only", "--sanity-overfit"], "--test-only"),
+        (
+            ["--test-only", "--save-logits", "x", "--val-frame-selection", "official", "uniform"],
+            "--val-frame-selection",
+        ),
+        (["--distill-temperature", "0"], "--distill-temperature"),
+        (["--distill-alpha", "1.5"], "--distill-alpha"),
+    ],
+)
+def test_flags_that_would_do_nothing_are_refused(options, flags, word, capsys):
+    options = [option for option in options if option != "--cache-dataset"]
+    with pytest.raises(SystemExit) as stop:
+        train.main([*options, *flags])
+    assert stop.value.code == 2 and word in capsys.readouterr().err

@@ -50,3 +50,14 @@ def test_flips_come_before_mixing():
     maker = TargetMaker(2, torch.tensor([1, 0]), Mixing(1.0, 0.0))
     _, targets, _ = make(maker, [0, 0], [True, True])
     assert targets.shares.tolist() == [[0, 1], [0, 1]]
+
+
+def test_the_teachers_rows_are_the_videos_mirrored_and_mixed_with_the_rest():
+    teacher = torch.tensor([[0.7, 0.2, 0.1], [0.5, 0.3, 0.2], [0.1, 0.1, 0.8]])
+    maker = TargetMaker(3, torch.tensor([1, 0, 2]), teacher=teacher)
+    _, targets, _ = make(maker, [0, 1, 2], [False, True, True])
+    expected = torch.tensor([[0.7, 0.2, 0.1], [0.3, 0.5, 0.2], [0.1, 0.1, 0.8]])
+    torch.testing.assert_close(targets.teacher, expected)
+    mixing = Mixing(1.0, 0.0)
+    _, mixed, _ = make(TargetMaker(3, mixing=mixing, teacher=torch.eye(3)), [0, 1, 2])
+    torch.testing.assert_close(mixed.teacher, mixed.shares)  # a teacher that is always right

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Batch, evaluation_samples, seeded_generator
+from datasets import Batch, Sample, evaluation_samples, seeded_generator
 from distributed import rank, sum_over_processes, world_size
 from errors import UserError
 from loading import ClipLoader
@@ -173,8 +173,11 @@ def evaluate(
     num_classes: int,
     precision: Precision,
     print_freq: int,
+    on_logits: Callable[[Sequence[Sample], Tensor], None] | None = None,
 ) -> VideoResults:
     """Scores every one of `videos`, int64, once: each process its share, without padding.
+
+    `on_logits` is told of each batch: its samples, and their logits (B, num_classes).
 
     Raises:
         RuntimeError: the scores of a video did not arrive exactly once.
@@ -190,6 +193,9 @@ def evaluate(
             logits = model(clips)
             losses = criterion(logits, targets)
         scores.update(batch.videos, logits, losses)
+        if on_logits is not None:
+            begin = step * loader.batch_size
+            on_logits(samples[begin : begin + loader.batch_size], logits)
         meter.update(step, len(targets), loss=losses.mean().item())
     return replace(scores.reduce(videos), seconds=meter.seconds, data_seconds=meter.data_seconds)
 

@@ -29,13 +29,16 @@ from tensorboard_log import TensorBoardLog
 WORST_MISTAKES = 12
 
 
-def open_evaluation_folder(output_dir: Path, weights: str | None) -> Path:
+def open_evaluation_folder(output_dir: Path, weights: str | None, split: str = "val") -> Path:
     """Makes `eval_<stem of the checkpoint>` in `output_dir`, so that nothing of a run is written over.
+
+    With `_train` at its end where that is the split.
 
     Raises:
         RunFolderError: it cannot be written.
     """
-    folder = output_dir / f"eval_{Path(weights).stem if weights else 'untrained'}"
+    name = f"eval_{Path(weights).stem if weights else 'untrained'}"
+    folder = output_dir / (name if split == "val" else f"{name}_{split}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -17,10 +17,17 @@ class TargetMaker:
         num_classes: outputs of the network.
         mirrors: int64 (num_classes,), the class of each class's mirror image; None: the same.
         mixing: mixes the clips of a batch, and their targets with them.
+        teacher: float32 (num_videos, num_classes), a teacher's probabilities for each video.
     """
 
-    def __init__(self, num_classes: int, mirrors: Tensor | None = None, mixing: Mixing | None = None) -> None:
-        self._num_classes, self._mixing = num_classes, mixing
+    def __init__(
+        self,
+        num_classes: int,
+        mirrors: Tensor | None = None,
+        mixing: Mixing | None = None,
+        teacher: Tensor | None = None,
+    ) -> None:
+        self._num_classes, self._mixing, self._teacher = num_classes, mixing, teacher
         self._mirrors = torch.arange(num_classes) if mirrors is None else mirrors
 
     @property
@@ -45,8 +52,14 @@ class TargetMaker:
         mirrors, flips = self._mirrors.to(labels.device), batch.flips.to(labels.device)
         labels = torch.where(flips, mirrors[labels], labels)
         shares = one_hot(labels, self._num_classes)
+        teacher = None
+        if self._teacher is not None:
+            teacher = self._teacher[batch.videos].to(labels.device)
+            teacher = torch.where(flips[:, None], teacher[:, mirrors], teacher)
         if self._mixing is None:
-            return clips, Targets(shares), labels
+            return clips, Targets(shares, teacher), labels
         clips, own = self._mixing(clips, rng)
-        shares = own * shares + (1 - own) * partner(shares)
-        return clips, Targets(shares), labels if own >= 0.5 else partner(labels)
+        shares, teacher = (
+            None if each is None else own * each + (1 - own) * partner(each) for each in (shares, teacher)
+        )
+        return clips, Targets(shares, teacher), labels if own >= 0.5 else partner(labels)

@@ -32,6 +32,7 @@ from extras import require
 from feature_building import train_on_features
 from flip_map import read_flip_map
 from interruption import Stopped, StopRequest, resume_command
+from logits_files import LogitsWriter, read_teacher
 from losses import TrainingLoss
 from metrics import VideoResults
 from mixing import Mixing
@@ -112,7 +113,9 @@ def run(args: argparse.Namespace) -> None:
         print_main(f"The clip cache is complete in {args.cache_dir}")
         return
     start = load_start(args)
-    folder = open_evaluation_folder(args.output_dir, args.resume or args.weights) if args.test_only else args.output_dir
+    folder = args.output_dir
+    if args.test_only:
+        folder = open_evaluation_folder(folder, args.resume or args.weights, args.eval_split)
     train_clips, val_clips = load_clips(args, start.classes)
     for crop_size in {args.train_crop_size, args.val_crop_size}:
         check_fits(args.model, len(start.classes), args.clip_len, crop_size, args.trainable)
@@ -265,7 +268,7 @@ def load_clips(args: argparse.Namespace, classes: list[str]) -> tuple[Clips | No
         "num_workers": args.workers,
         "pin_memory": args.device.startswith("cuda"),
     }
-    val_folder = VideoFolder(args.data_path / "val", classes)
+    val_folder = VideoFolder(args.data_path / args.eval_split, classes)
     train_folder = None if args.test_only else VideoFolder(args.data_path / "train", classes)
     for_val = ClipOptions(
         resize_size=args.val_resize_size,
@@ -297,7 +300,9 @@ def prepare_network(args: argparse.Namespace, model: nn.Module, start: Start, pr
     lay_out(model, args.channels_last, batch_shape, precision, remembered)
 
 
-def run_validation(model: nn.Module, precision: Precision, print_freq: int, clips: Clips) -> VideoResults:
+def run_validation(
+    model: nn.Module, precision: Precision, print_freq: int, clips: Clips, on_logits=None
+) -> VideoResults:
     """Scores the validation videos and prints what came out, and how."""
     results = evaluate(
         model,
@@ -307,6 +312,7 @@ def run_validation(model: nn.Module, precision: Precision, print_freq: int, clip
         num_classes=len(clips.loader.dataset.folder.classes),
         precision=precision,
         print_freq=print_freq,
+        on_logits=on_logits,
     )
     print_results(results, clips.options.rule, clips.pixels, clips.skipped)
     return results
@@ -341,7 +347,12 @@ def test(
     validate: Callable[[Clips], VideoResults],
 ) -> None:
     """Validates by every frame selection asked for; the report tells of the first."""
+    writer = LogitsWriter(args.save_logits) if args.save_logits else None
+    if writer is not None:
+        validate = partial(validate, on_logits=writer.add)
     results = {clips.options.selection: validate(clips) for clips in val_clips}
+    if writer is not None:
+        writer.write(val_clips[0].loader.dataset.folder)
     path = (args.resume or args.weights) if start.checkpoint else None
     report.write_evaluation(next(iter(results.values())), path, start.checkpoint)
     if len(results) > 1:
@@ -402,11 +413,14 @@ def load_trainer(
     dataset = clips.loader.dataset
     is_mixing = args.mixup_alpha > 0 or args.cutmix_alpha > 0
     mixing = Mixing(args.mixup_alpha, args.cutmix_alpha) if is_mixing else None
-    to_targets = TargetMaker(len(dataset.folder.classes), clips.options.mirrors, mixing)
+    alpha, temperature, teacher = args.distill_alpha, args.distill_temperature, None
+    if args.teacher_logits:
+        teacher = read_teacher(args.teacher_logits, dataset.folder, clips.videos, temperature)
+    to_targets = TargetMaker(len(dataset.folder.classes), clips.options.mirrors, mixing, teacher)
     return partial(
         train_one_epoch,
         network,
-        criterion=TrainingLoss(args.label_smoothing),
+        criterion=TrainingLoss(args.label_smoothing, alpha, temperature),
         optimizer=optimizer,
         lr_scheduler=scheduler,
         to_inputs=dataset.to_inputs,
