@@ -102,7 +102,7 @@ def shards(folder):
 
 
 def test_training_on_features_is_the_same_training(folder, tmp_path):
-    common = options(folder, "--augment", "none", "--epochs", "2", "--lr", "0.05", "--clips-per-video", "2")
+    common = options(folder, "--augment", "none", "--epochs", "2", "--clips-per-video", "2")
     assert train.main([*common, "--output-dir", str(tmp_path / "plain")]) == 0
     cached = [*common, "--cache-features", "--feature-dtype", "fp32", "--output-dir", str(tmp_path / "cached")]
     assert train.main(cached) == 0
