@@ -340,7 +340,7 @@ def test_validation_alone_takes_the_whole_network(folder, tmp_path, capsys):
     common = options(folder, "--cache-features", "--feature-dtype", "fp32")
     assert train.main([*common, "--epochs", "1", "--output-dir", str(tmp_path)]) == 0
     trained = [line for line in capsys.readouterr().out.splitlines() if line.startswith(" * ")]
-    resume = ["--resume", str(tmp_path / "checkpoint.pth"), "--test-only"]
+    resume = ["--resume", str(tmp_path / "checkpoint.pth"), "--test-only", "--output-dir", str(tmp_path)]
     assert train.main([*common, *resume]) == 0
     out = capsys.readouterr().out
     assert [line for line in out.splitlines() if line.startswith(" * ")] == trained

@@ -13,6 +13,12 @@ from conftest import make_dataset, write_moving_bar
 from torchvision.models.video import mc3_18, r2plus1d_18
 
 
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path, monkeypatch):
+    """--test-only writes its report into the current folder where no other is given."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture(scope="module")
 def finished_run(dataset, tmp_path_factory):
     """Two epochs from a cache: (folder, arguments)."""
@@ -31,6 +37,12 @@ def finished_run(dataset, tmp_path_factory):
     ]
     assert train.main([*options, "--output-dir", str(folder / "run")]) == 0
     return folder / "run", options
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """The default --output-dir is the working directory."""
+    monkeypatch.chdir(tmp_path)
 
 
 def accuracies(text):

@@ -9,19 +9,19 @@ from pathlib import Path
 
 import options
 from benchmark_cache import benchmark_cache, benchmark_startup
+from benchmark_dataset_tools import benchmark_check, benchmark_refactor
 from benchmark_input import benchmark_decode, benchmark_loader, benchmark_motion
 from benchmark_training import benchmark_epoch, benchmark_step
-from clip_cache import CacheError
-from datasets import DatasetError
-from decoding import VideoError
 from engine import AMP_TYPES
+from errors import UserError
 from measuring import AnyVideos, BenchmarkOptions, generated_videos
-from models import ModelError
 from tables import replaced_file
 from worker_pool import WorkerDied, default_workers
 
 # Each takes BenchmarkOptions and gives its figures, by names that carry their units.
 BENCHMARKS: dict[str, Callable[[BenchmarkOptions], dict[str, float]]] = {
+    "refactor": benchmark_refactor,
+    "check": benchmark_check,
     "decode": benchmark_decode,
     "motion": benchmark_motion,
     "cache": benchmark_cache,
@@ -30,7 +30,7 @@ BENCHMARKS: dict[str, Callable[[BenchmarkOptions], dict[str, float]]] = {
     "step": benchmark_step,
     "epoch": benchmark_epoch,
 }
-USER_ERRORS = (CacheError, DatasetError, ModelError, OSError, VideoError, WorkerDied)
+USER_ERRORS = (OSError, UserError, WorkerDied)
 
 
 def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:

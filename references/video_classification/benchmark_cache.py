@@ -91,8 +91,8 @@ def make_up_cache(root: Path, cache_dir: Path, count: int) -> None:
             path.touch()
     cache = ClipCache(files := VideoFolder(root), MADE_UP, MADE_UP.folder(cache_dir, root))
     keep = MADE_UP.frames_to_keep(MADE_UP_FRAMES, MADE_UP_FPS)
-    frame_bytes = np.full(len(keep), 3 * MADE_UP.size[0] * MADE_UP.size[1], np.int32)
-    blob, motion = bytes(int(frame_bytes.sum())), np.ones(MADE_UP_FRAMES - 1, np.uint8)
+    frame_bytes = np.zeros(0, np.int32)
+    blob, motion = bytes(len(keep) * 3 * MADE_UP.size[0] * MADE_UP.size[1]), np.ones(MADE_UP_FRAMES - 1, np.uint8)
     with EntryWriter(cache.folder, files) as writer:
         for video in cache.missing.tolist():
             writer.add(video, Entry(blob, frame_bytes, keep, MADE_UP_FRAMES, MADE_UP_FPS, motion))

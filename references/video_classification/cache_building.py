@@ -46,7 +46,7 @@ class Unreadable(NamedTuple):
 
 @dataclass
 class Entry:
-    """A decoded video: blob is its frames one after the other, frame_bytes the length of each."""
+    """A decoded video. blob: its frames, one after the other. frame_bytes: the length of each, none if they are raw."""
 
     blob: bytes
     frame_bytes: np.ndarray
@@ -83,7 +83,8 @@ class DecodeStrip:
                 if number in wanted:
                     blobs.append(encode(to_uint8(resize_crop(to_rgb(frame), self.settings.size))))
             info = video.info()
-        frame_bytes = np.array([len(blob) for blob in blobs], np.int32)
+        # Raw frames are all of one size: nothing to look up.
+        frame_bytes = np.array([len(blob) for blob in blobs if self.settings.encoding != "raw"], np.int32)
         return Entry(b"".join(blobs), frame_bytes, keep, info.frames, info.fps, meter.curve()), timing
 
 

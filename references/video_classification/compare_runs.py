@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from comparison import Interval, mcnemar_test, paired_difference, wilson_interval
-from report_content import printable
-from result_files import Prediction, ResultError, read_predictions
-from tables import replaced_file
+from predictions import Prediction, ResultError, read_predictions
+from tables import printable, replaced_file
 
 SIGNIFICANCE = 0.05
 NAMED = 3  # videos of an error message
@@ -40,8 +39,11 @@ def main(argv: list[str] | None = None) -> int:
         comparison = Comparison.of(read_predictions(args.run_a), read_predictions(args.run_b))
         if args.output:
             write_changes(args.output, comparison)
-    except (ResultError, OSError) as error:
+    except ResultError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"error: {args.output} cannot be written: {error.strerror}", file=sys.stderr)
         return 1
     for line in comparison.lines(args.list):
         print(printable(line))

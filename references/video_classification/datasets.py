@@ -262,7 +262,8 @@ def training_samples(
     order = torch.randperm(len(videos) * clips_per_video, generator=seeded_generator(seed, epoch))[seen:]
     needed = -(-len(order) // world_size) * world_size
     order = order.repeat(needed // max(len(order), 1) + 1)[:needed][rank::world_size]
-    return [Sample(int(videos[i // clips_per_video]), i % clips_per_video, epoch) for i in order.tolist()]
+    rows, clips = videos[order // clips_per_video].tolist(), (order % clips_per_video).tolist()
+    return [Sample(video, clip, epoch) for video, clip in zip(rows, clips, strict=True)]
 
 
 def evaluation_samples(videos: Tensor, clips_per_video: int, rank: int = 0, world_size: int = 1) -> list[Sample]:

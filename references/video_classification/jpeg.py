@@ -1,20 +1,30 @@
-"""JPEG by torchvision. A room of its own for one reason: the functions in `torchvision.io` warn at every call since
-0.29, and warnings cannot be silenced in threads; the operators under them do not.
+"""JPEG by torchvision. A room of its own for two reasons: the functions in `torchvision.io` warn at every call since
+0.29, and warnings cannot be silenced in threads; and importing torchvision takes a second and 160 MB, which a process
+that only decodes videos or reads raw frames need not spend.
 """
 
+from functools import lru_cache
+
 import torch
-import torchvision.io  # noqa: F401  registers the operators
 from torch import Tensor
-from torchvision.io import ImageReadMode
 
 QUALITY = 95
 
 
 def encode_jpeg(pixels: Tensor) -> Tensor:
     """uint8 (C, H, W) RGB -> its bytes, uint8 (N,)."""
-    return torch.ops.image.encode_jpeg(pixels, QUALITY)
+    return _operators().encode_jpeg(pixels, QUALITY)
 
 
 def decode_jpeg(data: Tensor) -> Tensor:
     """Bytes, uint8 (N,) -> uint8 (C, H, W) RGB. Raises RuntimeError on what is not a JPEG."""
-    return torch.ops.image.decode_jpeg(data, ImageReadMode.RGB.value, False)
+    unchanged = 0  # colours as they were encoded; and no turning by EXIF, which there is none of
+    return _operators().decode_jpeg(data, unchanged, False)
+
+
+@lru_cache
+def _operators():
+    """The operators under torchvision's functions, which its import registers."""
+    import torchvision.io  # noqa: F401
+
+    return torch.ops.image

@@ -7,6 +7,7 @@ from typing import Any
 
 from mistakes import Mistake
 from result_files import Evaluation
+from tables import printable
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,6 @@ class Report:
     mistakes: Sequence[Mistake] = ()
     stages: dict[str, float] = field(default_factory=dict)
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-
-def printable(text: Any) -> str:
-    """Any text as valid Unicode: the bytes of a file name that are no UTF-8 are spelled out."""
-    return str(text).encode("utf-8", "backslashreplace").decode()
 
 
 def breakable(name: str) -> str:

@@ -1,5 +1,5 @@
 """The files that a validation leaves: `metrics.json`, `per_class.csv`, `predictions.csv`, `confusion.csv`, and what is
-computed for them. A room of its own beside `reporting`: these are read by people and by `compare_runs`, after the run.
+computed for them. A room of its own beside `reporting`: these are for people and programs, after the run.
 """
 
 import csv
@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 from calibration import BINS, Reliability, calibrated, reliability
 from comparison import Interval, mean_interval, wilson_interval
 from metrics import VideoResults, confusion_matrix
+from predictions import COLUMNS, PREDICTIONS
 from tables import replaced_file
 from torch import Tensor
 
-METRICS, PER_CLASS, PREDICTIONS, CONFUSION = "metrics.json", "per_class.csv", "predictions.csv", "confusion.csv"
-PREDICTION_COLUMNS = ("path", "label", "prediction", "probability", "rank", "clips")
+METRICS, PER_CLASS, CONFUSION = "metrics.json", "per_class.csv", "confusion.csv"
 
 
 class ClassResult(NamedTuple):
@@ -154,51 +154,6 @@ def write_result_files(folder: Path, evaluation: Evaluation) -> dict[str, Any]:
     return metrics
 
 
-class ResultError(RuntimeError):
-    """A `predictions.csv` that cannot be used; the message says why."""
-
-
-class Prediction(NamedTuple):
-    """What a run said of one video."""
-
-    label: str
-    prediction: str
-    probability: float
-
-    @property
-    def is_right(self) -> bool:
-        """Whether the label was predicted."""
-        return self.label == self.prediction
-
-
-def read_predictions(run: Path) -> dict[str, Prediction]:
-    """The predictions of a run by the videos' paths, from its folder or from the file itself.
-
-    Raises:
-        ResultError: no such file, columns that are missing, numbers that are none, or a video named twice.
-    """
-    path = run / PREDICTIONS if run.is_dir() else run
-    predictions: dict[str, Prediction] = {}
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            if missing := [name for name in PREDICTION_COLUMNS[:4] if name not in (reader.fieldnames or [])]:
-                raise ResultError(f"{path} is not a list of predictions: it has no column {', '.join(missing)}")
-            for row in reader:
-                if row["path"] in predictions:
-                    raise ResultError(f"{path}, line {reader.line_num}: {row['path']} is there twice")
-                predictions[row["path"]] = Prediction(row["label"], row["prediction"], float(row["probability"]))
-    except OSError as error:
-        raise ResultError(
-            f"{path} cannot be read: {error.strerror}; a finished training and train.py --test-only write it"
-        ) from error
-    except (csv.Error, ValueError, TypeError) as error:
-        raise ResultError(f"{path}, line {reader.line_num}: not a prediction: {error}") from error
-    if not predictions:
-        raise ResultError(f"{path} holds no predictions")
-    return predictions
-
-
 def _per_class_rows(results: Iterable[ClassResult]) -> Iterable[Sequence[Any]]:
     yield "class", "support", "right", "accuracy", "low", "high", "most_frequent_mistake", "mistake_count"
     for result in results:
@@ -208,7 +163,7 @@ def _per_class_rows(results: Iterable[ClassResult]) -> Iterable[Sequence[Any]]:
 
 def _prediction_rows(evaluation: Evaluation) -> Iterable[Sequence[Any]]:
     """`rank` counts from 1, the rank of a right prediction."""
-    yield PREDICTION_COLUMNS
+    yield COLUMNS
     results, classes = evaluation.results, [*evaluation.classes, ""]  # the last is what -1 finds
     columns = (results.targets, evaluation.predictions, evaluation.probabilities, results.ranks)
     for path, target, prediction, probability, rank in zip(

@@ -65,11 +65,11 @@ def draw_person_and_room(rng: np.random.Generator, furniture: bool = True) -> tu
 
     def clothes() -> np.ndarray:
         while True:
-            drawn = colour((0.3, 1.0), (0.1, 0.95))
-            if abs(drawn.mean() - wall.mean()) > 0.2:
+            drawn = colour((0.3, 1.0), (0.1, 0.7))
+            if abs(drawn.mean() - wall.mean()) > 0.25:
                 return drawn
 
-    wall, floor = colour((0.0, 0.3), (0.45, 0.95)), colour((0.1, 0.5), (0.25, 0.7))
+    wall, floor = colour((0.0, 0.25), (0.7, 1.0)), colour((0.1, 0.5), (0.25, 0.7))
     boxes = [
         (rng.uniform(-0.9, 0.9), rng.uniform(0.4, 1.2), *rng.uniform(0.06, 0.25, 2), colour((0, 0.5), (0.3, 0.9)))
         for _ in range(rng.integers(1, 4) if furniture else 0)
@@ -98,13 +98,13 @@ def draw_take(rng: np.random.Generator) -> Take:
     """A camera and a performance. Flipping half of them makes left and right exact mirror images in distribution."""
     waves = np.stack([rng.uniform(0, 0.008, (2, 2)), rng.uniform(0.3, 1.5, (2, 2)), rng.uniform(0, 1, (2, 2))], axis=-1)
     return Take(
-        scale=rng.uniform(0.58, 0.7),
-        offset=(rng.uniform(-0.12, 0.12), rng.uniform(0.1, 0.2)),
+        scale=rng.uniform(0.6, 0.72),
+        offset=(rng.uniform(-0.1, 0.1), rng.uniform(0.08, 0.16)),
         tilt=rng.uniform(-4, 4),
         yaw=rng.uniform(-25, 25),
         pitch=rng.uniform(0, 12),
         shake=waves,
-        seconds_per_move=rng.uniform(0.6, 1.0),
+        seconds_per_move=rng.uniform(0.5, 0.8),
         phase=rng.random(),
         amplitude=rng.uniform(0.85, 1),
         is_flipped=rng.random() < 0.5,

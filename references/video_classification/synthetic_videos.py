@@ -79,12 +79,14 @@ def render_exercise(
     return film(EXERCISES[name], person, room, take, num_frames, size, fps)
 
 
-def write_video(path: Path, frames: Iterable[np.ndarray], fps: int, crf: int = 20) -> Path:
+def write_video(path: Path, frames: Iterable[np.ndarray], fps: int, qp: int = 22) -> Path:
     """Encodes RGB frames (H, W, 3) uint8, of even height and width, as H.264; the file appears when it is complete."""
     unfinished = path.with_name(f"{path.name}.unfinished")
     with av.open(str(unfinished), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=fps, options={"crf": str(crf), "preset": "veryfast"})
-        stream.thread_count = 1  # the same bytes on every machine, and small frames gain nothing from more
+        # One thread and a constant quantiser, so that a seed gives the same bytes: with the rate control of crf, which
+        # looks ahead, some of a thousand encodings of the same frames came out differently, even on one thread.
+        stream = container.add_stream("libx264", rate=fps, options={"qp": str(qp), "preset": "veryfast"})
+        stream.thread_count = 1
         stream.pix_fmt = "yuv420p"
         for index, array in enumerate(frames):
             if index == 0:
@@ -173,11 +175,16 @@ def generate_videos(entries: list[Entry], settings: dict, workers: int) -> None:
         list(pool.map(generate_video, entries, [settings] * len(entries), chunksize=8))
 
 
+def person_seed(seed: int, entry: Entry) -> tuple[int, int, int]:
+    """The seed of an entry's person and room: by split, so that no person of one is in the other."""
+    return seed, SPLITS.index(entry.split), entry.index
+
+
 def generate_video(entry: Entry, settings: dict) -> None:
     """Renders and writes one file; a truncated one lacks its second half, and so the index at the end of an mp4."""
     frames = render_exercise(
         entry.label,
-        (settings["seed"], SPLITS.index(entry.split), entry.index),
+        person_seed(settings["seed"], entry),
         num_frames=round(settings["seconds"] * settings["fps"]),
         size=tuple(settings["size"]),
         fps=settings["fps"],

@@ -123,6 +123,11 @@ def replaced_file(path: Path) -> Iterator[IO[bytes]]:
         raise
 
 
+def printable(text: object) -> str:
+    """Any text as valid Unicode: the bytes of a file name that are no UTF-8 are spelled out."""
+    return str(text).encode("utf-8", "backslashreplace").decode()
+
+
 def usual_mode() -> int:
     """The rights of a file that `open` makes, which temporary files do not have: others may share a cache."""
     mask = os.umask(0o022)

@@ -7,8 +7,8 @@ import numpy as np
 import plots
 from extras import require
 from mistakes import Mistake
-from report_content import printable
 from result_files import Evaluation
+from tables import printable
 
 FOLDER = "tensorboard"
 TAGS = {

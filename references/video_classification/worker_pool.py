@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 Item = TypeVar("Item")
 
 # Imported once, by the server that the workers are forked from. Forking this process is not safe: it has threads.
-PRELOAD = ["numpy", "av", "torch", "torchvision"]
+PRELOAD = ["numpy", "av", "torch"]
 
 
 class WorkerDied(RuntimeError):

@@ -1,0 +1,80 @@
+"""Several processes give what one gives; a process that fails ends them all."""
+
+import os
+import re
+import time
+
+import pytest
+import torch
+from conftest import SMALL, make_dataset
+from training_processes import run
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Eight training and five validation videos, two classes, scanned."""
+    root = make_dataset(tmp_path_factory.mktemp("data"), ["pushups", "squats"], num_train=4, num_val=2)
+    (root / "val" / "squats" / "00000001.mp4").unlink()
+    return root
+
+
+@pytest.fixture(scope="module")
+def options(data, tmp_path_factory):
+    """Flags of a small run; all frozen but the last layer, so that no BatchNorm depends on how a batch is dealt out."""
+    cache = tmp_path_factory.mktemp("cache")
+    small = [*SMALL, "--workers", "0", "--trainable", "fc", "--lr", "0.1", "--epochs", "1"]
+    return [*small, "--data-path", str(data), "--cache-dir", str(cache), "--cache-dataset"]
+
+
+@pytest.fixture(scope="module")
+def alone(options, tmp_path_factory):
+    """The run of one process: its folder and output."""
+    folder = tmp_path_factory.mktemp("alone")
+    code, output = run([*options, "--batch-size", "4", "--output-dir", str(folder)])
+    assert code == 0, output
+    return folder, output
+
+
+def accuracies(output):
+    lines = re.findall(r"^ \* .*$|^   \d+ videos, \d+ clips", output, re.MULTILINE)
+    return lines, float(re.findall(r"pixels: .*; loss ([\d.]+)", output)[-1])
+
+
+def test_two_processes_train_and_validate_as_one(options, alone, tmp_path):
+    folder, alone_output = alone
+    code, output = run([*options, "--batch-size", "2", "--output-dir", str(tmp_path)], processes=2)
+    assert code == 0, output
+    (lines, loss), (expected_lines, expected_loss) = accuracies(output), accuracies(alone_output)
+    assert lines == expected_lines and loss == pytest.approx(expected_loss, abs=2e-4)
+    one, two = (torch.load(path / "checkpoint.pth", weights_only=True)["model"] for path in (folder, tmp_path))
+    assert all(torch.allclose(one[name], two[name], atol=1e-5) for name in one)
+
+
+def test_three_processes_validate_three_videos_and_two(options, alone, data, tmp_path):
+    folder, alone_output = alone
+    resume = ["--resume", str(folder / "checkpoint.pth"), "--test-only", "--output-dir", str(tmp_path)]
+    code, output = run([*options, *resume], processes=3)
+    assert code == 0, output
+    assert accuracies(output)[0] == accuracies(alone_output)[0]
+    one_class = tmp_path / "few"
+    (one_class / "val").mkdir(parents=True)
+    os.symlink(data / "val" / "pushups", one_class / "val" / "pushups")
+    code, output = run([*options, *resume, "--data-path", str(one_class)], processes=3)  # one has nothing to score
+    assert code == 0 and "2 videos, 2 clips" in output, output
+
+
+def test_a_process_that_fails_ends_the_run_with_its_message(data, tmp_path):
+    root = make_dataset(tmp_path / "data", ["pushups", "squats"], num_train=4, num_val=1)
+    options = [*SMALL, "--workers", "0", "--data-path", str(root), "--cache-dir", str(tmp_path / "cache")]
+    options += ["--trainable", "fc", "--epochs", "1", "--batch-size", "1", "--output-dir"]
+    assert run([*options, str(tmp_path / "a")])[0] == 0
+    victim = root / "train" / "squats" / "00000002.mp4"
+    status, content = victim.stat(), bytearray(victim.read_bytes())
+    begin = content.index(b"mdat") + 8
+    content[begin:] = bytes(len(content) - begin)
+    victim.write_bytes(content)
+    os.utime(victim, ns=(status.st_atime_ns, status.st_mtime_ns))  # the index still believes in it
+    begin = time.monotonic()
+    code, output = run([*options, str(tmp_path / "b")], processes=2)
+    assert code != 0 and str(victim) in output, output
+    assert time.monotonic() - begin < 120

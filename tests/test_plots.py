@@ -1,0 +1,27 @@
+import numpy as np
+import pytest
+from calibration import reliability
+from evaluations import class_names, made_up_log
+
+pytest.importorskip("matplotlib")
+import plots  # noqa: E402
+
+
+def test_curves_are_svg_and_take_what_is_missing():
+    log = made_up_log(4)
+    log[1]["val_loss"] = float("nan")
+    del log[2]["val_loss"]
+    assert b"<svg" in plots.curves(log, {"train_loss": "training", "val_loss": "validation"}, "loss")
+
+
+@pytest.mark.parametrize("count", [0, 1, 200])
+def test_the_reliability_diagram_takes_few_videos_and_many(count):
+    generator = np.random.default_rng(0)
+    bins = reliability(generator.random(count), generator.random(count) > 0.5)
+    assert b"<svg" in plots.reliability_diagram(bins, None) and b"<svg" in plots.reliability_diagram(bins, bins)
+
+
+def test_the_confusion_image_of_92_classes_leaves_each_label_its_line():
+    image = plots.confusion_image(np.eye(92, dtype=int), class_names(91) + ["$not$ a $formula"])
+    assert image.dtype == np.uint8 and image.shape[2] == 3
+    assert min(image.shape[:2]) >= 92 * 14  # pixels, of text that is 11 pixels high
