@@ -28,7 +28,7 @@ class ClipOptions:
     resize_size, crop_size: height and width. selection: a name of FRAME_SELECTORS. random: draw as training does.
     start_prob: of the official start, in training. candidate_rate: where given, selectors other than `official` choose
     among the frames at this many a second, and a cache keeps those. cached: whether to go through the clip cache, of
-    cache_format.
+    cache_format. batches_per_step: whose gradients make a step.
     """
 
     clip_len: int
@@ -42,13 +42,13 @@ class ClipOptions:
     seed: int
     cache_dir: Path
     cached: bool
-    cache_format: str
-    candidate_rate: float | None
     skip_unreadable: bool
     batch_size: int
-    batches_per_step: int
     num_workers: int
     pin_memory: bool
+    cache_format: str = "raw"
+    candidate_rate: float | None = None
+    batches_per_step: int = 1
 
     @property
     def rule(self) -> str:
