@@ -28,7 +28,7 @@ class ClipOptions:
     resize_size, crop_size: height and width. selection: a name of FRAME_SELECTORS. random: draw as training does.
     start_prob: of the official start, in training. candidate_rate: where given, selectors other than `official` choose
     among the frames at this many a second, and a cache keeps those. cached: whether to go through the clip cache, of
-    cache_format.
+    cache_format. batches_per_step: whose gradients make a step.
     """
 
     clip_len: int
