@@ -48,15 +48,10 @@ def test_predictions_equal_validation(capsys, tmp_path, data, checkpoint, select
         resize_size=(32, 42),
         crop_size=(28, 28),
         selection=selection,
-        random=False,
-        start_prob=0.5,
-        seed=0,
         cache_dir=tmp_path,
-        cached=False,
         skip_unreadable=False,
         batch_size=4,
         num_workers=0,
-        pin_memory=False,
     )
     val = open_clips(VideoFolder(data / "val", FOLDERS), options)
     results = evaluate(

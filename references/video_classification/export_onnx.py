@@ -158,15 +158,10 @@ def open_split(args: argparse.Namespace, model: TrainedModel, split: str) -> Cli
         resize_size=preprocessing.resize_size,
         crop_size=preprocessing.crop_size,
         selection=preprocessing.frame_selection,
-        random=False,
-        start_prob=1.0,
-        seed=0,
         cache_dir=args.cache_dir,
-        cached=False,
         skip_unreadable=args.skip_unreadable,
         batch_size=1,
         num_workers=args.workers,
-        pin_memory=False,
     )
     return open_clips(VideoFolder(args.data_path / split, model.classes), clip_options)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import presets
 import torch
+from calibration import calibrated
 from decoding import VideoError
 from torch import Tensor
 from trained_model import TrainedModel
@@ -82,12 +83,14 @@ def _predict_together(
 def video_probabilities(
     model: TrainedModel, videos: Sequence[np.ndarray], batch_size: int, device: torch.device
 ) -> Tensor:
-    """The mean probabilities, float64 (V, num_classes), of videos with clips (clips_per_video, T, H, W, C) each."""
+    """The probabilities, float64 (V, num_classes), of videos with clips (clips_per_video, T, H, W, C) each.
+
+    As validation computes them: the mean of the clips' softmax outputs, then the checkpoint's temperature.
+    """
     clips = torch.from_numpy(np.concatenate(videos))
-    probabilities = torch.cat(
-        [model.probabilities(model.network(presets.normalize(part.to(device)))) for part in clips.split(batch_size)]
-    )
-    return probabilities.unflatten(0, (len(videos), -1)).mean(1)
+    logits = torch.cat([model.network(presets.normalize(part.to(device))).cpu() for part in clips.split(batch_size)])
+    scores = logits.double().softmax(1).unflatten(0, (len(videos), -1)).mean(1)
+    return calibrated(scores, model.temperature)
 
 
 def table_lines(predictions: Iterable[Prediction], paths: Sequence[str], top_k: int) -> Iterator[str]:

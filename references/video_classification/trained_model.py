@@ -3,7 +3,6 @@ measurements must read a checkpoint in one way.
 """
 
 import hashlib
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import presets
-from checkpoint import CheckpointError, is_legacy, load_checkpoint, preprocessing_of
+from checkpoint import CheckpointError, is_legacy, load_checkpoint, preprocessing_of, temperature_of
 from frame_selection import FRAME_SELECTORS
 from models import build_model, check_fits, load_state
-from torch import Tensor, nn
+from torch import nn
 
 MEAN_AND_STD = {"mean": presets.MEAN, "std": presets.STD}
 
@@ -54,7 +53,7 @@ class Preprocessing:
 class TrainedModel:
     """A network in evaluation mode on the CPU, B C T H W normalised float to (B, num_classes) logits.
 
-    name: of the network. classes: in the order of the outputs. temperature: divides the logits before the softmax.
+    name: of the network. classes: in the order of the outputs. temperature: see `calibration.calibrated`.
     path: of the checkpoint.
     """
 
@@ -64,10 +63,6 @@ class TrainedModel:
     preprocessing: Preprocessing
     temperature: float
     path: str
-
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """(..., num_classes), float64 on the CPU, as validation computes them but for the temperature."""
-        return (logits.cpu().double() / self.temperature).softmax(-1)
 
     def sha256(self) -> str:
         """Of the checkpoint's file."""
@@ -96,9 +91,7 @@ def load_trained_model(path: str | os.PathLike, classes_file: Path | None = None
     check_fits(name, len(classes), preprocessing.clip_len, preprocessing.crop_size, ["all"])
     network = build_model(name, len(classes))
     load_state(network, checkpoint["model"], keep_head=True)
-    temperature = float(checkpoint.get("temperature", 1.0))
-    if not 0 < temperature < math.inf:
-        raise CheckpointError(f"{path}: its temperature is {temperature}, which is not a positive number")
+    temperature = temperature_of(checkpoint, path)
     return TrainedModel(name, network.eval(), tuple(classes), preprocessing, temperature, os.fspath(path))
 
 
