@@ -109,7 +109,7 @@ def commands(output_dir: Path, weights: str | None, seed: int) -> list[list[str]
         [check, "--root", f"{dataset}", "--quarantine", f"{output_dir}/bad_videos", "--remux", "--replace"]
         + ["--jobs", "2", "--report", f"{output_dir}/check.csv"],
         [train, *clips, *RECIPE.split(), "--seed", f"{seed}", *start, "--output-dir", f"{run_dir}"],
-        [train, *clips, "--resume", newest, "--test-only"],
+        [train, *clips, "--resume", newest, "--test-only", "--output-dir", f"{run_dir}"],
     ]
 
 
