@@ -1,5 +1,7 @@
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -85,3 +87,21 @@ def test_workers_end_when_the_consumer_stops():
     for pid in workers:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+def imported_modules(_):
+    return sorted(sys.modules)
+
+
+def test_workers_do_not_import_the_script_that_started_them(tmp_path):
+    (tmp_path / "heavy.py").write_text("")
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import heavy\nfrom test_worker_pool import imported_modules\nfrom worker_pool import map_in_workers\n"
+        "if __name__ == '__main__':\n"
+        "    (names,) = map_in_workers(imported_modules, [0], 1)\n"
+        "    print('heavy' in names, __file__)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.stdout == f"False {script}\n", done.stderr

@@ -2,13 +2,10 @@
 ONNX Runtime, in float and in int8.
 """
 
-import resource
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import presets
@@ -18,6 +15,7 @@ from device_network import DeviceFormat, to_onnx
 from device_proof import OnnxNetwork, TorchNetwork, random_clips
 from extras import require
 from latency import measure_latency
+from measuring import BenchmarkOptions, peak_megabytes
 from models import build_model, parameter_counts
 from quantization import quantize_int8
 from torch.utils.flop_counter import FlopCounterMode
@@ -29,18 +27,12 @@ NUM_CLASSES = 100
 CALIBRATION_CLIPS = 2  # of noise: the speed does not depend on the ranges
 
 
-class ClipSize(Protocol):
-    """What it is measured on. crop_size: height and width. steps: calls that are timed. workers: threads."""
+def benchmark_model(options: BenchmarkOptions) -> dict[str, float]:
+    """Figures of an untrained network on single clips: `steps` calls a round are timed, with a thread a worker.
 
-    clip_len: int
-    crop_size: tuple[int, int]
-    steps: int
-    workers: int
-
-
-def benchmark_model(options: ClipSize) -> dict[str, float]:
-    """Figures of an untrained network: parameters, 10^9 multiply-accumulates a clip, and of each runtime the median and
-    95th percentile of single clips in milliseconds, and the most memory that its process added, in megabytes.
+    Returns:
+        Parameters, 10^9 multiply-accumulates, and of each runtime the median and 95th percentile in milliseconds, and
+        the most memory that its process added, in megabytes.
 
     Raises:
         MissingExtra: no onnx, onnxscript or onnxruntime.
@@ -48,11 +40,12 @@ def benchmark_model(options: ClipSize) -> dict[str, float]:
     for name in ("onnx", "onnxscript", "onnxruntime"):
         require(name)
     figures = _arithmetic(options)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
         files = _write_files(Path(folder), options)
         for runtime in RUNTIMES:
             # A process each: what one has allocated must not count for the next.
-            [(median, p95, megabytes)] = map_in_workers(_Inference(files, options.workers, options.steps), [runtime], 1)
+            inference = _Inference(files, options.workers, options.steps * options.rounds)
+            [(median, p95, megabytes)] = map_in_workers(inference, [runtime], 1)
             figures[f"model_{runtime}_median_ms"] = median
             figures[f"model_{runtime}_p95_ms"] = p95
             figures[f"model_{runtime}_peak_megabytes"] = megabytes
@@ -67,7 +60,7 @@ class _Files:
     preprocessing: Preprocessing
 
 
-def _arithmetic(options: ClipSize) -> dict[str, float]:
+def _arithmetic(options: BenchmarkOptions) -> dict[str, float]:
     with torch.device("meta"):
         network = build_model(MODEL, NUM_CLASSES).eval()
         clip = torch.empty(1, 3, options.clip_len, *options.crop_size)
@@ -77,7 +70,7 @@ def _arithmetic(options: ClipSize) -> dict[str, float]:
     return {"model_parameters": parameter_counts(network)[1], "model_gmac": multiply_accumulates / 1e9}
 
 
-def _write_files(folder: Path, options: ClipSize) -> _Files:
+def _write_files(folder: Path, options: BenchmarkOptions) -> _Files:
     size = options.crop_size
     preprocessing = Preprocessing(options.clip_len, 4, "official", size, size, presets.MEAN, presets.STD)
     files = _Files(folder / "model.pth", folder / "float.onnx", folder / "int8.onnx", preprocessing)
@@ -105,10 +98,10 @@ class _Inference:
     def __call__(self, runtime: str) -> tuple[float, float, float]:
         torch.set_num_threads(self.num_threads)
         clip = random_clips(self.files.preprocessing, 1)
-        before = _peak_megabytes()
+        before = peak_megabytes()
         network = RUNTIMES[runtime](self.files, self.num_threads)
         latency = measure_latency(lambda: network(clip), self.repeats)
-        return latency.median_ms, latency.p95_ms, _peak_megabytes() - before
+        return latency.median_ms, latency.p95_ms, peak_megabytes() - before
 
 
 def _onnx_network(path: Path, files: _Files, num_threads: int) -> OnnxNetwork:
@@ -120,12 +113,3 @@ RUNTIMES: dict[str, Callable[..., Callable[[np.ndarray], torch.Tensor]]] = {
     "onnx": lambda files, threads: _onnx_network(files.float, files, threads),
     "onnx_int8": lambda files, threads: _onnx_network(files.int8, files, threads),
 }
-
-
-def _peak_megabytes() -> float:
-    status = Path("/proc/self/status")
-    if status.exists():  # getrusage counts the memory of the process that started it
-        fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
-        return int(fields["VmHWM"].split()[0]) * 1024 / 1e6
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

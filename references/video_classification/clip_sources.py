@@ -32,7 +32,7 @@ class ClipOptions:
     mirrors: int64 (num_classes,), each class's mirror image, from `flip_map`: those that have one may be flipped too.
     start_prob: of the official start, in training. candidate_rate: where given, selectors other than `official` choose
     among the frames at this many a second, and a cache keeps those. cached: whether to go through the clip cache, of
-    cache_format.
+    cache_format. batches_per_step: whose gradients make a step.
     """
 
     clip_len: int

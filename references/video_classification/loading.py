@@ -56,9 +56,11 @@ class ClipLoader:
         return (samples[start : start + self.batch_size] for start in range(0, len(samples), self.batch_size))
 
     def _from_threads(self, samples: Sequence[Sample]) -> Iterator[Batch]:
-        with ThreadPoolExecutor(min(self.num_workers, MAX_THREADS), "loader") as pool:
+        threads = min(self.num_workers, MAX_THREADS)
+        with ThreadPoolExecutor(threads, "loader") as pool:
             parts = self._split(samples)
-            pending = deque(pool.submit(self._gather, part) for part in islice(parts, BATCHES_AHEAD))
+            ahead = islice(parts, max(BATCHES_AHEAD, threads))  # no thread is without work
+            pending = deque(pool.submit(self._gather, part) for part in ahead)
             try:
                 while pending:
                     batch = pending.popleft().result()

@@ -65,7 +65,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         *("--cache-format",),
         default="raw",
         choices=CACHE_FORMATS,
-        help="raw: exact, 1.3 to 2.2 MB a video of 5 to 8 s; jpeg: quality 95, about an eighth of that (raw)",
+        help="raw: exact, 1.3 to 2.2 MB a video of 5 to 8 s; jpeg: quality 95, about a seventh of that (raw)",
     )
     group.add_argument(
         *("--cache-frame-rate",),
