@@ -1,0 +1,187 @@
+"""Averages the weights of several checkpoints of one training recipe (model soup, arXiv 2203.05482) into one."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import options
+import torch
+from checkpoint import CheckpointError, is_legacy, load_checkpoint, write_checkpoint
+from clip_sources import ClipOptions, open_clips
+from datasets import VideoFolder
+from engine import Precision, evaluate
+from errors import UserError
+from metrics import VideoResults
+from models import load_state
+from torch import Tensor, nn
+from trained_model import load_trained_model
+
+KEPT = ("classes", "preprocessing", "args", "layout")  # of the first checkpoint; the rest belongs to one training
+
+
+def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
+    """The command line of this script."""
+    parser = argparse.ArgumentParser(description=__doc__, add_help=add_help)
+    parser.add_argument("checkpoints", nargs="+", type=Path, metavar="FILE.pth", help="two or more")
+    parser.add_argument("--output", required=True, type=Path, metavar="FILE.pth", help="the average")
+    parser.add_argument(
+        "--greedy",
+        action="store_true",
+        help="begin with the best by validation, add each further one only if the average is then no worse",
+    )
+    parser.add_argument("--data-path", type=Path, metavar="DIR", help="with --greedy: holds val/<class>/")
+    parser.add_argument(
+        "--cache-dir", type=Path, metavar="DIR", help="where the index is kept (<data-path>/.clip_cache)"
+    )
+    parser.add_argument("--batch-size", "-b", default=24, type=options.positive_int, metavar="N", help="clips (24)")
+    parser.add_argument(
+        *("--workers", "-j"),
+        default=options.default_workers(),
+        type=options.non_negative_int,
+        metavar="N",
+        help="processes that decode (the cores, at most 16)",
+    )
+    parser.add_argument("--device", metavar="DEVICE", help="cuda or cpu (cuda where there is one)")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the script: 0 when done, 1 when the checkpoints do not go together, 2 on wrong usage."""
+    parser = get_args_parser()
+    args = parser.parse_args(argv)
+    if len(args.checkpoints) < 2:
+        parser.error("give two checkpoints or more")
+    if args.greedy and args.data_path is None:
+        parser.error("--greedy validates: add --data-path")
+    try:
+        device = options.resolve_device(args.device)
+    except ValueError as error:
+        parser.error(str(error))
+    try:
+        checkpoints = [load_checkpoint(path) for path in args.checkpoints]
+        check_alike(args.checkpoints, checkpoints)
+        chosen = range(len(checkpoints))
+        if args.greedy:
+            reading = {"cache_dir": args.cache_dir or args.data_path / ".clip_cache", "num_workers": args.workers}
+            reading["batch_size"] = args.batch_size
+            validate = open_validation(args.checkpoints[0], args.data_path / "val", device, reading)
+            chosen = choose_greedily(args.checkpoints, checkpoints, validate)
+        names = [str(args.checkpoints[number]) for number in chosen]
+        write_average(args.output, [checkpoints[number] for number in chosen], names)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"The average of {', '.join(names)}: {args.output}")
+    return 0
+
+
+def check_alike(paths: Sequence[Path], checkpoints: Sequence[dict[str, Any]]) -> None:
+    """Raises CheckpointError unless all are of one network, with the same classes and preprocessing."""
+    first = checkpoints[0]
+    for path, checkpoint in zip(paths, checkpoints, strict=True):
+        if is_legacy(checkpoint):
+            raise CheckpointError(f"{path} has no class names: only checkpoints of train.py are averaged")
+        for name in ("classes", "preprocessing"):
+            if checkpoint.get(name) != first.get(name):
+                raise CheckpointError(f"{path} and {paths[0]} differ in their {name}: an average would be neither")
+        shapes = {name: value.shape for name, value in checkpoint["model"].items()}
+        if shapes != {name: value.shape for name, value in first["model"].items()}:
+            raise CheckpointError(f"{path} and {paths[0]} are different networks")
+
+
+def average(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean of each weight, summed up in float64; of counts, which are whole numbers, the first."""
+    return {
+        name: torch.stack([state[name].double() for state in states]).mean(0).to(value.dtype)
+        if value.is_floating_point()
+        else value
+        for name, value in states[0].items()
+    }
+
+
+def choose_greedily(
+    paths: Sequence[Path], checkpoints: Sequence[dict[str, Any]], validate: Callable[[dict[str, Tensor]], VideoResults]
+) -> list[int]:
+    """Which checkpoints make the greedy soup: numbers, the best first.
+
+    Args:
+        paths, checkpoints: all that there are.
+        validate: scores a state.
+    """
+    accuracy = [validate(checkpoint["model"]).video.top1 for checkpoint in checkpoints]
+    for path, value in zip(paths, accuracy, strict=True):
+        print(f"{path}: video Acc@1 {value:.3f}", flush=True)
+    ranked = sorted(range(len(checkpoints)), key=lambda number: -accuracy[number])
+    chosen, best = ranked[:1], accuracy[ranked[0]]
+    for number in ranked[1:]:
+        trial = [*chosen, number]
+        value = validate(average([checkpoints[member]["model"] for member in trial])).video.top1
+        print(f"with {paths[number]}: video Acc@1 {value:.3f}, {'kept' if value >= best else 'left out'}", flush=True)
+        if value >= best:
+            chosen, best = trial, value
+    return chosen
+
+
+def open_validation(
+    path: Path, root: Path, device: torch.device, reading: dict[str, Any]
+) -> Callable[[dict[str, Tensor]], VideoResults]:
+    """Scores states of the network of the checkpoint at `path` on the videos under `root`, as its validation did.
+
+    Raises:
+        CheckpointError, ModelError: see `load_trained_model`.
+        DatasetError: no such folder, classes that the checkpoint does not know, or videos that cannot be read.
+    """
+    trained = load_trained_model(path)
+    how = trained.preprocessing
+    clips = open_clips(
+        VideoFolder(root, trained.classes),
+        ClipOptions(
+            clip_len=how.clip_len,
+            frame_rate=how.frame_rate,
+            clips_per_video=1,
+            resize_size=how.resize_size,
+            crop_size=how.crop_size,
+            selection=how.frame_selection,
+            skip_unreadable=False,
+            pin_memory=device.type == "cuda",
+            **reading,
+        ),
+    )
+    network = trained.network.to(device)
+    score = partial(
+        evaluate,
+        network,
+        nn.CrossEntropyLoss(reduction="none"),
+        clips.loader,
+        clips.videos,
+        num_classes=len(trained.classes),
+        precision=Precision.of("off", device),
+        print_freq=100,
+    )
+
+    def validate(state: dict[str, Tensor]) -> VideoResults:
+        load_state(network, state, keep_head=True)
+        return score()
+
+    return validate
+
+
+def write_average(path: Path, checkpoints: Sequence[dict[str, Any]], names: Sequence[str]) -> None:
+    """Writes the average as a checkpoint to validate, predict with, export, or fine-tune by --weights.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    kept = {name: checkpoints[0][name] for name in KEPT if name in checkpoints[0]}
+    model = average([checkpoint["model"] for checkpoint in checkpoints])
+    try:
+        write_checkpoint(path, {"model": model, "averaged_from": list(names), **kept})
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be written: {error.strerror}") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())
