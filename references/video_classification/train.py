@@ -117,6 +117,7 @@ def run(args: argparse.Namespace) -> None:
     if args.test_only:
         folder = open_evaluation_folder(folder, args.resume or args.weights, args.eval_split)
     train_clips, val_clips = load_clips(args, start.classes)
+    targets = load_targets(args, train_clips) if train_clips else None
     for crop_size in {args.train_crop_size, args.val_crop_size}:
         check_fits(args.model, len(start.classes), args.clip_len, crop_size, args.trainable)
     model, frozen = load_model(args.model, start, args.trainable)
@@ -140,13 +141,11 @@ def run(args: argparse.Namespace) -> None:
 
     optimizer, scheduler = load_optimizer(args, model, train_clips)
     train = load_trainer(args, wrap_model(network, device, args.sync_bn), optimizer, scheduler, train_clips, precision)
-    train = partial(train, frozen=frozen)
-    average = WeightAverage(model, args.model_ema_decay, args.model_ema_steps) if args.model_ema else None
-    if average is not None and start.checkpoint:
-        average.load(start.checkpoint)
+    train = partial(train, frozen=frozen, to_targets=targets, counted_by=targets.counted_by)
     if args.sanity_overfit:
         check_overfits(train, train_clips, args.seed)
         return
+    average = load_average(args, model, start)
     progress = restore(start.checkpoint, optimizer, precision.scaler) if start.checkpoint else RunProgress()
     if args.start_epoch is not None:
         progress = RunProgress(args.start_epoch, best_video_acc1=progress.best_video_acc1)
@@ -402,6 +401,25 @@ def load_optimizer(args: argparse.Namespace, model: nn.Module, train: Clips):
     return optimizer, scheduler
 
 
+def load_targets(args: argparse.Namespace, clips: Clips) -> TargetMaker:
+    """What clips are trained towards: labels, mixed, with a teacher's outputs."""
+    folder = clips.loader.dataset.folder
+    is_mixing = args.mixup_alpha > 0 or args.cutmix_alpha > 0
+    mixing = Mixing(args.mixup_alpha, args.cutmix_alpha) if is_mixing else None
+    teacher = None
+    if args.teacher_logits:
+        teacher = read_teacher(args.teacher_logits, folder, clips.videos, args.distill_temperature)
+    return TargetMaker(len(folder.classes), clips.options.mirrors, mixing, teacher)
+
+
+def load_average(args: argparse.Namespace, model: nn.Module, start: Start) -> WeightAverage | None:
+    """The average of the weights, where there is one to be."""
+    average = WeightAverage(model, args.model_ema_decay, args.model_ema_steps) if args.model_ema else None
+    if average is not None and start.checkpoint:
+        average.load(start.checkpoint)
+    return average
+
+
 def load_trainer(
     args: argparse.Namespace,
     network: nn.Module,
@@ -410,23 +428,14 @@ def load_trainer(
     clips: Clips,
     precision: Precision,
 ) -> Callable[..., EpochSummary]:
-    """`train_one_epoch` but for what changes from epoch to epoch."""
-    dataset = clips.loader.dataset
-    is_mixing = args.mixup_alpha > 0 or args.cutmix_alpha > 0
-    mixing = Mixing(args.mixup_alpha, args.cutmix_alpha) if is_mixing else None
-    alpha, temperature, teacher = args.distill_alpha, args.distill_temperature, None
-    if args.teacher_logits:
-        teacher = read_teacher(args.teacher_logits, dataset.folder, clips.videos, temperature)
-    to_targets = TargetMaker(len(dataset.folder.classes), clips.options.mirrors, mixing, teacher)
+    """`train_one_epoch` but for what changes from epoch to epoch, and for targets."""
     return partial(
         train_one_epoch,
         network,
-        criterion=TrainingLoss(args.label_smoothing, alpha, temperature),
+        criterion=TrainingLoss(args.label_smoothing, args.distill_alpha, args.distill_temperature),
         optimizer=optimizer,
         lr_scheduler=scheduler,
-        to_inputs=dataset.to_inputs,
-        to_targets=to_targets,
-        counted_by=to_targets.counted_by,
+        to_inputs=clips.loader.dataset.to_inputs,
         num_steps=clips.steps_per_epoch(),
         precision=precision,
         seed=args.seed,
