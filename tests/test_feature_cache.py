@@ -102,7 +102,7 @@ def shards(folder):
 
 
 def test_training_on_features_is_the_same_training(folder, tmp_path):
-    common = options(folder, "--augment", "none", "--epochs", "2", "--lr", "0.05", "--clips-per-video", "2")
+    common = options(folder, "--augment", "none", "--epochs", "2", "--clips-per-video", "2")
     assert train.main([*common, "--output-dir", str(tmp_path / "plain")]) == 0
     cached = [*common, "--cache-features", "--feature-dtype", "fp32", "--output-dir", str(tmp_path / "cached")]
     assert train.main(cached) == 0
@@ -340,7 +340,7 @@ def test_validation_alone_takes_the_whole_network(folder, tmp_path, capsys):
     common = options(folder, "--cache-features", "--feature-dtype", "fp32")
     assert train.main([*common, "--epochs", "1", "--output-dir", str(tmp_path)]) == 0
     trained = [line for line in capsys.readouterr().out.splitlines() if line.startswith(" * ")]
-    resume = ["--resume", str(tmp_path / "checkpoint.pth"), "--test-only"]
+    resume = ["--resume", str(tmp_path / "checkpoint.pth"), "--test-only", "--output-dir", str(tmp_path)]
     assert train.main([*common, *resume]) == 0
     out = capsys.readouterr().out
     assert [line for line in out.splitlines() if line.startswith(" * ")] == trained

@@ -28,7 +28,7 @@ def test_commands_parse_and_hand_on_to_each_other(tmp_path):
     assert check.replace
     assert train.seed == 3
     assert train.weights is None
-    assert not train.resume
+    assert train.resume == "auto"
     assert Path(test.resume) == train.output_dir / "checkpoint.pth"
     assert test.test_only
     for setting in ("clip_len", "frame_rate", "val_resize_size", "val_crop_size", "cache_dataset"):
@@ -38,13 +38,6 @@ def test_commands_parse_and_hand_on_to_each_other(tmp_path):
 def test_weights_are_handed_to_the_training(tmp_path):
     train = parse(quickstart.commands(tmp_path, "KINETICS400_V1", 0)[2])
     assert train.weights == "KINETICS400_V1"
-
-
-def test_second_run_continues_the_first(tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "checkpoint.pth").touch()
-    train = parse(quickstart.commands(tmp_path, None, 0)[2])
-    assert Path(train.resume) == tmp_path / "run" / "checkpoint.pth"
 
 
 def test_run_of_other_weights_is_not_continued(tmp_path, capsys):

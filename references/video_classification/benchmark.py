@@ -11,6 +11,7 @@ import options
 from benchmark_cache import benchmark_cache, benchmark_startup
 from benchmark_dataset_tools import benchmark_check, benchmark_refactor
 from benchmark_input import benchmark_decode, benchmark_loader, benchmark_motion
+from benchmark_model import benchmark_model
 from benchmark_training import benchmark_epoch, benchmark_step
 from engine import AMP_TYPES
 from errors import UserError
@@ -29,6 +30,7 @@ BENCHMARKS: dict[str, Callable[[BenchmarkOptions], dict[str, float]]] = {
     "loader": benchmark_loader,
     "step": benchmark_step,
     "epoch": benchmark_epoch,
+    "model": benchmark_model,
 }
 USER_ERRORS = (OSError, UserError, WorkerDied)
 

@@ -9,7 +9,6 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 BINS = 15  # as in the paper
@@ -27,6 +26,8 @@ def fit_temperature(scores: Tensor, targets: Tensor) -> float:
     Returns:
         Within LIMITS; 1 where there is nothing to fit.
     """
+    from scipy.optimize import minimize_scalar  # takes most of a second, and only --calibrate needs it
+
     is_number = ~scores.isnan().any(1)
     log_scores, targets = _log(scores[is_number]), targets[is_number]
     if not len(targets) or scores.shape[1] < 2:

@@ -28,7 +28,7 @@ class ClipOptions:
     resize_size, crop_size: height and width. selection: a name of FRAME_SELECTORS. random: draw as training does.
     start_prob: of the official start, in training. candidate_rate: where given, selectors other than `official` choose
     among the frames at this many a second, and a cache keeps those. cached: whether to go through the clip cache, of
-    cache_format.
+    cache_format. batches_per_step: whose gradients make a step.
     """
 
     clip_len: int
@@ -37,18 +37,18 @@ class ClipOptions:
     resize_size: tuple[int, int]
     crop_size: tuple[int, int]
     selection: str
-    random: bool
-    start_prob: float
-    seed: int
     cache_dir: Path
-    cached: bool
-    cache_format: str
-    candidate_rate: float | None
     skip_unreadable: bool
     batch_size: int
-    batches_per_step: int
     num_workers: int
-    pin_memory: bool
+    pin_memory: bool = False
+    random: bool = False
+    start_prob: float = 0.5
+    seed: int = 0
+    candidate_rate: float | None = None
+    cached: bool = False
+    cache_format: str = "raw"
+    batches_per_step: int = 1
 
     @property
     def rule(self) -> str:

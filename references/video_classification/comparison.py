@@ -1,14 +1,17 @@
 """How sure an accuracy is, and whether a difference between two is real: intervals and tests over right and wrong
 videos. A room of its own, since reports, the comparison of runs and that of selectors must agree on them.
+
+scipy.stats takes a second to import, which every script and worker process would pay: it is imported where it is used.
 """
 
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import binomtest, norm
 
 CONFIDENCE = 0.95
+DEVIATIONS = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)  # that hold so much of the normal distribution, to both sides
 
 
 class Interval(NamedTuple):
@@ -21,6 +24,8 @@ class Interval(NamedTuple):
 
 def wilson_interval(right: int, count: int) -> Interval:
     """The share `right / count` with Wilson's score interval (JASA 22:209, 1927); of nothing: (nan, 0, 1)."""
+    from scipy.stats import binomtest
+
     if count == 0:
         return Interval(float("nan"), 0.0, 1.0)
     low, high = binomtest(right, count).proportion_ci(CONFIDENCE, method="wilson")
@@ -55,7 +60,7 @@ def paired_difference(right_a: Sequence[bool], right_b: Sequence[bool]) -> Inter
     only_a, only_b, count = _discordant(right_a, right_b)
     share_a, share_b = (only_a + 1) / (count + 2), (only_b + 1) / (count + 2)
     centre = share_b - share_a
-    reach = norm.ppf((1 + CONFIDENCE) / 2) * np.sqrt((share_a + share_b - centre**2) / (count + 2))
+    reach = DEVIATIONS * np.sqrt((share_a + share_b - centre**2) / (count + 2))
     return Interval((only_b - only_a) / count, max(float(centre - reach), -1.0), min(float(centre + reach), 1.0))
 
 
@@ -64,6 +69,8 @@ def mcnemar_test(right_a: Sequence[bool], right_b: Sequence[bool]) -> float:
 
     Args and errors: as `paired_difference`.
     """
+    from scipy.stats import binomtest
+
     only_a, only_b, _ = _discordant(right_a, right_b)
     return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
 

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from report_content import Report, breakable, escape
-from scipy.cluster.hierarchy import leaves_list, linkage
-from scipy.spatial.distance import squareform
 
 LISTED = 20  # confusions in the list
 LARGEST_ORDERED = 400  # classes; the best order of more takes long to find
@@ -17,6 +15,9 @@ def cluster_order(matrix: np.ndarray) -> list[int]:
     Args:
         matrix: counts (num_classes, num_classes), rows true, columns predicted.
     """
+    from scipy.cluster.hierarchy import leaves_list, linkage  # not needed before the end of a run
+    from scipy.spatial.distance import squareform
+
     count = len(matrix)
     if count < 3:
         return list(range(count))

@@ -135,8 +135,12 @@ class DecodingReader:
 
     def __init__(self, folder: VideoFolder, resize_size: tuple[int, int]) -> None:
         self._folder, self._resize_size = folder, resize_size
+
+    @property
+    def source(self) -> str:
+        """See ClipReader."""
         versions = {name: av.library_versions[name] for name in ("libavcodec", "libswscale")}
-        self.source = f"decoded {folder.root.resolve()} {resize_size} {versions}"
+        return f"decoded {self._folder.root.resolve()} {self._resize_size} {versions}"
 
     def read_into(self, clip: np.ndarray, video: int, indices: np.ndarray, region: Region) -> None:
         """See ClipReader. Raises VideoError."""

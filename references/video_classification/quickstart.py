@@ -24,6 +24,10 @@ VIDEOS_PER_CLASS = {"train": 100, "val": 25}
 # Small on purpose, so that two CPU cores learn it in minutes. Frames are generated larger and resized, as real ones.
 CLIP_LEN = 8
 FRAME_SIZE = (20, 20)
+RECIPE = (
+    "--trainable all --opt adamw --lr 2e-3 --weight-decay 0.05 --label-smoothing 0.1 --batch-size 32 --epochs 10 "
+    "--keep-checkpoints 1 --resume auto"
+)
 
 
 class StepError(RuntimeError):
@@ -71,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
 def check_output_dir(output_dir: Path, weights: str | None) -> None:
     """Raises StepError where an earlier run in this folder began from other weights: it would be continued."""
     earlier = output_dir / "run" / "args.json"
-    if earlier.exists() and (other := json.loads(earlier.read_text())["weights"]) != weights:
+    if earlier.exists() and (other := json.loads(earlier.read_text()).get("weights")) != weights:
         raise StepError(f"{output_dir} holds a run that began with --weights {other}: choose another --output-dir")
 
 
@@ -99,16 +103,13 @@ def commands(output_dir: Path, weights: str | None, seed: int) -> list[list[str]
     clips = ["--data-path", f"{dataset}", "--cache-dataset", "--clip-len", f"{CLIP_LEN}"]
     for flag in ("--train-resize-size", "--train-crop-size", "--val-resize-size", "--val-crop-size"):
         clips += [flag, *height_width]
-    recipe = (
-        "--trainable all --opt adamw --lr 2e-3 --weight-decay 0.05 --label-smoothing 0.1 --batch-size 32 --epochs 10"
-    )
-    begin = ["--resume", newest] if Path(newest).exists() else ["--weights", weights] if weights else []
+    start = ["--weights", weights] if weights else []
     return [
         [refactor, "--src", *parts, "--labels", labels, "--dest", f"{dataset}", "--allow-missing"],
         [check, "--root", f"{dataset}", "--quarantine", f"{output_dir}/bad_videos", "--remux", "--replace"]
         + ["--jobs", "2", "--report", f"{output_dir}/check.csv"],
-        [train, *clips, *recipe.split(), "--seed", f"{seed}", *begin, "--output-dir", f"{run_dir}"],
-        [train, *clips, "--resume", newest, "--test-only"],
+        [train, *clips, *RECIPE.split(), "--seed", f"{seed}", *start, "--output-dir", f"{run_dir}"],
+        [train, *clips, "--resume", newest, "--test-only", "--output-dir", f"{run_dir}"],
     ]
 
 

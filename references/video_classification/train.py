@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> None:
     model.to(device)
     precision = Precision.of(args.amp, device)
     prepare_network(args, model, start, precision)
-    network = model
+    network, shown = model, val_clips[0]  # the report shows frames, which features have not
     if args.cache_features and train_clips is not None:
         network, frozen, train_clips, val_clips = train_on_features(
             *(model, frozen, args.trainable, train_clips, val_clips),
@@ -134,7 +134,8 @@ def run(args: argparse.Namespace) -> None:
         print_main(f"Nothing is left to train: the next epoch is {progress.epoch}, --epochs {args.epochs}")
         return
     log = open_log(args, start.classes, progress)
-    report = open_report(args, folder, start, val_clips[0], begin, progress.epoch)
+    shown = replace(shown, pixels=val_clips[0].pixels)
+    report = open_report(args, folder, start, shown, begin, progress.epoch)
     print_plan(model, args.model, train_clips, len(start.classes), progress, args.epochs)
     train = partial(
         train_one_epoch,

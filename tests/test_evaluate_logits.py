@@ -1,0 +1,96 @@
+import json
+
+import evaluate_logits
+import numpy as np
+import pytest
+
+LABELS = [0, 2, 1, 2]
+LOGITS = np.float32([[3, 1, 0], [0, 1, 2], [5, 1, 0], [0, 0, 1]])  # right, right, wrong, right
+
+
+@pytest.fixture
+def manifest(tmp_path):
+    rows = [
+        {"video": f"c{label}/{row}.mp4", "label": label, "tensor": f"{row:06d}.npy", "shape": [1], "dtype": "float32"}
+        for row, label in enumerate(LABELS)
+    ]
+    path = tmp_path / "manifest.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def names(kind: str) -> list[str]:
+    return [{"video": f"c{label}/{row}.mp4", "tensor": f"{row:06d}.npy"}[kind] for row, label in enumerate(LABELS)]
+
+
+def run(capsys, *argv) -> tuple[int, str, str]:
+    code = evaluate_logits.main([str(arg) for arg in argv])
+    return code, *capsys.readouterr()
+
+
+@pytest.mark.parametrize("kind", ["video", "tensor"])
+def test_rows_are_matched_by_name_not_by_order(capsys, tmp_path, manifest, kind):
+    pairs = list(zip(names(kind), LOGITS, strict=True))
+    np.savez(tmp_path / "logits.npz", **{name: logits[None] for name, logits in reversed(pairs)})
+    code, out, _ = run(capsys, manifest, tmp_path / "logits.npz")
+    assert code == 0
+    assert " * Video Acc@1 75.000 Video Acc@5 100.000" in out and "4 videos, 4 clips" in out
+
+
+def test_h5_with_groups(capsys, tmp_path, manifest):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "logits.h5", "w") as file:
+        for name, logits in zip(names("video"), LOGITS, strict=True):
+            file[name] = logits
+    code, out, _ = run(capsys, manifest, tmp_path / "logits.h5")
+    assert code == 0 and "Video Acc@1 75.000" in out
+
+
+def test_logits_that_are_not_numbers_are_never_right(capsys, tmp_path, manifest):
+    np.savez(tmp_path / "logits.npz", **{name: LOGITS[row] * np.nan for row, name in enumerate(names("video"))})
+    code, out, _ = run(capsys, manifest, tmp_path / "logits.npz")
+    assert code == 0 and "Video Acc@1 0.000" in out
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda arrays: arrays.pop("c0/0.mp4"), "no logits for 1 videos (c0/0.mp4"),
+        (lambda arrays: arrays.update(other=LOGITS[0]), "1 arrays that the manifest does not name (other"),
+        (lambda arrays: arrays.update({"000000": LOGITS[0]}), "several arrays for c0/0.mp4"),
+        (lambda arrays: arrays.update({"c0/0.mp4": LOGITS[0][:2]}), "c2/1.mp4 has float32 values of shape (3,)"),
+        (lambda arrays: arrays.update({"c0/0.mp4": LOGITS}), "shape (4, 3)"),
+        (lambda arrays: arrays.update({name: array[:2] for name, array in arrays.items()}), "names class 2"),
+    ],
+)
+def test_logits_that_do_not_fit_are_refused(capsys, tmp_path, manifest, change, message):
+    arrays = dict(zip(names("video"), LOGITS, strict=True))
+    change(arrays)
+    np.savez(tmp_path / "logits.npz", **arrays)
+    code, out, err = run(capsys, manifest, tmp_path / "logits.npz")
+    assert code == 1 and message in err and not out
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("", "lists no tensor"),
+        ("no json", "cannot be read as a manifest"),
+        ('{"video": "a"}', "line 1"),
+        ('{"video": "a", "tensor": "b", "label": "dips"}', "index of a class"),
+    ],
+)
+def test_a_manifest_that_is_none_is_refused(capsys, tmp_path, manifest, text, message):
+    manifest.write_text(text)
+    code, _, err = run(capsys, manifest, tmp_path / "logits.npz")
+    assert code == 1 and message in err
+
+
+@pytest.mark.parametrize("name", ["logits.npz", "logits.h5", "logits.csv", "absent.npz"])
+def test_a_file_of_another_kind_is_refused(capsys, tmp_path, manifest, name):
+    if name.endswith("h5"):
+        pytest.importorskip("h5py")
+    (tmp_path / "logits.npz").write_bytes(b"nothing")
+    (tmp_path / "logits.h5").write_bytes(b"nothing")
+    code, _, err = run(capsys, manifest, tmp_path / name)
+    assert code == 1 and name in err

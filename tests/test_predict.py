@@ -1,0 +1,190 @@
+import csv
+import io
+import json
+
+import predict
+import pytest
+import torch
+from clip_sources import ClipOptions, open_clips
+from datasets import VideoFolder
+from decoding import probe_video
+from engine import Precision, evaluate
+from small_models import CLASSES, legacy_checkpoint, small_checkpoint, small_preprocessing, write_coloured_videos
+from trained_model import load_trained_model
+from video_files import find_videos
+from videos import write_numbered_video
+
+FOLDERS = [name.replace(" ", "_") for name in CLASSES]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_coloured_videos(tmp_path_factory.mktemp("data"), {"val": 2}, FOLDERS)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return small_checkpoint(tmp_path_factory.mktemp("checkpoint") / "model.pth", classes=FOLDERS)
+
+
+def run(capsys, *argv) -> tuple[int, str, str]:
+    code = predict.main([str(arg) for arg in argv] + ["--device", "cpu"])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def rows_of(capsys, *argv) -> list[dict]:
+    code, out, err = run(capsys, *argv, "--format", "json", "-j", "0")
+    assert code == 0, err
+    return json.loads(out)
+
+
+@pytest.mark.parametrize("selection, clips_per_video", [("official", 1), ("motion", 2)])
+def test_predictions_equal_validation(capsys, tmp_path, data, checkpoint, selection, clips_per_video):
+    options = ClipOptions(
+        clip_len=8,
+        frame_rate=4,
+        clips_per_video=clips_per_video,
+        resize_size=(32, 42),
+        crop_size=(28, 28),
+        selection=selection,
+        cache_dir=tmp_path,
+        skip_unreadable=False,
+        batch_size=4,
+        num_workers=0,
+    )
+    val = open_clips(VideoFolder(data / "val", FOLDERS), options)
+    results = evaluate(
+        load_trained_model(checkpoint).network,
+        torch.nn.CrossEntropyLoss(reduction="none"),
+        val.loader,
+        val.videos,
+        num_classes=3,
+        precision=Precision.of("off", torch.device("cpu")),
+        print_freq=100,
+    )
+    capsys.readouterr()
+    chosen = ["--frame-selection", selection, "--clips-per-video", clips_per_video]
+    rows = rows_of(capsys, checkpoint, data / "val", *chosen)
+    assert [row["video"] for row in rows] == [val.loader.dataset.folder.path(video) for video in results.videos]
+    for row, scores in zip(rows, results.scores, strict=True):
+        assert row["label"] == FOLDERS[scores.argmax()]
+        expected = {FOLDERS[index]: pytest.approx(score, abs=1e-6) for index, score in enumerate(scores.tolist())}
+        assert {entry["label"]: entry["probability"] for entry in row["top"]} == expected
+    assert len({row["probability"] for row in rows}) == len(rows)  # else the test could not fail
+
+
+def test_an_unreadable_file_has_its_row_and_the_others_go_on(capsys, tmp_path, data, checkpoint):
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video at all")
+    code, out, err = run(capsys, checkpoint, broken, data / "val", tmp_path / "absent.mp4", "-j", 2, "--format", "csv")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert code == 1 and "2 of 8 videos have no label" in err
+    assert rows[0]["video"] == str(broken) and rows[0]["error"] and not rows[0]["label"]
+    assert rows[-1]["error"] == "No such file or directory"
+    assert all(row["label"] in FOLDERS and not row["error"] for row in rows[1:-1])
+
+
+def test_table_and_top_k(capsys, data, checkpoint):
+    code, out, _ = run(capsys, checkpoint, data / "val" / "dips", "--top-k", 2, "-j", 0)
+    assert code == 0 and len(out.splitlines()) == 2
+    assert all(line.count(" %") == 2 and line.startswith(str(data)) for line in out.splitlines())
+
+
+def test_output_appears_whole(capsys, tmp_path, data, checkpoint):
+    output = tmp_path / "out.json"
+    code, out, _ = run(capsys, checkpoint, data / "val", "-j", 0, "--format", "json", "--output", output)
+    assert code == 0 and not out
+    assert len(json.loads(output.read_text())) == 6
+    assert list(tmp_path.iterdir()) == [output]
+
+
+def test_names_with_a_dash_patterns_and_other_containers(capsys, tmp_path, checkpoint, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_numbered_video(tmp_path / "-x.mp4", 20)
+    write_numbered_video(tmp_path / "odd [1].webm", 20, codec="libvpx-vp9")
+    write_numbered_video(tmp_path / "other.mkv", 20).rename(tmp_path / "no_ending")
+    for name in ("-x.mp4", "odd [1].webm", "no_ending"):
+        assert len(rows_of(capsys, checkpoint, name)) == 1
+    assert predict.main([str(checkpoint), "-j", "0", "--device", "cpu", "--", "-x.mp4", "*.webm"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["-x.mp4", "odd"]
+
+
+def test_found_videos_are_named_once_and_linked_folders_are_entered(tmp_path, data):
+    (tmp_path / "link").symlink_to(data / "val" / "dips", target_is_directory=True)
+    (tmp_path / "link" / ".hidden.mp4").touch()
+    (tmp_path / "loop").symlink_to(tmp_path, target_is_directory=True)
+    names = [str(tmp_path / "link" / name) for name in ("0.mp4", "1.mp4")]
+    assert find_videos([str(tmp_path), names[0], f"{tmp_path}/link/[01].mp4"]) == names
+    assert find_videos(["absent*.mp4"]) == ["absent*.mp4"]
+
+
+def test_a_folder_without_videos_is_refused(capsys, tmp_path, checkpoint):
+    code, _, err = run(capsys, checkpoint, tmp_path)
+    assert code == 1 and "holds no video" in err
+
+
+def test_temperature_divides_the_logits(capsys, tmp_path, data, checkpoint):
+    video = data / "val" / "dips" / "0.mp4"
+    state = torch.load(checkpoint, weights_only=True)
+    hot = tmp_path / "hot.pth"
+    torch.save({**state, "temperature": 4.0}, hot)
+    [plain], [soft] = (rows_of(capsys, path, video)[:1] for path in (checkpoint, hot))
+    logits = torch.tensor([entry["probability"] for entry in plain["top"]]).log()
+    assert [entry["probability"] for entry in soft["top"]] == pytest.approx((logits / 4).softmax(0).tolist(), abs=1e-5)
+
+
+def test_a_legacy_checkpoint_takes_its_names_from_a_file(capsys, tmp_path, data, checkpoint):
+    legacy = legacy_checkpoint(tmp_path / "legacy.pth")
+    video = data / "val" / "dips" / "0.mp4"
+    code, _, err = run(capsys, legacy, video)
+    assert code == 1 and "--classes-file" in err
+    names = tmp_path / "names.txt"
+    names.write_text("\n".join(FOLDERS))
+    assert rows_of(capsys, legacy, video, "--classes-file", names) == rows_of(capsys, checkpoint, video)
+    names.write_text("one\ntwo\n")
+    code, _, err = run(capsys, legacy, video, "--classes-file", names)
+    assert code == 1 and "3 outputs" in err and "2 classes" in err
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"preprocessing": small_preprocessing(mean=(0.5, 0.5, 0.5))}, "mean"),
+        ({"preprocessing": {}}, "incomplete"),
+        ({"temperature": 0.0}, "temperature"),
+        ({"classes": ["one"]}, "names 1 classes"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_used_is_refused(capsys, tmp_path, changes, message):
+    code, out, err = run(capsys, small_checkpoint(tmp_path / "model.pth", **changes), "any.mp4")
+    assert code == 1 and message in err and not out
+
+
+def test_annotated_copies_show_every_frame(capsys, tmp_path, data, checkpoint):
+    pytest.importorskip("PIL")
+    copies = tmp_path / "copies"
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video at all")
+    code, _, _ = run(capsys, checkpoint, data / "val", broken, "--annotate", copies, "-j", 2)
+    assert code == 1
+    written = find_videos([str(copies)])
+    assert len(written) == 6
+    assert {probe_video(path)[:2] for path in written} == {(24, 12.0)}
+    code, _, err = run(capsys, checkpoint, data / "val", "--annotate", data / "val", "-j", 0)
+    assert code == 1 and "take the place" in err
+
+
+@pytest.mark.parametrize("flags", [["--device", "abacus"], ["--output", "."], ["--top-k", "0"]])
+def test_wrong_usage_exits_2(checkpoint, flags):
+    with pytest.raises(SystemExit) as stop:
+        predict.main([str(checkpoint), "video.mp4", *flags])
+    assert stop.value.code == 2
+
+
+def test_a_network_whose_outputs_are_not_numbers_predicts_nothing(capsys, tmp_path, data, checkpoint):
+    state = torch.load(checkpoint, weights_only=True)
+    state["model"]["fc.bias"] += torch.nan
+    torch.save(state, tmp_path / "nan.pth")
+    code, out, _ = run(capsys, tmp_path / "nan.pth", data / "val" / "dips", "-j", 0, "--format", "json")
+    assert code == 1 and all(row["label"] is None and "not numbers" in row["error"] for row in json.loads(out))
