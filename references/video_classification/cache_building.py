@@ -29,7 +29,7 @@ SHARD_BYTES = 256 << 20
 SHARD_VIDEOS = 4096
 SHARD_SECONDS = 60.0  # a shard is published at least this often: what a kill can cost
 JPEG_SHARE = 0.15  # of the raw size, as a sample of QEVD comes to
-SPACE_SAMPLE = 64  # videos opened to estimate the space that all need
+SPACE_SAMPLE = 16  # videos opened to estimate the space that all need, at 7 ms each
 
 ENCODERS = {
     "raw": lambda pixels: pixels.tobytes(),
