@@ -44,6 +44,7 @@ def small_preprocessing(**changes) -> dict:
         "clip_len": 8,
         "frame_rate": 4,
         "frame_selection": "official",
+        "candidate_rate": None,
         "resize_size": (32, 42),
         "crop_size": (28, 28),
         "mean": presets.MEAN,

@@ -39,8 +39,12 @@ def rows_of(capsys, *argv) -> list[dict]:
     return json.loads(out)
 
 
-@pytest.mark.parametrize("selection, clips_per_video", [("official", 1), ("motion", 2)])
-def test_predictions_equal_validation(capsys, tmp_path, data, checkpoint, selection, clips_per_video):
+@pytest.mark.parametrize(
+    "selection, clips_per_video, candidate_rate", [("official", 1, None), ("motion", 2, None), ("uniform", 1, 5.0)]
+)
+def test_predictions_equal_validation(capsys, tmp_path, data, selection, clips_per_video, candidate_rate):
+    preprocessing = small_preprocessing(frame_selection=selection, candidate_rate=candidate_rate)
+    checkpoint = small_checkpoint(tmp_path / "model.pth", classes=FOLDERS, preprocessing=preprocessing)
     options = ClipOptions(
         clip_len=8,
         frame_rate=4,
@@ -48,6 +52,7 @@ def test_predictions_equal_validation(capsys, tmp_path, data, checkpoint, select
         resize_size=(32, 42),
         crop_size=(28, 28),
         selection=selection,
+        candidate_rate=candidate_rate,
         cache_dir=tmp_path,
         skip_unreadable=False,
         batch_size=4,
@@ -64,14 +69,17 @@ def test_predictions_equal_validation(capsys, tmp_path, data, checkpoint, select
         print_freq=100,
     )
     capsys.readouterr()
-    chosen = ["--frame-selection", selection, "--clips-per-video", clips_per_video]
-    rows = rows_of(capsys, checkpoint, data / "val", *chosen)
+    rows = rows_of(capsys, checkpoint, data / "val", "--clips-per-video", clips_per_video)
     assert [row["video"] for row in rows] == [val.loader.dataset.folder.path(video) for video in results.videos]
     for row, scores in zip(rows, results.scores, strict=True):
         assert row["label"] == FOLDERS[scores.argmax()]
         expected = {FOLDERS[index]: pytest.approx(score, abs=1e-6) for index, score in enumerate(scores.tolist())}
         assert {entry["label"]: entry["probability"] for entry in row["top"]} == expected
     assert len({row["probability"] for row in rows}) == len(rows)  # else the test could not fail
+    preprocessing["frame_selection"] = "official"
+    other = small_checkpoint(tmp_path / "other.pth", classes=FOLDERS, preprocessing=preprocessing)
+    chosen = ["--frame-selection", selection, "--clips-per-video", clips_per_video]
+    assert rows_of(capsys, other, data / "val", *chosen) == rows
 
 
 def test_an_unreadable_file_has_its_row_and_the_others_go_on(capsys, tmp_path, data, checkpoint):

@@ -4,7 +4,8 @@ import os
 import re
 import subprocess
 import sys
-from functools import lru_cache
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
 from pathlib import Path
 
 import pytest
@@ -22,9 +23,16 @@ SCRIPTS = sorted({script for command in COMMANDS for script in re.findall(r"[\w/
 
 
 @lru_cache
-def help_of(script):
+def start_all():
+    """Every script asked for its help, each in a thread: most of the time is importing torch."""
     wide = {**os.environ, "COLUMNS": "1000"}  # argparse breaks lines at hyphens, in the middle of flags too
-    found = subprocess.run([sys.executable, script, "--help"], cwd=ROOT, env=wide, capture_output=True, text=True)
+    ask = partial(subprocess.run, cwd=ROOT, env=wide, capture_output=True, text=True)
+    pool = ThreadPoolExecutor(os.cpu_count())
+    return {script: pool.submit(ask, [sys.executable, script, "--help"]) for script in SCRIPTS}
+
+
+def help_of(script):
+    found = start_all()[script].result()
     assert found.returncode == 0, found.stderr
     return found.stdout
 

@@ -10,7 +10,7 @@ from typing import Any
 import options
 import torch
 from checkpoint import CheckpointError, is_legacy, load_checkpoint, write_checkpoint
-from clip_sources import ClipOptions, open_clips
+from clip_sources import open_clips
 from datasets import VideoFolder
 from engine import Precision, evaluate
 from errors import UserError
@@ -135,21 +135,8 @@ def open_validation(
         DatasetError: no such folder, classes that the checkpoint does not know, or videos that cannot be read.
     """
     trained = load_trained_model(path)
-    how = trained.preprocessing
-    clips = open_clips(
-        VideoFolder(root, trained.classes),
-        ClipOptions(
-            clip_len=how.clip_len,
-            frame_rate=how.frame_rate,
-            clips_per_video=1,
-            resize_size=how.resize_size,
-            crop_size=how.crop_size,
-            selection=how.frame_selection,
-            skip_unreadable=False,
-            pin_memory=device.type == "cuda",
-            **reading,
-        ),
-    )
+    reading = {"skip_unreadable": False, "pin_memory": device.type == "cuda", **reading}
+    clips = open_clips(VideoFolder(root, trained.classes), trained.preprocessing.clip_options(**reading))
     network = trained.network.to(device)
     score = partial(
         evaluate,

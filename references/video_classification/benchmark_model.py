@@ -72,7 +72,7 @@ def _arithmetic(options: BenchmarkOptions) -> dict[str, float]:
 
 def _write_files(folder: Path, options: BenchmarkOptions) -> _Files:
     size = options.crop_size
-    preprocessing = Preprocessing(options.clip_len, 4, "official", size, size, presets.MEAN, presets.STD)
+    preprocessing = Preprocessing(options.clip_len, 4, "official", None, size, size, presets.MEAN, presets.STD)
     files = _Files(folder / "model.pth", folder / "float.onnx", folder / "int8.onnx", preprocessing)
     classes = [str(number) for number in range(NUM_CLASSES)]
     state = build_model(MODEL, NUM_CLASSES).state_dict()

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import options
 import torch
-from clip_sources import ClipOptions, Clips, open_clips
+from clip_sources import Clips, open_clips
 from comparison import paired_difference
 from datasets import VideoFolder
 from device_network import (
@@ -150,14 +150,7 @@ def run(args: argparse.Namespace) -> None:
 
 def open_split(args: argparse.Namespace, model: TrainedModel, split: str) -> Clips:
     """The official clips of a split, by the float path."""
-    preprocessing = model.preprocessing
-    clip_options = ClipOptions(
-        clip_len=preprocessing.clip_len,
-        frame_rate=preprocessing.frame_rate,
-        clips_per_video=1,
-        resize_size=preprocessing.resize_size,
-        crop_size=preprocessing.crop_size,
-        selection=preprocessing.frame_selection,
+    clip_options = model.preprocessing.clip_options(
         cache_dir=args.cache_dir,
         skip_unreadable=args.skip_unreadable,
         batch_size=1,

@@ -10,7 +10,7 @@ from clip_cache import CACHE_FORMATS
 from engine import AMP_TYPES
 from feature_cache import FEATURE_TYPES
 from frame_selection import FRAME_SELECTORS
-from models import DEFAULT_TRAINABLE, MODELS, ModelError, build_model, trunk_blocks
+from models import DEFAULT_TRAINABLE, MODELS
 from optimization import DECAYS, OPTIMIZERS, WARMUPS
 from presets import AUGMENTATIONS
 from worker_pool import default_workers
@@ -237,20 +237,6 @@ def add_selection_arguments(parser: argparse.ArgumentParser) -> None:
         choices=FRAME_SELECTORS,
         help="in validation; several are compared with --test-only (official)",
     )
-
-
-def check_cached_features(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Refuses what features that are computed once cannot give."""
-    try:
-        with torch.device("meta"):
-            trunk_blocks(build_model(args.model, num_classes=1), args.trainable)
-    except ModelError as error:
-        parser.error(f"--cache-features: {error}")
-    if args.cache_features > 1 and args.augment == "none":
-        parser.error(
-            f"--cache-features {args.cache_features}: with --augment none nothing is drawn, and all views of a clip "
-            "would be the same: use --cache-features 1, or --augment basic"
-        )
 
 
 def resolve_device(name: str | None) -> torch.device:

@@ -1,5 +1,5 @@
-"""The arguments of the training recipe, and which of them do not go together. A room of its own beside `options`, which
-the scripts share: these are the training script's alone.
+"""The arguments of the training recipe. A room of its own beside `options`, which the scripts share: these are the
+training script's alone.
 """
 
 import argparse
@@ -80,28 +80,3 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--eval-split", default="val", choices=("train", "val"), help="with --test-only: which split (val)"
     )
-
-
-def check_recipe(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Refuses what cannot be combined; the message names the flags."""
-    in_pixels = {
-        "--augment strong": args.augment == "strong",
-        "--flip-map": args.flip_map is not None,
-        "--mixup-alpha": args.mixup_alpha > 0,
-        "--cutmix-alpha": args.cutmix_alpha > 0,
-    }
-    for flag, is_used in in_pixels.items():
-        if is_used and args.cache_features:
-            parser.error(f"--cache-features keeps what the trunk makes of pixels, and {flag} changes those: choose one")
-    for flag, is_used in (("--save-logits", args.save_logits), ("--eval-split train", args.eval_split == "train")):
-        if is_used and not args.test_only:
-            parser.error(f"{flag} is for --test-only: training validates on val/ and writes no logits")
-    for flag, is_used in (("--teacher-logits", args.teacher_logits), ("--sanity-overfit", args.sanity_overfit)):
-        if is_used and args.test_only:
-            parser.error(f"{flag} trains, and --test-only does not: choose one")
-    if args.save_logits and len(args.val_frame_selection) > 1:
-        parser.error("--save-logits writes the clips of one --val-frame-selection: give one")
-    if args.bn_recalibrate and args.early_stop:
-        parser.error("--bn-recalibrate acts in the last epoch, and --early-stop leaves open which that is: choose one")
-    if args.flip_map is not None and args.augment == "none":
-        parser.error("--flip-map flips clips, and --augment none flips none: use --augment basic or strong")

@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,37 +14,29 @@ import options
 import presets
 import torch
 from acceleration import compile_network, lay_out, set_up_hardware
-from checkpoint import BEST, load_checkpoint, plain, preprocessing_of, temperature_of, training_state
+from checkpoint import BEST, plain, preprocessing_of, temperature_of, training_state
 from clip_sources import ClipOptions, Clips, open_clips
 from datasets import VideoFolder
-from distributed import (
-    end_process_group,
-    init_process_group,
-    is_peers_failure,
-    print_main,
-    rank,
-    world_size,
-    wrap_model,
-)
-from engine import EpochSummary, Precision, evaluate, train_one_epoch
-from errors import UserError
+from distributed import init_process_group, print_main, world_size, wrap_model
+from engine import EpochSummary, Precision, train_one_epoch
+from exit_codes import exit_code_of
 from extras import require
 from feature_building import train_on_features
 from flip_map import read_flip_map
-from interruption import Stopped, StopRequest, resume_command
-from logits_files import LogitsWriter, read_teacher
+from interruption import StopRequest
+from logits_files import read_teacher
 from losses import TrainingLoss
 from metrics import VideoResults
 from mixing import Mixing
-from models import check_fits, head_name, load_state
-from optimization import OPTIMIZERS, build_schedule, default_milestones, parameter_groups
+from models import check_fits, head_name
+from optimization import OPTIMIZERS, build_schedule, parameter_groups
+from option_checks import check_args
 from overfitting import check_overfits
 from recalibration import recalibrate_batch_norm
-from recipe_options import add_recipe_arguments, check_recipe
-from reporting import RunLog, open_run_folder, print_plan, print_results, print_settings
+from recipe_options import add_recipe_arguments
+from reporting import RunLog, open_run_folder, print_plan, print_settings
 from run_report import RunReport, open_evaluation_folder
 from saving import RunProgress, RunSaver
-from selection_table import selection_table
 from starting import (
     Start,
     checkpoint_to_resume,
@@ -58,6 +50,7 @@ from starting import (
 from targets import TargetMaker
 from torch import nn
 from training_loop import fit
+from validation import report_best, run_validation, validate_selections
 from weight_averaging import WeightAverage
 
 
@@ -80,32 +73,11 @@ def main(argv: list[str] | None = None) -> int:
     parser = get_args_parser()
     args = parser.parse_args(argv)
     check_args(parser, args)
-    failed = True
-    try:
-        run(args)
-        failed = False
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except Stopped as stopped:
-        print_main(f"{stopped}, the run is saved. Continue with: {resume_command([sys.argv[0], *argv])}")
-        failed = False
-        return stopped.exit_code
-    except KeyboardInterrupt:
-        print(f"interrupted. Continue with: {resume_command([sys.argv[0], *argv])}", file=sys.stderr)
-        return 130
-    except RuntimeError as error:
-        if not is_peers_failure(error):
-            raise
-        print(f"error: rank {rank()} ends since another process has ended: its message says why", file=sys.stderr)
-        return 1
-    finally:
-        end_process_group(failed)
-    return 0
+    return exit_code_of(partial(run, args), [sys.argv[0], *argv])
 
 
 def run(args: argparse.Namespace) -> None:
-    """Data, model, optimiser, resume, test-only, loop."""
+    """Data, model, test-only, optimiser, resume, loop."""
     begin = time.monotonic()
     device = set_up(args)
     if args.cache_only:
@@ -118,104 +90,42 @@ def run(args: argparse.Namespace) -> None:
         folder = open_evaluation_folder(folder, args.resume or args.weights, args.eval_split)
     train_clips, val_clips = load_clips(args, start.classes)
     targets = load_targets(args, train_clips) if train_clips else None
-    for crop_size in {args.train_crop_size, args.val_crop_size}:
-        check_fits(args.model, len(start.classes), args.clip_len, crop_size, args.trainable)
-    model, frozen = load_model(args.model, start, args.trainable)
-    model.to(device)
-    precision = Precision.of(args.amp, device)
-    prepare_network(args, model, start, precision)
-    network, shown = model, val_clips[0]  # the report shows frames, which features have not
-    if args.cache_features and train_clips is not None:
-        network, frozen, train_clips, val_clips = train_on_features(
-            *(model, frozen, args.trainable, train_clips, val_clips),
-            precision=precision,
-            dtype=args.feature_dtype,
-            views=args.cache_features,
-        )
-    if args.compile:
-        compile_network(network, device)
-    validate = partial(run_validation, network, precision, args.print_freq)
-    if train_clips is None:
-        test(args, open_report(args, folder, start, val_clips[0], begin), start, val_clips, validate)
+    work = load_network(args, start, device, train_clips, val_clips)
+    validate = partial(run_validation, work.network, work.precision, args.print_freq)
+    report = partial(open_report, args, folder, start, replace(val_clips[0], pixels=work.val[0].pixels), begin)
+    if args.test_only:
+        test(args, report(), start, work.val, validate)
         return
-
-    optimizer, scheduler = load_optimizer(args, model, train_clips)
-    train = load_trainer(args, wrap_model(network, device, args.sync_bn), optimizer, scheduler, train_clips, precision)
-    train = partial(train, frozen=frozen, to_targets=targets, counted_by=targets.counted_by)
+    optimizer, scheduler = load_optimizer(args, work.model, work.train)
+    train = load_trainer(args, work, wrap_model(work.network, device, args.sync_bn), optimizer, scheduler, targets)
     if args.sanity_overfit:
-        check_overfits(train, train_clips, args.seed)
+        check_overfits(train, work.train, args.seed)
         return
-    average = load_average(args, model, start)
-    progress = restore(start.checkpoint, optimizer, precision.scaler) if start.checkpoint else RunProgress()
+    average = load_average(args, work.model, start)
+    progress = restore(start.checkpoint, optimizer, work.precision.scaler) if start.checkpoint else RunProgress()
     if args.start_epoch is not None:
         progress = RunProgress(args.start_epoch, best_video_acc1=progress.best_video_acc1)
     if progress.epoch >= args.epochs:
         print_main(f"Nothing is left to train: the next epoch is {progress.epoch}, --epochs {args.epochs}")
         return
     log = open_log(args, start.classes, progress)
-    shown = replace(shown, pixels=val_clips[0].pixels)
-    report = open_report(args, folder, start, shown, begin, progress.epoch)
-    print_plan(model, args.model, train_clips, len(start.classes), progress, args.epochs)
+    report = report(progress.epoch)
+    print_plan(work.model, args.model, work.train, len(start.classes), progress, args.epochs)
+    state = partial(run_state, args, work, start.classes, optimizer, scheduler, average)
     with StopRequest() as stop:
-        description = {**run_description(args, start.classes), "layout": precision.layout}
-        saver = RunSaver(
-            args.output_dir,
-            progress,
-            lambda: {
-                **training_state(model, optimizer, scheduler, precision.scaler),
-                **(average.state() if average is not None else {}),
-                **description,
-            },
-            minutes=args.checkpoint_minutes,
-            keep=args.keep_checkpoints,
-            stop=stop,
-        )
-        validate_now = partial(validate, val_clips[0])
-        recalibrate = partial(recalibrate_batch_norm, network, frozen, train_clips, precision, args.seed)
+        saving = {"minutes": args.checkpoint_minutes, "keep": args.keep_checkpoints, "stop": stop}
         best = fit(
-            *(train, validate_now, train_clips, scheduler, saver, log, report),
+            *(train, partial(validate, work.val[0]), work.train, scheduler),
+            *(RunSaver(args.output_dir, progress, state, **saving), log, report),
             epochs=args.epochs,
             seed=args.seed,
             early_stop=args.early_stop,
             average=average,
-            before_last=recalibrate if args.bn_recalibrate else None,
+            before_last=partial(recalibrate, work, args.seed) if args.bn_recalibrate else None,
         )
-    report_best(args, report, log, model, validate_now, best)
-
-
-def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Refuses what cannot be right, before any work, and fills in what depends on other flags."""
-    for split in ("train", "val"):
-        crop, resize = getattr(args, f"{split}_crop_size"), getattr(args, f"{split}_resize_size")
-        if any(inner > outer for inner, outer in zip(crop, resize, strict=True)):
-            parser.error(f"--{split}-crop-size {crop[0]} {crop[1]} does not fit into {resize[0]} {resize[1]}")
-        setattr(args, f"{split}_crop_size", tuple(crop))
-        setattr(args, f"{split}_resize_size", tuple(resize))
-    if args.cache_dir is None:
-        args.cache_dir = args.data_path / ".clip_cache"
-    if args.lr_milestones is None:
-        args.lr_milestones = default_milestones(args.epochs)
-    if len(args.val_frame_selection) > 1 and not args.test_only:
-        parser.error("several --val-frame-selection are compared with --test-only; training validates by one")
-    args.cache_dataset |= args.cache_only
-    beyond_strip = sorted({args.frame_selection, *args.val_frame_selection} - {"official"})
-    if args.cache_dataset and beyond_strip and args.cache_frame_rate is None:
-        parser.error(
-            f"--cache-dataset keeps the official strip alone, and {' and '.join(beyond_strip)} frame selection looks "
-            "beyond it: add --cache-frame-rate FPS (8, say), at which more frames are kept to choose from"
-        )
-    if args.calibrate and args.test_only and not (args.resume or (args.weights and is_file_name(args.weights))):
-        parser.error("--calibrate --test-only puts the temperature into a checkpoint: give it by --resume")
-    if args.resume and args.overwrite:
-        parser.error("--resume continues a run and --overwrite begins anew: choose one")
-    try:
-        args.device = str(options.resolve_device(args.device))
-    except ValueError as error:
-        parser.error(str(error))
-    args.amp = options.resolve_amp(args.amp, torch.device(args.device))
-    check_recipe(parser, args)
-    if args.cache_features and not args.test_only:
-        options.check_cached_features(parser, args)
+    path = args.output_dir / BEST
+    path = path if path.is_file() else args.resume  # of before this run went on, where no epoch was better
+    report_best(report, log.entries, work.model, partial(validate, work.val[0]), best, path)
 
 
 def set_up(args: argparse.Namespace) -> torch.device:
@@ -292,30 +202,46 @@ def load_clips(args: argparse.Namespace, classes: list[str]) -> tuple[Clips | No
     return train, val
 
 
-def prepare_network(args: argparse.Namespace, model: nn.Module, start: Start, precision: Precision) -> None:
-    """Chooses how the device computes; lays `model` out accordingly."""
+@dataclass
+class Work:
+    """What is trained, on what.
+
+    model: the whole network. network: what the clips go through, `model` or the head that it shares. frozen: names of
+    its frozen modules. train, val: clips, or their features.
+    """
+
+    model: nn.Module
+    network: nn.Module
+    frozen: list[str]
+    precision: Precision
+    train: Clips | None
+    val: list[Clips]
+
+
+def load_network(
+    args: argparse.Namespace, start: Start, device: torch.device, train: Clips | None, val: list[Clips]
+) -> Work:
+    """The network on its device, as it will compute; features in the place of clips where they are cached."""
+    for crop_size in {args.train_crop_size, args.val_crop_size}:
+        check_fits(args.model, len(start.classes), args.clip_len, crop_size, args.trainable)
+    model, frozen = load_model(args.model, start, args.trainable)
+    model.to(device)
+    precision = Precision.of(args.amp, device)
     set_up_hardware(precision)
     batch_shape = (args.batch_size, 3, args.clip_len, *args.train_crop_size)
     remembered = start.checkpoint.get("layout") if start.checkpoint else None
     lay_out(model, args.channels_last, batch_shape, precision, remembered)
-
-
-def run_validation(
-    model: nn.Module, precision: Precision, print_freq: int, clips: Clips, on_logits=None
-) -> VideoResults:
-    """Scores the validation videos and prints what came out, and how."""
-    results = evaluate(
-        model,
-        nn.CrossEntropyLoss(reduction="none"),
-        clips.loader,
-        clips.videos,
-        num_classes=len(clips.loader.dataset.folder.classes),
-        precision=precision,
-        print_freq=print_freq,
-        on_logits=on_logits,
-    )
-    print_results(results, clips.options.rule, clips.pixels, clips.skipped)
-    return results
+    work = Work(model, model, frozen, precision, train, val)
+    if args.cache_features and train is not None:
+        work.network, work.frozen, work.train, work.val = train_on_features(
+            *(model, frozen, args.trainable, train, val),
+            precision=precision,
+            dtype=args.feature_dtype,
+            views=args.cache_features,
+        )
+    if args.compile:
+        compile_network(work.network, device)
+    return work
 
 
 def open_report(
@@ -344,41 +270,12 @@ def test(
     report: RunReport,
     start: Start,
     val_clips: list[Clips],
-    validate: Callable[[Clips], VideoResults],
+    validate: Callable[..., VideoResults],
 ) -> None:
     """Validates by every frame selection asked for; the report tells of the first."""
-    writer = LogitsWriter(args.save_logits) if args.save_logits else None
-    if writer is not None:
-        validate = partial(validate, on_logits=writer.add)
-    results = {clips.options.selection: validate(clips) for clips in val_clips}
-    if writer is not None:
-        writer.write(val_clips[0].loader.dataset.folder)
+    results = validate_selections(validate, val_clips, args.save_logits)
     path = (args.resume or args.weights) if start.checkpoint else None
-    report.write_evaluation(next(iter(results.values())), path, start.checkpoint)
-    if len(results) > 1:
-        print_main(selection_table(results))
-
-
-def report_best(
-    args: argparse.Namespace,
-    report: RunReport,
-    log: RunLog,
-    model: nn.Module,
-    validate: Callable[[], VideoResults],
-    best: VideoResults | None,
-) -> None:
-    """Tells of the best epoch; validates it again where it (`best` is None) is from before the run was resumed."""
-    path = args.output_dir / BEST
-    if best is None:
-        path = path if path.is_file() else args.resume
-        print_main(f"Validating {path}, the best so far, for the report")
-        checkpoint = load_checkpoint(path)
-        if args.calibrate and "temperature" not in checkpoint:
-            print_main(f"{path} is from before --calibrate: calibrate it by --test-only --calibrate --resume {path}")
-        report.calibrate, report.temperature = False, temperature_of(checkpoint, path)
-        load_state(model, checkpoint["model"], keep_head=True)
-        best = validate()
-    report.write_training(best, path, log.entries)
+    report.write_evaluation(results[args.val_frame_selection[0]], path, start.checkpoint)
 
 
 def load_optimizer(args: argparse.Namespace, model: nn.Module, train: Clips):
@@ -422,27 +319,35 @@ def load_average(args: argparse.Namespace, model: nn.Module, start: Start) -> We
 
 def load_trainer(
     args: argparse.Namespace,
+    work: Work,
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
     scheduler: torch.optim.lr_scheduler.LRScheduler,
-    clips: Clips,
-    precision: Precision,
-) -> Callable[..., EpochSummary]:
-    """`train_one_epoch` but for what changes from epoch to epoch, and for targets."""
+    targets: TargetMaker,
+) -> partial[EpochSummary]:
+    """`train_one_epoch` of `network`, as processes share it, but for what changes from epoch to epoch."""
     return partial(
         train_one_epoch,
         network,
         criterion=TrainingLoss(args.label_smoothing, args.distill_alpha, args.distill_temperature),
         optimizer=optimizer,
         lr_scheduler=scheduler,
-        to_inputs=clips.loader.dataset.to_inputs,
-        num_steps=clips.steps_per_epoch(),
-        precision=precision,
+        to_inputs=work.train.loader.dataset.to_inputs,
+        to_targets=targets,
+        counted_by=targets.counted_by,
+        frozen=work.frozen,
+        num_steps=work.train.steps_per_epoch(),
+        precision=work.precision,
         seed=args.seed,
         print_freq=args.print_freq,
         batches_per_step=args.gradient_accumulation,
         max_grad_norm=args.clip_grad_norm,
     )
+
+
+def recalibrate(work: Work, seed: int) -> None:
+    """Estimates the trained BatchNorms' statistics again."""
+    recalibrate_batch_norm(work.network, work.frozen, work.train, work.precision, seed)
 
 
 def open_log(args: argparse.Namespace, classes: list[str], progress: RunProgress) -> RunLog:
@@ -454,18 +359,33 @@ def open_log(args: argparse.Namespace, classes: list[str], progress: RunProgress
     return log
 
 
-def run_description(args: argparse.Namespace, classes: list[str]) -> dict[str, Any]:
-    """The part of a checkpoint that stays the same, see checkpoint.py."""
+def run_state(
+    args: argparse.Namespace,
+    work: Work,
+    classes: list[str],
+    optimizer: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.LRScheduler,
+    average: WeightAverage | None,
+) -> dict[str, Any]:
+    """A checkpoint but for the run's progress, see checkpoint.py."""
     preprocessing = preprocessing_of(
         clip_len=args.clip_len,
         frame_rate=args.frame_rate,
         frame_selection=args.val_frame_selection[0],
+        candidate_rate=args.cache_frame_rate,
         resize_size=args.val_resize_size,
         crop_size=args.val_crop_size,
         mean=presets.MEAN,
         std=presets.STD,
     )
-    return {"classes": classes, "preprocessing": preprocessing, "args": plain(vars(args))}
+    return {
+        **training_state(work.model, optimizer, scheduler, work.precision.scaler),
+        **(average.state() if average is not None else {}),
+        "classes": classes,
+        "preprocessing": preprocessing,
+        "args": plain(vars(args)),
+        "layout": work.precision.layout,
+    }
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import Any
 
 import presets
 from checkpoint import CheckpointError, is_legacy, load_checkpoint, preprocessing_of, temperature_of
+from clip_sources import ClipOptions
 from frame_selection import FRAME_SELECTORS
 from models import build_model, check_fits, load_state
 from torch import nn
@@ -22,13 +23,15 @@ MEAN_AND_STD = {"mean": presets.MEAN, "std": presets.STD}
 class Preprocessing:
     """What a video goes through before the network.
 
-    clip_len: frames. frame_rate: frames a second. frame_selection: a name of FRAME_SELECTORS. resize_size, crop_size:
+    clip_len: frames. frame_rate: frames a second. frame_selection: a name of FRAME_SELECTORS. candidate_rate: frames a
+    second that it chooses among, None for all; the official selection is from its own strip. resize_size, crop_size:
     height and width. mean, std: by channel, of RGB in [0, 1].
     """
 
     clip_len: int
     frame_rate: float
     frame_selection: str
+    candidate_rate: float | None
     resize_size: tuple[int, int]
     crop_size: tuple[int, int]
     mean: tuple[float, float, float]
@@ -43,6 +46,19 @@ class Preprocessing:
     def clip_shape(self) -> tuple[int, int, int, int]:
         """(C, T, H, W), as the network takes it."""
         return (3, self.clip_len, *self.crop_size)
+
+    def clip_options(self, **reading: Any) -> ClipOptions:
+        """For one such clip of each video of a folder; `reading` is what does not change the clips."""
+        return ClipOptions(
+            clip_len=self.clip_len,
+            frame_rate=self.frame_rate,
+            clips_per_video=1,
+            resize_size=self.resize_size,
+            crop_size=self.crop_size,
+            selection=self.frame_selection,
+            candidate_rate=self.candidate_rate,
+            **reading,
+        )
 
     def plain(self) -> dict[str, Any]:
         """The form that checkpoints and exported files keep."""
@@ -127,6 +143,7 @@ def _preprocessing(checkpoint: Mapping[str, Any], path: str | os.PathLike) -> Pr
             clip_len=int(stored["clip_len"]),
             frame_rate=float(stored["frame_rate"]),
             frame_selection=str(stored["frame_selection"]),
+            candidate_rate=float(stored["candidate_rate"]) if stored.get("candidate_rate") else None,
             resize_size=tuple(map(int, stored["resize_size"])),
             crop_size=tuple(map(int, stored["crop_size"])),
             **{name: tuple(map(float, stored[name])) for name in MEAN_AND_STD},

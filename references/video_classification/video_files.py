@@ -91,6 +91,7 @@ def read_clips(
         clips_per_video=clips_per_video,
         resize_size=preprocessing.resize_size,
         crop_size=preprocessing.crop_size,
+        candidate_rate=None if preprocessing.frame_selection == "official" else preprocessing.candidate_rate,
     )
     results = map_in_workers(
         _ReadVideo(dataset), range(len(files)), min(num_workers, len(files)), on_death=partial(_death, files)

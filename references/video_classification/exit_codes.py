@@ -1,0 +1,41 @@
+"""How a training process ends: with which exit code, and which words. A room of its own, since what ends a run comes
+from everywhere, and must leave the other processes of the group neither waiting nor guessing.
+"""
+
+import sys
+from collections.abc import Callable
+
+from distributed import end_process_group, is_peers_failure, print_main, rank
+from errors import UserError
+from interruption import Stopped, resume_command
+
+
+def exit_code_of(work: Callable[[], None], command: list[str]) -> int:
+    """Does the work, leaves the process group, and returns the exit code; what a user can mend is said in one message.
+
+    Args:
+        work: the run.
+        command: the script and its arguments, to tell how to go on.
+    """
+    failed = True
+    try:
+        work()
+        failed = False
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except Stopped as stopped:
+        print_main(f"{stopped}, the run is saved. Continue with: {resume_command(command)}")
+        failed = False
+        return stopped.exit_code
+    except KeyboardInterrupt:
+        print(f"interrupted. Continue with: {resume_command(command)}", file=sys.stderr)
+        return 130
+    except RuntimeError as error:
+        if not is_peers_failure(error):
+            raise
+        print(f"error: rank {rank()} ends since another process has ended: its message says why", file=sys.stderr)
+        return 1
+    finally:
+        end_process_group(failed)
+    return 0

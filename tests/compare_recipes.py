@@ -1,0 +1,196 @@
+"""What each part of the recipe is worth, on generated exercises: run by hand, it prints a table.
+
+    python tests/compare_recipes.py --output-dir recipes
+
+Pretrained weights cannot be had everywhere. So the network first learns other movements than those it is tried on,
+in place of Kinetics; then every setting starts from those same weights, with few clips, on people and rooms that
+validation does not share. Two pairs of the exercises mirror each other. Frames are small and clips short: about half an
+hour on two cores. It shows what a setting does, not what it would score on real videos.
+
+With --data-path and --weights the same settings are tried at full size on real videos, for which a GPU is needed.
+"""
+
+import argparse
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import torch
+from scipy import stats
+
+TOP = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(TOP), str(TOP / "references" / "video_classification")]
+
+import engine  # noqa: E402
+import presets  # noqa: E402
+import train  # noqa: E402
+from predictions import read_predictions  # noqa: E402
+from synthetic_videos import generate_release  # noqa: E402
+
+from refactor_dataset import DatasetRefactorer  # noqa: E402
+
+PRETRAINING = (
+    *("arm raises", "biceps curls", "overhead presses", "squat jumps", "high knees", "lunges", "punches", "kicks"),
+    *("torso twists", "left side bend", "right side bend"),
+)
+EXERCISES = (
+    *("left arm raise", "right arm raise", "left leg raise", "right leg raise"),
+    *("jumping jacks", "side lunges", "squats", "toe touches"),
+)
+PRETRAINING_VIDEOS, VIDEOS = {"train": 60, "val": 5}, {"train": 12, "val": 40}  # of each exercise
+SMALL = "--clip-len 8 --batch-size 16"
+RESIZE_SIZE, CROP_SIZE = ("32", "32"), ("28", "28")
+PRETRAIN = "--trainable all --opt adamw --lr 2e-3 --weight-decay 0.05 --label-smoothing 0.1 --epochs 12"
+SEEDS = (0, 1, 2)
+
+CONSTANT_RATE = "--lr-scheduler multistep --lr-milestones 1000 --lr-warmup-epochs 0"
+WHOLE = "--trainable all --lr-head-mult 10"
+STRONG = f"{WHOLE} --augment strong --mixup-alpha 0.2 --cutmix-alpha 1 --label-smoothing 0.1 --model-ema"
+
+
+@contextlib.contextmanager
+def drifting_batch_norm() -> Iterator[None]:
+    """As in the public sample solution: frozen layers' BatchNorm uses, and forgets by, the statistics of each batch."""
+    with mock.patch.object(engine, "set_train_mode", lambda model, frozen: model.train()):
+        yield
+
+
+@contextlib.contextmanager
+def unguarded_flips() -> Iterator[None]:
+    """As there: a left arm is mirrored into a right one, and keeps its label."""
+    with mock.patch.object(presets, "flippable", lambda classes: torch.ones(len(classes), dtype=torch.bool)):
+        yield
+
+
+# What each setting adds to the script's defaults, and which mistakes it makes.
+SETTINGS = {
+    "sample solution": (CONSTANT_RATE, (drifting_batch_norm, unguarded_flips)),
+    "frozen BatchNorm alone": (CONSTANT_RATE, (unguarded_flips,)),
+    "guarded flips alone": (CONSTANT_RATE, (drifting_batch_norm,)),
+    "cosine rate alone": ("", (drifting_batch_norm, unguarded_flips)),
+    "all three (the defaults)": ("", ()),
+    "full fine-tuning": (WHOLE, ()),
+    "strong": (STRONG, ()),
+}
+BASELINE = "sample solution"
+
+
+def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
+    """The command line of this script."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, add_help=add_help
+    )
+    parser.add_argument("--output-dir", required=True, type=Path, metavar="DIR", help="keeps videos and runs")
+    parser.add_argument("--epochs", default=15, type=int, metavar="N", help="of each setting (15)")
+    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS), metavar="NAME", help="(all)")
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS), metavar="SEED", help="(0 1 2)")
+    parser.add_argument("--data-path", type=Path, metavar="DIR", help="real videos, at full size (generated ones)")
+    parser.add_argument("--weights", metavar="NAME|FILE", help="with --data-path: to start from")
+    parser.add_argument("--train-args", default="", metavar="ARGS", help="further arguments of train.py, in one word")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the script: 0 when done, 1 where a run failed."""
+    args = get_args_parser().parse_args(argv)
+    start = time.monotonic()
+    if args.data_path is None:
+        common = generated_data(args.output_dir)
+    else:
+        common = ["--data-path", str(args.data_path)] + (["--weights", args.weights] if args.weights else [])
+    common += ["--cache-dataset", "--epochs", str(args.epochs), *args.train_args.split()]
+    names = [BASELINE, *(name for name in args.settings if name != BASELINE)]
+    right = {name: [] for name in names}
+    for seed in args.seeds:
+        for name in names:
+            folder = args.output_dir / f"{name} {seed}".replace(" ", "_")
+            labels, row = run(name, [*common, "--seed", str(seed)], folder)
+            right[name].append(row)
+    print(table(labels, {name: np.array(rows) for name, rows in right.items()}))
+    print(f"{len(labels)} validation videos, {len(args.seeds)} seeds, {(time.monotonic() - start) / 60:.0f} minutes")
+    return 0
+
+
+def generated_data(folder: Path) -> list[str]:
+    """Makes the videos and trains the network to start from; returns the arguments that all settings share."""
+    sizes = [f"--{split}-{what}-size" for what in ("resize", "crop") for split in ("train", "val")]
+    small = SMALL.split()
+    for flag, size in zip(sizes, (RESIZE_SIZE, RESIZE_SIZE, CROP_SIZE, CROP_SIZE), strict=True):
+        small += [flag, *size]
+    data = {}
+    for name, exercises, videos in (("pretraining", PRETRAINING, PRETRAINING_VIDEOS), ("data", EXERCISES, VIDEOS)):
+        data[name], release = folder / name, folder / f"{name}_release"
+        labels = generate_release(release, exercises, videos, seed=len(name), furniture=False)
+        DatasetRefactorer(sorted(release.glob("QEVD*")), data[name], labels).refactor_dataset()
+    run_folder = folder / "pretrained"
+    pretrain = ["--data-path", str(data["pretraining"]), "--cache-dataset", *PRETRAIN.split(), *small]
+    pretrain += ["--output-dir", str(run_folder), "--resume", "auto", "--keep-checkpoints", "1"]
+    train_or_exit(pretrain)
+    return ["--data-path", str(data["data"]), "--weights", str(run_folder / "checkpoint.pth"), *small]
+
+
+def run(name: str, arguments: list[str], folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Trains a setting and validates its last epoch: each video's label, and whether it was predicted right."""
+    flags, mistakes = SETTINGS[name]
+    print(f"=== {name}: {' '.join(arguments)} {flags}", flush=True)
+    with contextlib.ExitStack() as stack:
+        for mistake in mistakes:
+            stack.enter_context(mistake())
+        own = ["--output-dir", str(folder), "--resume", "auto", "--keep-checkpoints", "1", "--print-freq", "1000"]
+        train_or_exit([*arguments, *flags.split(), *own])
+    # The last epoch, not the best one: choosing by the videos that are scored would flatter what fluctuates.
+    newest = str(folder / "checkpoint.pth")
+    train_or_exit([*arguments, "--test-only", "--resume", newest, "--output-dir", str(folder)])
+    predictions = [row for _, row in sorted(read_predictions(folder / "eval_checkpoint").items())]
+    return np.array([row.label for row in predictions]), np.array([row.is_right for row in predictions])
+
+
+def train_or_exit(arguments: list[str]) -> None:
+    """Runs the training script here; ends the program with its exit code where it fails."""
+    code = train.main(arguments)
+    if code:
+        sys.exit(code)
+
+
+def table(labels: np.ndarray, right: dict[str, np.ndarray]) -> str:
+    """A line a setting: accuracies over the seeds, in percent, and what it gains over the first.
+
+    Args:
+        labels: (videos,) class names.
+        right: by setting, (seeds, videos) bool.
+
+    The intervals of gains are paired: a video's gain is its mean over the seeds, and videos are the sample (Student's
+    interval for one mean; Welch's for the gain of left/right classes minus that of the others).
+    """
+    is_sided = ~presets.flippable(list(labels)).numpy()
+    baseline = next(iter(right.values()))
+    lines = [f"{'setting':26} Acc@1 (deviation)  {'gain, 95 % interval':24} left/right  others  gain of l/r - others"]
+    for name, rows in right.items():
+        accuracies = 100 * rows.mean(1)
+        deviation = accuracies.std(ddof=1) if len(rows) > 1 else float("nan")
+        gains = 100 * (rows.mean(0) - baseline.mean(0))
+        sided, others = (100 * rows[:, some].mean() if some.any() else float("nan") for some in (is_sided, ~is_sided))
+        line = f"{name:26} {accuracies.mean():5.1f} ({deviation:4.1f})      "
+        line += f"{_interval(gains):24} {sided:10.1f}  {others:6.1f}  "
+        if is_sided.any() and not is_sided.all():
+            line += _interval(gains[is_sided], gains[~is_sided])
+        lines.append(line.rstrip())
+    return "\n".join(lines)
+
+
+def _interval(gains: np.ndarray, minus: np.ndarray | None = None) -> str:
+    """Of the mean, or of the difference of two means."""
+    value = gains.mean() - (0 if minus is None else minus.mean())
+    if not gains.any() and (minus is None or not minus.any()):
+        return "-"
+    test = stats.ttest_1samp(gains, 0) if minus is None else stats.ttest_ind(gains, minus, equal_var=False)
+    low, high = test.confidence_interval()
+    return f"{value:+5.1f} ({low:+5.1f} .. {high:+5.1f})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
