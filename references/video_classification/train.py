@@ -37,6 +37,7 @@ from recipe_options import add_recipe_arguments
 from reporting import RunLog, open_run_folder, print_plan, print_settings
 from run_report import RunReport, open_evaluation_folder
 from saving import RunProgress, RunSaver
+from selection_table import selection_table
 from starting import (
     Start,
     checkpoint_to_resume,
@@ -276,6 +277,8 @@ def test(
     results = validate_selections(validate, val_clips, args.save_logits)
     path = (args.resume or args.weights) if start.checkpoint else None
     report.write_evaluation(results[args.val_frame_selection[0]], path, start.checkpoint)
+    if len(results) > 1:
+        print_main(selection_table(results))
 
 
 def load_optimizer(args: argparse.Namespace, model: nn.Module, train: Clips):

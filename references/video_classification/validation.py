@@ -16,7 +16,6 @@ from metrics import VideoResults
 from models import load_state
 from reporting import print_results
 from run_report import RunReport
-from selection_table import selection_table
 from torch import nn
 
 
@@ -41,7 +40,7 @@ def run_validation(
 def validate_selections(
     validate: Callable[..., VideoResults], val_clips: Sequence[Clips], save_logits: Path | None = None
 ) -> dict[str, VideoResults]:
-    """Validates by each frame selection, compares them where there are several, and writes the clips' logits if asked.
+    """Validates by each frame selection, and writes the clips' logits if asked.
 
     Args:
         validate: `run_validation` but for `clips` and `on_logits`.
@@ -60,8 +59,6 @@ def validate_selections(
     results = {clips.options.selection: validate(clips) for clips in val_clips}
     if writer is not None:
         writer.write(val_clips[0].loader.dataset.folder)
-    if len(results) > 1:
-        print_main(selection_table(results))
     return results
 
 
