@@ -166,3 +166,22 @@ def test_reading_scattered_frames_equals_reading_them_one_by_one(cache):
         one = np.empty((1, *CROP, 3), np.uint8)
         cache.read_into(one, 0, np.array([index]), region)
         assert np.array_equal(one[0], clip[row])
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_memory_is_used_again_only_when_the_batch_is_gone(cache, num_workers):
+    samples = training_samples(torch.arange(7), 1, seed=0, epoch=2)
+    loader = ClipLoader(dataset_of(cache, cache), 4, num_workers)
+    held = [batch.clips[1:] for batch in loader.batches(samples)]
+    before = [clips.clone() for clips in held]
+    seen = {clips.data_ptr() for clips in held}
+    for _ in range(3):
+        others = {batch.clips[1:].data_ptr() for batch in loader.batches(samples[::-1])}
+        assert not seen & others
+    assert all(torch.equal(clips, copy) for clips, copy in zip(held, before, strict=True))
+    as_array = held.pop().numpy()
+    last = as_array.copy()
+    for _ in range(3):
+        others = {batch.clips[1:].data_ptr() for batch in loader.batches(samples)}
+    assert np.array_equal(as_array, last)
+    assert others & {batch.clips[1:].data_ptr() for batch in loader.batches(samples)}

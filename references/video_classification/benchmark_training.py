@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from acceleration import freed_memory_kept, set_up_hardware
+from acceleration import set_up_hardware
 from benchmark_cache import FRAME_RATE, built_cache
 from clip_sources import ClipOptions, Clips
 from datasets import Batch, ClipDataset, training_samples
@@ -200,7 +200,7 @@ def _build_figures(options: BenchmarkOptions, clips: Clips) -> dict[str, float]:
 
     @torch.inference_mode()
     def forward() -> None:
-        with freed_memory_kept(), precision.autocast():
+        with precision.autocast():
             for _ in range(num_batches):
                 trunk.eval()(inputs).cpu()
 

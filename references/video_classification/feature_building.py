@@ -174,7 +174,7 @@ def compute_features(
         # main thread alone.
         outputs = run_ahead(outputs, FEATURES_AHEAD)
     rows = iter(samples)
-    with freed_memory_kept():
+    with freed_memory_kept(device_type):
         for features in outputs:
             yield from zip(islice(rows, len(features)), features, strict=True)
             progress.update(len(features))

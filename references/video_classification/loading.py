@@ -3,8 +3,10 @@ matter than which. From a cache, threads copy crops out of the map (no process, 
 processes decode and a thread collects what they send.
 """
 
+import math
 import queue
 import threading
+import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +36,7 @@ class ClipLoader:
 
     def __init__(self, dataset: ClipDataset, batch_size: int, num_workers: int, pin_memory: bool = False) -> None:
         self.dataset, self.batch_size, self.num_workers, self._pin_memory = dataset, batch_size, num_workers, pin_memory
+        self._buffers = _Buffers()
 
     def num_batches(self, num_samples: int) -> int:
         """Batches that `num_samples` clips fill; the last may be smaller."""
@@ -92,12 +95,40 @@ class ClipLoader:
         return batch
 
     def _empty(self, samples: Sequence[Sample]) -> Batch:
-        dtype = torch.from_numpy(np.empty(0, self.dataset.reader.dtype)).dtype
-        clips = torch.empty(len(samples), *self.dataset.clip_shape, dtype=dtype, pin_memory=self._pin_memory)
+        shape, dtype = (len(samples), *self.dataset.clip_shape), np.dtype(self.dataset.reader.dtype)
+        if self._pin_memory:  # torch keeps what is page-locked
+            clips = torch.empty(shape, dtype=getattr(torch, dtype.name), pin_memory=True)
+        else:
+            clips = self._buffers.take(shape, dtype)
         videos = torch.tensor([sample.video for sample in samples])
         targets = torch.from_numpy(self.dataset.folder.labels)[videos]
         seeds = torch.tensor([self.dataset.device_seed(sample) for sample in samples])
         return Batch(clips, targets, videos, torch.zeros(len(samples), dtype=torch.bool), seeds)
+
+
+class _Buffers:
+    """The memory of batches, used again when a batch is no longer held by anybody.
+
+    The system would take back blocks of this size and page them in anew for each batch: on an EPYC core a clip took
+    270 us to copy into fresh memory, 76 us into memory that was used before.
+    """
+
+    def __init__(self) -> None:
+        self._free: deque[np.ndarray] = deque(maxlen=2 * BATCHES_AHEAD)
+
+    def take(self, shape: tuple[int, ...], dtype: np.dtype) -> torch.Tensor:
+        """An uninitialised tensor."""
+        size = math.prod(shape) * dtype.itemsize
+        try:
+            memory = self._free.pop()
+        except IndexError:
+            memory = np.empty(0, np.uint8)
+        if len(memory) < size:
+            memory = np.empty(size, np.uint8)
+        array = memory[:size].view(dtype).reshape(shape)
+        # The tensor's storage, which all views of the tensor share, holds this array and lets go of it at its end.
+        weakref.finalize(array, self._free.append, memory).atexit = False
+        return torch.from_numpy(array)
 
 
 class _ReadClip:

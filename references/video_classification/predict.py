@@ -11,6 +11,7 @@ from typing import IO
 
 import options
 import torch
+from acceleration import freed_memory_kept
 from annotating import Annotation, annotate, destinations
 from datasets import DatasetError
 from errors import UserError
@@ -65,7 +66,8 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         parser.error(str(error))
     try:
-        return run(args, device)
+        with freed_memory_kept(device.type):
+            return run(args, device)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
     except BrokenPipeError:  # the reader of our output has seen enough

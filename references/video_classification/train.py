@@ -13,7 +13,7 @@ from typing import Any
 import options
 import presets
 import torch
-from acceleration import compile_network, lay_out, set_up_hardware
+from acceleration import compile_network, freed_memory_kept, lay_out, set_up_hardware
 from checkpoint import BEST, plain, preprocessing_of, temperature_of, training_state
 from clip_sources import ClipOptions, Clips, open_clips
 from datasets import VideoFolder
@@ -74,7 +74,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = get_args_parser()
     args = parser.parse_args(argv)
     check_args(parser, args)
-    return exit_code_of(partial(run, args), [sys.argv[0], *argv])
+    with freed_memory_kept(torch.device(args.device).type):
+        return exit_code_of(partial(run, args), [sys.argv[0], *argv])
 
 
 def run(args: argparse.Namespace) -> None:
