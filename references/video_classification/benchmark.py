@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import options
-from acceleration import freed_memory_kept
 from benchmark_cache import benchmark_cache, benchmark_startup
 from benchmark_dataset_tools import benchmark_check, benchmark_refactor
 from benchmark_input import benchmark_decode, benchmark_loader, benchmark_motion
@@ -81,10 +80,9 @@ def main(argv: list[str] | None = None) -> int:
                 crop_size=tuple(args.crop_size),
                 **{name: getattr(args, name) for name in ("workers", "rounds", "batch_size", "steps", "clip_len")},
             )
-            with freed_memory_kept(device.type):  # as training does
-                for name in args.benchmarks:
-                    figures |= (new := BENCHMARKS[name](setup))
-                    print(table(name, new), flush=True)
+            for name in args.benchmarks:
+                figures |= (new := BENCHMARKS[name](setup))
+                print(table(name, new), flush=True)
         if args.json:
             with replaced_file(args.json) as file:
                 file.write(json.dumps(figures, indent=2).encode())
