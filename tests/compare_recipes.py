@@ -41,7 +41,7 @@ EXERCISES = (
     *("left arm raise", "right arm raise", "left leg raise", "right leg raise"),
     *("jumping jacks", "side lunges", "squats", "toe touches"),
 )
-PRETRAINING_VIDEOS, VIDEOS = {"train": 60, "val": 5}, {"train": 12, "val": 40}  # of each exercise
+PRETRAINING_VIDEOS, VIDEOS = {"train": 60, "val": 5}, {"train": 12, "val": 25}  # of each exercise
 SMALL = "--clip-len 8 --batch-size 16"
 RESIZE_SIZE, CROP_SIZE = ("32", "32"), ("28", "28")
 PRETRAIN = "--trainable all --opt adamw --lr 2e-3 --weight-decay 0.05 --label-smoothing 0.1 --epochs 12"
@@ -85,7 +85,7 @@ def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, add_help=add_help
     )
     parser.add_argument("--output-dir", required=True, type=Path, metavar="DIR", help="keeps videos and runs")
-    parser.add_argument("--epochs", default=15, type=int, metavar="N", help="of each setting (15)")
+    parser.add_argument("--epochs", default=12, type=int, metavar="N", help="of each setting (12)")
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS), metavar="NAME", help="(all)")
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS), metavar="SEED", help="(0 1 2)")
     parser.add_argument("--data-path", type=Path, metavar="DIR", help="real videos, at full size (generated ones)")

@@ -12,7 +12,7 @@ from training_processes import run
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Eight training and five validation videos, two classes, scanned."""
+    """Eight training and three validation videos, two classes, scanned."""
     root = make_dataset(tmp_path_factory.mktemp("data"), ["pushups", "squats"], num_train=4, num_val=2)
     (root / "val" / "squats" / "00000001.mp4").unlink()
     return root
@@ -48,6 +48,21 @@ def test_two_processes_train_and_validate_as_one(options, alone, tmp_path):
     assert lines == expected_lines and loss == pytest.approx(expected_loss, abs=2e-4)
     one, two = (torch.load(path / "checkpoint.pth", weights_only=True)["model"] for path in (folder, tmp_path))
     assert all(torch.allclose(one[name], two[name], atol=1e-5) for name in one)
+
+
+@pytest.mark.slow
+def test_two_processes_train_by_the_recipe_as_one(options, tmp_path):
+    recipe = ["--augment", "strong", "--label-smoothing", "0.1", "--balanced-sampling", "--model-ema", "--epochs", "2"]
+    for processes, batch_size in ((1, "4"), (2, "2")):
+        own = ["--batch-size", batch_size, "--output-dir", str(tmp_path / str(processes))]
+        code, output = run([*options, *recipe, *own], processes)
+        assert code == 0, output
+    one, two = (torch.load(tmp_path / f"{count}/checkpoint.pth", weights_only=True)["model"] for count in (1, 2))
+    assert all(torch.allclose(one[name], two[name], atol=1e-5) for name in one)
+    # What mixes the clips of a batch depends on how they are dealt out: it runs, and comes to something else.
+    mixed = ["--mixup-alpha", "0.2", "--cutmix-alpha", "1", "--bn-recalibrate", "--trainable", "layer4", "fc"]
+    code, output = run([*options, *recipe, *mixed, "--batch-size", "2", "--output-dir", str(tmp_path / "c")], 2)
+    assert code == 0 and "3 videos, 3 clips" in output and "estimated again" in output, output
 
 
 def test_three_processes_validate_three_videos_and_two(options, alone, data, tmp_path):
