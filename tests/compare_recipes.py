@@ -48,7 +48,7 @@ PRETRAIN = "--trainable all --opt adamw --lr 2e-3 --weight-decay 0.05 --label-sm
 SEEDS = (0, 1, 2)
 
 CONSTANT_RATE = "--lr-scheduler multistep --lr-milestones 1000 --lr-warmup-epochs 0"
-WHOLE = "--trainable all --lr-head-mult 10"
+WHOLE = "--trainable all --lr 0.002 --lr-head-mult 5"
 STRONG = f"{WHOLE} --augment strong --mixup-alpha 0.2 --cutmix-alpha 1 --label-smoothing 0.1 --model-ema"
 
 
