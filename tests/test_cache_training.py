@@ -1,14 +1,12 @@
 """The clip cache as train.py uses it: flags, --cache-only, unreadable files, several processes."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import train
 from conftest import SMALL, make_dataset
+from training_processes import run, torchrun
 
 ROOT = Path(__file__).parent.parent
 
@@ -89,17 +87,10 @@ def test_unreadable_files_are_listed_when_the_build_ends(tmp_path, capsys):
     assert all(str(path) in capsys.readouterr().out for path in bad[:1])
 
 
-def torchrun(arguments, processes=2):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    script = str(ROOT / "references" / "video_classification" / "train.py")
-    return subprocess.run([*command, script, *arguments], env=environment, capture_output=True, text=True, timeout=300)
-
-
 def test_ranks_share_the_building(options, tmp_path):
-    done = torchrun([*options, "--cache-only", "--workers", "1"])
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("The clip cache is complete") == 1
+    code, output = run([*options, "--cache-only", "--workers", "1"], processes=2)
+    assert code == 0, output
+    assert output.count("The clip cache is complete") == 1
     assert len(shards(tmp_path)) == 4  # of each split, one a rank
     times = {path: path.stat().st_mtime_ns for path in shards(tmp_path)}
     assert train.main([*options, "--cache-only"]) == 0  # and one process finds it complete
@@ -109,5 +100,6 @@ def test_ranks_share_the_building(options, tmp_path):
 def test_a_failure_on_one_rank_ends_all_of_them(dataset, tmp_path):
     """A cache folder that cannot be made: rank 0 finds out, and the others must not wait for it."""
     (tmp_path / "cache").write_bytes(b"a file where the folder should be")
-    done = torchrun([*SMALL, "--data-path", str(dataset), "--cache-dir", str(tmp_path / "cache"), "--cache-only"])
-    assert done.returncode != 0 and "cannot be written" in done.stderr and "--cache-dir" in done.stderr
+    own = ["--data-path", str(dataset), "--cache-dir", str(tmp_path / "cache"), "--cache-only"]
+    code, output = torchrun([*SMALL, *own], processes=2)
+    assert code != 0 and "cannot be written" in output and "--cache-dir" in output

@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 from conftest import SMALL, make_dataset
-from training_processes import run
+from training_processes import run, torchrun
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def accuracies(output):
 
 def test_two_processes_train_and_validate_as_one(options, alone, tmp_path):
     folder, alone_output = alone
-    code, output = run([*options, "--batch-size", "2", "--output-dir", str(tmp_path)], processes=2)
+    code, output = torchrun([*options, "--batch-size", "2", "--output-dir", str(tmp_path)], processes=2)
     assert code == 0, output
     (lines, loss), (expected_lines, expected_loss) = accuracies(output), accuracies(alone_output)
     assert lines == expected_lines and loss == pytest.approx(expected_loss, abs=2e-4)
@@ -90,6 +90,6 @@ def test_a_process_that_fails_ends_the_run_with_its_message(data, tmp_path):
     victim.write_bytes(content)
     os.utime(victim, ns=(status.st_atime_ns, status.st_mtime_ns))  # the index still believes in it
     begin = time.monotonic()
-    code, output = run([*options, str(tmp_path / "b")], processes=2)
+    code, output = torchrun([*options, str(tmp_path / "b")], processes=2)
     assert code != 0 and str(victim) in output, output
     assert time.monotonic() - begin < 120

@@ -2,7 +2,6 @@
 
 import json
 import random
-import resource
 import shlex
 import signal
 import time
@@ -11,18 +10,19 @@ import pytest
 import torch
 from conftest import SMALL, make_dataset
 from interruption import StopRequest, resume_command
-from training_processes import run, start
+from template_process import Run
+from training_processes import TRAIN, run, start
 
 LIVE = ("seconds", "data_seconds", "val_seconds", "val_data_seconds")
 
 
 @pytest.fixture(scope="module")
 def options(tmp_path_factory):
-    """Two epochs of six steps, saved after nearly every step."""
+    """Two epochs of six steps, saved every few steps."""
     folder = tmp_path_factory.mktemp("interruption")
     root = make_dataset(folder / "data", ["pushups", "squats"], num_train=6, num_val=1)
     small = [*SMALL, "--workers", "1", "--batch-size", "2", "--epochs", "2", "--use-deterministic-algorithms"]
-    small += ["--checkpoint-minutes", "0.0001", "--opt", "adamw", "--lr", "1e-3"]
+    small += ["--checkpoint-minutes", "0.005", "--lr", "1e-3"]
     return [*small, "--data-path", str(root), "--cache-dir", str(folder / "cache"), "--cache-dataset"]
 
 
@@ -56,10 +56,9 @@ def kill_and_resume(options, whole, folder, kills, seed):
     draw = random.Random(seed)
     command = [*options, "--output-dir", str(folder), "--resume", "auto"]
     for _ in range(kills):
-        process = start(command)
-        time.sleep(draw.uniform(0.3, 1.0) * seconds)
+        process = Run([TRAIN, *command])
+        time.sleep(draw.uniform(0.1, 1.0) * seconds)
         process.kill()
-        process.communicate()
     code, output = run(command)
     assert code == 0, output
     if "Nothing is left to train" not in output:
@@ -99,9 +98,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(options, tmp_path):
     command = [*options, "--output-dir", str(tmp_path), "--checkpoint-minutes", "0"]
     assert run([*command, "--epochs", "1"])[0] == 0
     limit = 1 << 20  # no file may grow beyond this: the write fails in the middle
-    code, output = run(
-        [*command, "--resume", "auto"], preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    )
+    code, output = run([*command, "--resume", "auto"], file_limit=limit)
     assert code == 1 and "cannot be written" in output and "Traceback" not in output, output
     assert not list(tmp_path.glob("*.tmp")) and not list(tmp_path.glob(".*.tmp"))
     assert torch.load(tmp_path / "checkpoint.pth", weights_only=True)["epoch"] == 0

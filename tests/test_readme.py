@@ -1,14 +1,11 @@
 """The README is true: its commands exist and take the flags shown, its tree is the tree, its flags are all of them."""
 
-import os
 import re
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
+from template_process import Run
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -23,18 +20,11 @@ SCRIPTS = sorted({script for command in COMMANDS for script in re.findall(r"[\w/
 
 
 @lru_cache
-def start_all():
-    """Every script asked for its help, each in a thread: most of the time is importing torch."""
-    wide = {**os.environ, "COLUMNS": "1000"}  # argparse breaks lines at hyphens, in the middle of flags too
-    ask = partial(subprocess.run, cwd=ROOT, env=wide, capture_output=True, text=True)
-    pool = ThreadPoolExecutor(os.cpu_count())
-    return {script: pool.submit(ask, [sys.executable, script, "--help"]) for script in SCRIPTS}
-
-
 def help_of(script):
-    found = start_all()[script].result()
-    assert found.returncode == 0, found.stderr
-    return found.stdout
+    wide = {"COLUMNS": "1000"}  # argparse breaks lines at hyphens, in the middle of flags too
+    code, output = Run([ROOT / script, "--help"], wide).wait()
+    assert code == 0, output
+    return output
 
 
 def test_there_are_commands():
