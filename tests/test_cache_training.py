@@ -74,7 +74,7 @@ def test_training_with_and_without_a_cache_comes_to_the_same(options, tmp_path):
 
 def test_unreadable_files_are_listed_when_the_build_ends(tmp_path, capsys):
     make_dataset(tmp_path / "data", ["a", "b"], 2, 1)
-    bad = [tmp_path / "data" / "train" / name / "bad.mp4" for name in "ab"]
+    bad = [tmp_path / "data" / folder / "bad.mp4" for folder in ("train/a", "train/b", "val/a")]
     for path in bad:
         path.write_bytes(b"no video")
     options = [*SMALL, "--data-path", str(tmp_path / "data"), "--cache-dir", str(tmp_path / "cache")]
@@ -82,7 +82,7 @@ def test_unreadable_files_are_listed_when_the_build_ends(tmp_path, capsys):
         assert train.main([*options, "--cache-only"]) == 1
         error = capsys.readouterr().err
         assert all(str(path) in error for path in bad) and "--skip-unreadable" in error
-        assert "2 of 6 videos" in error
+        assert "2 of 6 videos" in error and "1 of 3 videos" in error
     assert train.main([*options, "--cache-only", "--skip-unreadable"]) == 0
     assert all(str(path) in capsys.readouterr().out for path in bad[:1])
 

@@ -20,7 +20,16 @@ from strong_augmentation import StrongClipDataset
 from torch import Tensor
 from video_index import VideoIndex, scan_videos
 
-LISTED = 50  # unreadable files named on the screen
+
+class UnreadableVideos(DatasetError):
+    """Files under `root` that cannot be read: `listing` names all of them."""
+
+    def __init__(self, listing: str, root: Path) -> None:
+        super().__init__(
+            f"{listing}\nRun check_videos.py --root {root} --quarantine DIR to repair or move them, "
+            "or go on without them by --skip-unreadable"
+        )
+        self.listing = listing
 
 
 @dataclass(frozen=True)
@@ -92,11 +101,29 @@ class Clips:
         return self.options.batch_size * self.options.batches_per_step * world_size()
 
 
+def open_splits(splits: Sequence[tuple[VideoFolder, ClipOptions]]) -> list[Clips]:
+    """`open_clips` of each, so that one run finds all that is wrong.
+
+    Raises:
+        UnreadableVideos: of all splits together. DatasetError, CacheError: see `open_clips`.
+    """
+    opened, listings = [], {}
+    for folder, options in splits:
+        try:
+            opened.append(open_clips(folder, options))
+        except UnreadableVideos as error:
+            listings[folder.root] = error.listing
+    if listings:
+        raise UnreadableVideos("\n".join(listings.values()), splits[0][0].root.parent)
+    return opened
+
+
 def open_clips(folder: VideoFolder, options: ClipOptions) -> Clips:
     """Scans or caches every video of `folder`.
 
     Raises:
-        DatasetError: files that cannot be read, all of them named, or none that can.
+        UnreadableVideos: files that cannot be read and may not be skipped.
+        DatasetError: not one can be read.
         CacheError: the cache cannot be built.
     """
     reader, index, pixels = (_open_cache if options.cached else _open_videos)(folder, options)
@@ -159,16 +186,11 @@ def _open_cache(folder: VideoFolder, options: ClipOptions) -> tuple[ClipReader, 
 
 
 def _report_unreadable(folder: VideoFolder, index: VideoIndex, skip_unreadable: bool) -> None:
-    """Lists the files that cannot be read; raises DatasetError unless they may be skipped."""
+    """Lists the files that cannot be read; raises UnreadableVideos unless they may be skipped."""
     if not index.reasons:
         return
     lines = [f"  {folder.path(video)}: {reason}" for video, reason in sorted(index.reasons.items())]
-    if len(lines) > LISTED:
-        lines = [*lines[:LISTED], f"  ... and {len(lines) - LISTED} more"]
     listing = "\n".join([f"{len(index.reasons)} of {len(folder)} videos in {folder.root} cannot be read:", *lines])
     if not skip_unreadable:
-        raise DatasetError(
-            f"{listing}\nRun check_videos.py --root {folder.root.parent} --quarantine DIR to repair or move them, "
-            "or go on without them by --skip-unreadable"
-        )
+        raise UnreadableVideos(listing, folder.root.parent)
     print_main(f"{listing}\nGoing on without them (--skip-unreadable)")

@@ -15,7 +15,7 @@ import presets
 import torch
 from acceleration import compile_network, freed_memory_kept, lay_out, set_up_hardware
 from checkpoint import BEST, plain, preprocessing_of, temperature_of, training_state
-from clip_sources import ClipOptions, Clips, open_clips
+from clip_sources import ClipOptions, Clips, open_splits
 from datasets import VideoFolder
 from distributed import init_process_group, print_main, world_size, wrap_model
 from engine import EpochSummary, Precision, train_one_epoch
@@ -199,8 +199,10 @@ def load_clips(args: argparse.Namespace, classes: list[str]) -> tuple[Clips | No
         mirrors=read_flip_map(args.flip_map, classes) if args.flip_map and train_folder else None,
         **shared,
     )
-    train = open_clips(train_folder, for_train) if train_folder else None
-    val = [open_clips(val_folder, replace(for_val, selection=name)) for name in args.val_frame_selection]
+    splits = [(val_folder, replace(for_val, selection=name)) for name in args.val_frame_selection]
+    if train_folder is None:
+        return None, open_splits(splits)
+    train, *val = open_splits([(train_folder, for_train), *splits])
     return train, val
 
 
