@@ -44,6 +44,7 @@ def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
         metavar="N",
         help="processes that decode (the cores, at most 16)",
     )
+    parser.add_argument("--skip-unreadable", action="store_true", help="go on without files that cannot be read")
     parser.add_argument("--device", metavar="DEVICE", help="cuda or cpu (cuda where there is one)")
     return parser
 
@@ -66,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
         chosen = range(len(checkpoints))
         if args.greedy:
             reading = {"cache_dir": args.cache_dir or args.data_path / ".clip_cache", "num_workers": args.workers}
-            reading["batch_size"] = args.batch_size
+            reading |= {"batch_size": args.batch_size, "skip_unreadable": args.skip_unreadable}
             validate = open_validation(args.checkpoints[0], args.data_path / "val", device, reading)
             chosen = choose_greedily(args.checkpoints, checkpoints, validate)
         names = [str(args.checkpoints[number]) for number in chosen]
@@ -135,7 +136,7 @@ def open_validation(
         DatasetError: no such folder, classes that the checkpoint does not know, or videos that cannot be read.
     """
     trained = load_trained_model(path)
-    reading = {"skip_unreadable": False, "pin_memory": device.type == "cuda", **reading}
+    reading = {"pin_memory": device.type == "cuda", **reading}
     clips = open_clips(VideoFolder(root, trained.classes), trained.preprocessing.clip_options(**reading))
     network = trained.network.to(device)
     score = partial(
