@@ -5,7 +5,16 @@ import os
 import checkpoint
 import pytest
 import torch
-from checkpoint import BEST, NEWEST, CheckpointError, is_legacy, load_checkpoint, plain, save_checkpoint
+from checkpoint import (
+    BEST,
+    NEWEST,
+    CheckpointError,
+    is_legacy,
+    load_checkpoint,
+    newest_valid_checkpoint,
+    plain,
+    save_checkpoint,
+)
 
 
 def entry(epoch, value=0.0):
@@ -52,6 +61,8 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
         "cut.pth": whole[: len(whole) // 2],
         "empty.pth": b"",
         "text.pth": b"not a checkpoint",
+        "video.pth": b"RIFF\x00\x00\x00\x00AVI LIST",
+        "other.pth": b"K",
     }
     for name, content in cases.items():
         (tmp_path / name).write_bytes(content)
@@ -61,12 +72,38 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
         "list.pth": [1, 2],
         "bare.pth": {"fc.weight": torch.zeros(1)},
         "odd.pth": {"model": {"a": 1}},
+        "numbered.pth": {"model": {1: torch.zeros(1)}},
+        "none.pth": {"model": {}},
     }.items():
         torch.save(value, tmp_path / name)
         with pytest.raises(CheckpointError, match=f"{name} is not a training checkpoint"):
             load_checkpoint(tmp_path / name)
     with pytest.raises(CheckpointError, match="absent.pth"):
         load_checkpoint(tmp_path / "absent.pth")
+
+
+def test_the_best_is_there_before_the_newest_that_tells_of_it(tmp_path, monkeypatch):
+    save_checkpoint(tmp_path, entry(0, 1.0), is_best=True)
+    named, name_also = [], checkpoint._name_also
+    monkeypatch.setattr(checkpoint, "_name_also", lambda path, name: (named.append(name.name), name_also(path, name)))
+    save_checkpoint(tmp_path, entry(1, 2.0), is_best=True)
+    assert named == [BEST, NEWEST]
+
+
+def test_the_last_resort_of_auto_is_the_best(tmp_path):
+    save_checkpoint(tmp_path, entry(0, 1.0), is_best=True)
+    save_checkpoint(tmp_path, entry(1, 2.0), is_best=False, keep=1)
+    (tmp_path / "model_1.pth").write_bytes(b"damaged, and checkpoint.pth is the same file")
+    path, problems = newest_valid_checkpoint(tmp_path)
+    assert path == tmp_path / BEST and len(problems) == 2
+
+
+def test_checkpoints_of_later_epochs_do_not_push_out_the_one_just_written(tmp_path):
+    for epoch in (5, 6):
+        save_checkpoint(tmp_path, entry(epoch), is_best=False)
+    for epoch in (1, 2):  # the run was taken up from an earlier epoch
+        save_checkpoint(tmp_path, entry(epoch), is_best=False, keep=1)
+    assert {path.name for path in tmp_path.glob("model_*")} == {"model_2.pth", "model_5.pth", "model_6.pth"}
 
 
 def test_a_namespace_and_names_of_a_wrapper_are_read(tmp_path):

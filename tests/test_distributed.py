@@ -2,12 +2,18 @@
 
 import os
 import re
+import signal
 import time
+from pathlib import Path
 
+import distributed
+import exit_codes
 import pytest
+import starting
 import torch
+from checkpoint import CheckpointError
 from conftest import SMALL, make_dataset
-from training_processes import run, torchrun
+from training_processes import run, start_torchrun, torchrun
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +99,62 @@ def test_a_process_that_fails_ends_the_run_with_its_message(data, tmp_path):
     code, output = torchrun([*options, str(tmp_path / "b")], processes=2)
     assert code != 0 and str(victim) in output, output
     assert time.monotonic() - begin < 120
+
+
+@pytest.mark.slow
+def test_torchrun_starts_a_run_again_that_lost_a_process(options, tmp_path):
+    """The processes find each other again, and go on from the newest checkpoint."""
+    command = [*options, "--epochs", "3", "--overwrite", "--output-dir", str(tmp_path)]
+    launcher = start_torchrun(command, 2, "--max-restarts=1")
+    for line in launcher.stdout:
+        if line.startswith("Epoch: [1]"):
+            break
+    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    ranks = [int(pid) for pid in children if "train.py" in Path(f"/proc/{pid}/cmdline").read_text()]
+    os.kill(ranks[0], signal.SIGKILL)
+    output, _ = launcher.communicate(timeout=240)
+    assert launcher.returncode == 0 and "Resuming after epoch 0" in output, output
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 3
+
+
+def test_what_is_validated_is_what_is_saved(options, tmp_path):
+    """Each process's BatchNorms see other clips: the statistics must be the same before each scores its videos."""
+    own = ["--trainable", "layer4", "fc", "--lr", "0.05", "--model-ema", "--output-dir", str(tmp_path)]
+    code, output = run([*options, *own, "--batch-size", "3"], processes=2)
+    assert code == 0, output
+    code, again = run([*options, *own, "--test-only", "--resume", str(tmp_path / "checkpoint.pth")])
+    assert code == 0 and accuracies(again)[0] == accuracies(output)[0][-len(accuracies(again)[0]) :], again
+    assert accuracies(again)[1] == pytest.approx(accuracies(output)[1], abs=2e-4)
+    code, output = run([*options, *own, "--epochs", "2", "--resume", "auto"])
+    assert code == 0 and "written by 2 processes, now there are 1" in output, output
+
+
+def test_what_several_processes_cannot_do_is_said_at_once(options, tmp_path):
+    code, output = run([*options, "--sync-bn", "--output-dir", str(tmp_path)], processes=2)
+    assert code == 1 and "error: --sync-bn needs GPUs" in output and "Traceback" not in output, output
+
+
+def test_an_unforeseen_error_is_told_before_the_process_ends(monkeypatch, capsys):
+    ended = []
+    monkeypatch.setattr(exit_codes, "is_distributed", lambda: True)
+    monkeypatch.setattr(exit_codes, "end_process_group", ended.append)
+
+    def fail():
+        raise ValueError("unforeseen")
+
+    assert exit_codes.exit_code_of(fail, ["train.py"]) == 1 and ended == [1]
+    assert "ValueError: unforeseen" in capsys.readouterr().err
+
+
+def test_processes_that_find_other_checkpoints_are_told_so(monkeypatch):
+    monkeypatch.setattr(starting, "gather_objects", lambda place: [place, None])
+    with pytest.raises(CheckpointError, match="rank 0: epoch 3, rank 1: none.*--output-dir"):
+        starting.check_same_start(starting.Start(["a"], checkpoint={"epoch": 2}))
+
+
+def test_little_shared_memory_is_no_matter_where_nccl_does_not_use_it(monkeypatch):
+    monkeypatch.setattr(distributed, "SHARED_MEMORY_BYTES", 1 << 60)
+    with pytest.raises(distributed.DistributedError, match="NCCL_SHM_DISABLE=1"):
+        distributed._check_shared_memory()
+    monkeypatch.setenv("NCCL_SHM_DISABLE", "1")
+    distributed._check_shared_memory()

@@ -115,6 +115,16 @@ def test_a_truncated_checkpoint_is_said_and_the_one_before_taken(options, tmp_pa
     assert code == 0 and "checkpoint.pth cannot be read" in output and "model_0.pth" in output, output
 
 
+def test_a_report_that_a_stop_left_out_is_made_up_for(options, tmp_path):
+    command = [*options, "--epochs", "1", "--output-dir", str(tmp_path), "--resume", "auto"]
+    assert run(command)[0] == 0
+    (tmp_path / "report.html").unlink()
+    for again in (True, False):
+        code, output = run(command)
+        assert code == 0 and "Nothing is left to train" in output and ("Report: " in output) == again, output
+    assert (tmp_path / "report.html").is_file()
+
+
 def test_a_loss_that_is_no_number_stops_the_run_and_names_the_videos(options, tmp_path):
     code, output = run([*options, "--output-dir", str(tmp_path), "--lr", "1e30", "--opt", "sgd"])
     assert code == 1 and "the loss is" in output and "Traceback" not in output, output
@@ -137,4 +147,16 @@ def test_the_resume_command_is_what_a_user_types():
     assert resume_command(["train.py", "--data-path", "my data", "--overwrite"]) == (
         "python train.py --data-path 'my data' --resume auto"
     )
-    assert resume_command(["train.py", "--resume", "a.pth", "-b", "3"]) == "python train.py --resume auto -b 3"
+    assert resume_command(["train.py", "--resume", "a.pth", "-b", "3"]) == "python train.py -b 3 --resume auto"
+    # The epoch to begin with has been begun with: again it would throw away what was done since.
+    assert resume_command(["train.py", "--start-epoch", "2", "--resume=a"]) == "python train.py --resume auto"
+
+
+@pytest.mark.parametrize(
+    "processes, here, launcher",
+    [("4", "4", "torchrun --nproc_per_node=4"), ("16", "8", "torchrun --nnodes=2 --nproc_per_node=8")],
+)
+def test_the_resume_command_starts_as_many_processes(monkeypatch, processes, here, launcher):
+    monkeypatch.setenv("WORLD_SIZE", processes)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", here)
+    assert resume_command(["train.py"]) == f"{launcher} train.py --resume auto"

@@ -111,8 +111,13 @@ def test_torchvisions_transformer_is_refused_with_the_reason():
 
 
 def test_errors_list_blocks_and_sizes():
-    with pytest.raises(ModelError, match=r"layer9, which r3d_18 has not: its blocks are stem, .*fc .*4x28x28"):
+    with pytest.raises(
+        ModelError, match=r"'layer9', and r3d_18 has no such block with weights: its blocks are stem, .*fc .*4x28x28"
+    ):
         check_fits("r3d_18", 3, 4, (28, 28), ["layer9", "fc"])
+    for block in ("avgpool", "", "layer4.0.relu"):  # nothing in them could be trained
+        with pytest.raises(ModelError, match="no such block with weights"):
+            check_fits("r3d_18", 3, 4, (28, 28), [block])
     with pytest.raises(ModelError, match=r"does not take clips of 4x28x28 .*Its blocks.*conv_proj"):
         check_fits("mvit_v1_b", 3, 4, (28, 28), ["head"])
     with pytest.raises(ModelError, match="no video model 'resnet50'; it has .*r2plus1d_18"):

@@ -130,10 +130,11 @@ def test_early_stop_counts_epochs_without_a_better_one_also_after_resuming(optio
     assert (tmp_path / "run" / "log.jsonl").read_text().splitlines() == lines
 
 
-def test_recalibration_and_early_stop_are_refused_together(options, capsys):
-    with pytest.raises(SystemExit) as stop:
-        train.main([*options, "--bn-recalibrate", "--early-stop", "2"])
-    assert stop.value.code == 2 and "--early-stop" in capsys.readouterr().err
+def test_statistics_are_estimated_before_a_validation_that_may_be_the_last(options, capsys):
+    stopping = ["--epochs", "6", "--early-stop", "2", "--lr", "1e-12", "--bn-recalibrate"]
+    assert train.main([*options, *stopping, "--trainable", "layer4", "fc"]) == 0
+    parts = capsys.readouterr().out.split(" * Video Acc@1")
+    assert ["estimated again" in part for part in parts[:3]] == [False, False, True] and "Stopping early" in parts[3]
 
 
 @pytest.fixture(scope="module")

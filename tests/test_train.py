@@ -308,6 +308,11 @@ def test_a_frozen_trunk_without_weights_is_warned_of(dataset, tmp_path, small_op
     "flags, code, words",
     [
         (["--trainable", "layer9"], 1, ["layer9", "layer4", "4x28x28"]),
+        (["--trainable", "avgpool"], 1, ["avgpool", "layer4"]),
+        (["--device", "meta"], 2, ["--device meta", "cpu"]),
+        (["--seed", "99999999999999999999"], 2, ["--seed", "2^63"]),
+        (["--opt", "adamw", "--momentum", "1"], 2, ["--momentum", "below 1"]),
+        (["--test-only", "--resume", "auto"], 1, ["--resume auto", "no checkpoint"]),
         (["--model", "mvit_v2_s", "--trainable", "head"], 1, ["blocks", "4x28x28"]),
         (["--model", "resnet18"], 1, ["r2plus1d_18"]),
         (["--val-crop-size", "200", "200"], 2, ["--val-crop-size"]),
@@ -386,3 +391,31 @@ def test_selections_are_compared_on_one_checkpoint(finished_run, dataset, tmp_pa
     with pytest.raises(SystemExit):
         train.main(options)
     assert "--test-only" in capsys.readouterr().err
+
+
+def test_what_a_resumed_run_is_told_anew_holds(finished_run, tmp_path, capsys):
+    folder, options = finished_run
+    resumed = [*options, "--epochs", "3", "--resume", str(folder / "checkpoint.pth"), "--output-dir"]
+    assert train.main([*resumed, str(tmp_path / "a"), "--weight-decay", "0.05", "--momentum", "0.5"]) == 0
+    group = load(tmp_path / "a" / "checkpoint.pth")["optimizer"]["param_groups"][0]
+    assert group["weight_decay"] == 0.05 and group["momentum"] == 0.5
+    assert "Not carried over" not in capsys.readouterr().out
+    for number, other in enumerate((["--opt", "adamw"], ["--trainable", "layer3.1", "fc"])):
+        assert train.main([*resumed, str(tmp_path / f"b{number}"), *other]) == 0
+        assert "Not carried over: the optimiser's state" in capsys.readouterr().out
+
+
+def test_what_cannot_come_to_an_end_is_refused_before_the_cache_is_built(finished_run, dataset, tmp_path, capsys):
+    folder, options = finished_run
+    anew = [*options, "--cache-dir", str(tmp_path / "cache")]
+    for flags in (["--output-dir", str(folder)], ["--model", "resnet18", "--output-dir", str(tmp_path / "run")]):
+        assert train.main([*anew, *flags]) == 1
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_validation_that_is_not_the_trainings_says_so(finished_run, tmp_path, capsys):
+    folder, options = finished_run
+    test = [*options, "--test-only", "--output-dir", str(tmp_path)]
+    assert train.main([*test, "--resume", str(folder / "checkpoint.pth"), "--clip-len", "6"]) == 0
+    assert "otherwise than the training did: clip_len 6 instead of 4\n" in capsys.readouterr().out
+    assert train.main(test) == 0 and "WARNING: these are random weights" in capsys.readouterr().out

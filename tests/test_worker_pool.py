@@ -53,6 +53,16 @@ def test_an_error_is_raised_at_its_item(num_workers):
         next(results)
 
 
+def end_politely(x):
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        os.kill(os.getpid(), number)
+    return x
+
+
+def test_signals_that_ask_the_run_to_stop_leave_its_workers_alone():
+    assert list(map_in_workers(end_politely, range(4), 2)) == [0, 1, 2, 3]
+
+
 def test_a_death_names_the_item():
     results = map_in_workers(die_at_three, range(10), 2)
     assert [next(results) for _ in range(3)] == [0, 1, 2]

@@ -15,14 +15,19 @@ def start(options) -> subprocess.Popen:
     return _popen([sys.executable, str(TRAIN), *options])
 
 
+def start_torchrun(options, processes: int, *flags: str) -> subprocess.Popen:
+    """A run under torchrun with further flags of its own, whose output is read as text."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", *flags]
+    return _popen([sys.executable, *launcher, str(TRAIN), *options])
+
+
 def torchrun(options, processes: int, timeout: float = 240) -> tuple[int, str]:
     """(exit code, output) of `torchrun`."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    process = _popen([sys.executable, *launcher, str(TRAIN), *options])
-    try:
-        output, _ = process.communicate(timeout=timeout)
-    finally:
-        process.kill()
+    with start_torchrun(options, processes) as process:
+        try:
+            output, _ = process.communicate(timeout=timeout)
+        finally:
+            process.kill()
     return process.returncode, output
 
 

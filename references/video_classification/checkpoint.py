@@ -6,6 +6,7 @@
     clips_seen, epoch_totals   how far the next epoch has come, where it was saved within
     best_video_acc1      percent
     epochs_since_best    that were no better
+    world_size           processes that wrote it together
     training_model       the weights that training goes on from, where `model` is their average
     model_ema            of the average of the weights: updates, is_used, and model where `model` is not the average
     classes              names, in the order of the outputs
@@ -49,7 +50,7 @@ def write_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
         with replaced_file(path) as file:
             torch.save(checkpoint, file)
     except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError on a full disk
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error).splitlines()[0]
+        reason = error.strerror if isinstance(error, OSError) else f"is the disk full? ({str(error).splitlines()[0]})"
         raise CheckpointError(
             f"{path} cannot be written: {reason}. The checkpoint before it is whole: make room, then --resume auto"
         ) from error
@@ -65,10 +66,12 @@ def save_checkpoint(folder: Path, checkpoint: dict[str, Any], is_best: bool, kee
     """
     path = folder / f"model_{checkpoint['epoch']}.pth"
     write_checkpoint(path, checkpoint)
-    for name in (NEWEST, BEST) if is_best else (NEWEST,):
+    # The newest last: it tells the best accuracy, so the best must be there before it.
+    for name in (BEST, NEWEST) if is_best else (NEWEST,):
         _name_also(path, folder / name)
     if keep is not None:
-        for old in epoch_checkpoints(folder)[keep:]:
+        written = epoch_checkpoints(folder)
+        for old in written[written.index(path) :][keep:]:  # later ones are of a run that this one leaves behind
             old.unlink(missing_ok=True)
     return path
 
@@ -82,7 +85,7 @@ def epoch_checkpoints(folder: Path) -> list[Path]:
 def newest_valid_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
     """The newest checkpoint of a run's folder that can be read, and what is wrong with newer ones."""
     problems = []
-    for path in [folder / NEWEST, *epoch_checkpoints(folder)]:
+    for path in [folder / NEWEST, *epoch_checkpoints(folder), folder / BEST]:
         if path.exists():
             try:
                 load_checkpoint(path)
@@ -101,17 +104,24 @@ def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        reason = f"{error}".splitlines()[0] if f"{error}" else type(error).__name__
-        raise CheckpointError(f"{path} cannot be read as a checkpoint: {reason}") from error
-    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("model"), dict):
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # whatever the bytes of another file make the unpickler do
+        raise CheckpointError(f"{path} cannot be read as a checkpoint: {_first_line(error)}") from error
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("model"), dict) or not checkpoint["model"]:
         raise CheckpointError(f"{path} is not a training checkpoint: it has no `model`")
-    if not all(isinstance(value, Tensor) for value in checkpoint["model"].values()):
+    if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in checkpoint["model"].items()):
         raise CheckpointError(f"{path} is not a training checkpoint: its `model` holds more than tensors")
     model = {name.removeprefix("module."): value for name, value in checkpoint["model"].items()}
-    args = checkpoint.get("args", {})
+    args = checkpoint.get("args")
     args = vars(args) if isinstance(args, argparse.Namespace) else args
-    return {**checkpoint, "model": model, "args": args}
+    return {**checkpoint, "model": model, "args": args if isinstance(args, dict) else {}}
+
+
+def _first_line(error: Exception) -> str:
+    if isinstance(error, pickle.UnpicklingError):  # torch's words are about its own settings
+        return "it is another kind of file, or holds more than plain values"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def temperature_of(checkpoint: dict[str, Any] | None, path: str | os.PathLike | None) -> float:

@@ -33,7 +33,11 @@ def init_process_group(device: torch.device) -> torch.device:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     backend = "nccl" if device.type == "cuda" and dist.is_nccl_available() else "gloo"
-    dist.init_process_group(backend)
+    # torchrun keeps its store when it starts the processes again: under the same keys they would find the addresses
+    # of those that have ended.
+    store, rank_here, count = next(dist.rendezvous("env://"))
+    attempt = dist.PrefixStore(f"attempt_{restart_count()}", store)
+    dist.init_process_group(backend, store=attempt, rank=rank_here, world_size=count)
     _patient_group = dist.new_group(backend="gloo", timeout=PATIENCE)
     if device.type == "cuda" and backend == "gloo":
         print_main("WARNING: this torch has no NCCL: the GPUs talk through gloo, slowly")
@@ -42,9 +46,14 @@ def init_process_group(device: torch.device) -> torch.device:
     return device
 
 
+def restart_count() -> int:
+    """How often torchrun has started this run's processes again."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
 def _check_shared_memory() -> None:
     """NCCL's processes on one machine talk through /dev/shm; a container's default of 64 MB makes it fail mid-run."""
-    if not os.path.isdir(SHARED_MEMORY):
+    if not os.path.isdir(SHARED_MEMORY) or os.environ.get("NCCL_SHM_DISABLE", "0") != "0":
         return
     size = shutil.disk_usage(SHARED_MEMORY).total
     if size < SHARED_MEMORY_BYTES:
@@ -59,14 +68,16 @@ def is_peers_failure(error: RuntimeError) -> bool:
     return is_distributed() and (isinstance(error, dist.DistError) or "gloo" in str(error) or "peer" in str(error))
 
 
-def end_process_group(failed: bool = False) -> None:
-    """Leaves the group, if there is one. After a failure at once: the others may be waiting, and torchrun ends them."""
-    if is_distributed() and not failed:
+def end_process_group(failed_with: int | None = None) -> None:
+    """Leaves the group, if there is one. After a failure the process ends at once with this exit code: the others may
+    be waiting, and torchrun ends them.
+    """
+    if is_distributed() and failed_with is None:
         dist.destroy_process_group()
     elif is_distributed():
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(1)
+        os._exit(failed_with)
 
 
 def wrap_model(model: nn.Module, device: torch.device, sync_bn: bool) -> nn.Module:
@@ -127,6 +138,14 @@ def maximum_over_processes(values: list[int]) -> list[int]:
     maxima = torch.tensor(values, device="cuda" if dist.get_backend() == "nccl" else "cpu")
     dist.all_reduce(maxima, dist.ReduceOp.MAX)
     return maxima.tolist()
+
+
+@torch.no_grad()
+def broadcast_buffers(model: nn.Module) -> None:
+    """Gives every process rank 0's buffers, as DistributedDataParallel does before a step, but not after the last."""
+    if is_distributed():
+        for buffer in model.buffers():
+            dist.broadcast(buffer, 0)
 
 
 def gather_objects(value: Any) -> list[Any]:

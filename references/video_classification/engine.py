@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Batch, Sample, evaluation_samples, seeded_generator
-from distributed import rank, sum_over_processes, world_size
+from distributed import broadcast_buffers, rank, sum_over_processes, world_size
 from errors import UserError
 from loading import ClipLoader
 from metrics import VideoResults, VideoScores, truth_ranks
@@ -159,6 +159,7 @@ def train_one_epoch(
         sums += of_step
         meter.update(step, count, loss=value, lr=lr)
         after_step(count, sums.tolist())
+    broadcast_buffers(model)  # what is validated is what is saved
     loss_sum, right, count = sum_over_processes(sums).tolist()
     return EpochSummary(loss_sum / count, 100 * right / count, meter.seconds, meter.data_seconds, epoch, counted_by)
 

@@ -3,9 +3,10 @@ from everywhere, and must leave the other processes of the group neither waiting
 """
 
 import sys
+import traceback
 from collections.abc import Callable
 
-from distributed import end_process_group, is_peers_failure, print_main, rank
+from distributed import end_process_group, is_distributed, is_peers_failure, print_main, rank
 from errors import UserError
 from interruption import Stopped, resume_command
 
@@ -17,25 +18,25 @@ def exit_code_of(work: Callable[[], None], command: list[str]) -> int:
         work: the run.
         command: the script and its arguments, to tell how to go on.
     """
-    failed = True
+    code, failed = 0, False
     try:
         work()
-        failed = False
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     except Stopped as stopped:
         print_main(f"{stopped}, the run is saved. Continue with: {resume_command(command)}")
-        failed = False
-        return stopped.exit_code
+        code = stopped.exit_code
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code, failed = 1, True
     except KeyboardInterrupt:
         print(f"interrupted. Continue with: {resume_command(command)}", file=sys.stderr)
-        return 130
-    except RuntimeError as error:
-        if not is_peers_failure(error):
+        code, failed = 130, True
+    except Exception as error:
+        if isinstance(error, RuntimeError) and is_peers_failure(error):
+            print(f"error: rank {rank()} ends since another process has ended: its message says why", file=sys.stderr)
+        elif is_distributed():
+            traceback.print_exc()  # nothing prints it where the process ends at once
+        else:
             raise
-        print(f"error: rank {rank()} ends since another process has ended: its message says why", file=sys.stderr)
-        return 1
-    finally:
-        end_process_group(failed)
-    return 0
+        code, failed = 1, True
+    end_process_group(code if failed else None)
+    return code

@@ -2,6 +2,7 @@
 module has to do with the operating system's signals.
 """
 
+import os
 import shlex
 import signal
 from types import FrameType
@@ -43,9 +44,18 @@ class StopRequest:
 
 def resume_command(argv: list[str]) -> str:
     """What the user types to go on with the run that `argv`, the script and its arguments, began."""
-    words = [word for word in argv if word != "--overwrite"]
-    if "--resume" in words:
-        words[words.index("--resume") + 1] = "auto"
-    else:
-        words += ["--resume", "auto"]
-    return shlex.join(["python", *words])
+    words = [word for word in argv if word != "--overwrite" and not word.startswith(("--start-epoch=", "--resume="))]
+    for flag in ("--start-epoch", "--resume"):
+        if flag in words:
+            place = words.index(flag)
+            del words[place : place + 2]
+    return shlex.join([*_launcher(), *words, "--resume", "auto"])
+
+
+def _launcher() -> list[str]:
+    """What starts the processes; torchrun tells each how many there are, and how many on its machine."""
+    count, here = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    if count == 1:
+        return ["python"]
+    machines = [f"--nnodes={count // here}"] if count > here else []
+    return ["torchrun", *machines, f"--nproc_per_node={here}"]

@@ -42,11 +42,12 @@ def check_fits(name: str, num_classes: int, clip_len: int, crop_size: Sequence[i
         clip = torch.empty(1, 3, clip_len, *crop_size)
     size = "x".join(map(str, (clip_len, *crop_size)))
     blocks = ", ".join(block for block, _ in model.named_children())
-    unknown = [block for block in trainable if block != "all" and block not in dict(model.named_modules())]
+    weights = [name for name, _ in model.named_parameters()]
+    unknown = [b for b in trainable if b != "all" and (not b or not any(_within(name, b) for name in weights))]
     if unknown:
         raise ModelError(
-            f"--trainable names {', '.join(unknown)}, which {name} has not: its blocks are {blocks} (or all); "
-            f"the clips are {size} (frames x height x width)"
+            f"--trainable names {', '.join(map(repr, unknown))}, and {name} has no such block with weights: its blocks "
+            f"are {blocks} (or all); the clips are {size} (frames x height x width)"
         )
     try:
         model(clip)

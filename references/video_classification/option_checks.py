@@ -40,6 +40,8 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
         args.device = str(resolve_device(args.device))
     except ValueError as error:
         parser.error(str(error))
+    if args.opt == "adamw" and args.momentum == 1:
+        parser.error("--momentum is adamw's first beta: it must be below 1")
     args.amp = resolve_amp(args.amp, torch.device(args.device))
     check_recipe(parser, args)
     if args.cache_features and not args.test_only:
@@ -65,8 +67,6 @@ def check_recipe(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
             parser.error(f"{flag} trains, and --test-only does not: choose one")
     if args.save_logits and len(args.val_frame_selection) > 1:
         parser.error("--save-logits writes the clips of one --val-frame-selection: give one")
-    if args.bn_recalibrate and args.early_stop:
-        parser.error("--bn-recalibrate acts in the last epoch, and --early-stop leaves open which that is: choose one")
     if args.flip_map is not None and args.augment == "none":
         parser.error("--flip-map flips clips, and --augment none flips none: use --augment basic or strong")
 

@@ -108,7 +108,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--sync-bn", action="store_true", help="BatchNorm statistics over all processes")
     group.add_argument("--use-deterministic-algorithms", action="store_true", help="slower, the same on every run")
-    group.add_argument("--seed", default=0, type=int, help="of everything random (0)")
+    group.add_argument("--seed", default=0, type=seed, metavar="N", help="of everything random (0)")
 
 
 def add_acceleration_arguments(parser: argparse.ArgumentParser) -> None:
@@ -245,12 +245,16 @@ def resolve_device(name: str | None) -> torch.device:
         name = "cuda" if _cuda_is_available() else "cpu"
     try:
         device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from error
+        if device.type != "cuda":  # a GPU is not touched here, where a process does not know yet which is its own
+            torch.zeros(1, device=device).item()
+    except Exception as error:  # each kind of device has its own way of not being there
+        raise ValueError(f"--device {name}: torch has no such device here; use cuda or cpu") from error
     if device.type == "cuda" and not _cuda_is_available():
         raise ValueError(
             f"--device {name}: torch sees no GPU; check nvidia-smi and the torch build, or use --device cpu"
         )
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"--device {name}: torch sees {torch.cuda.device_count()} GPUs, numbered from 0")
     return device
 
 
@@ -270,6 +274,11 @@ def positive_int(text: str) -> int:
 def non_negative_int(text: str) -> int:
     """An int from 0, for argparse."""
     return _number(text, int, lambda value: value >= 0, "a whole number from 0")
+
+
+def seed(text: str) -> int:
+    """What torch's generators take, for argparse."""
+    return _number(text, int, lambda value: 0 <= value < 1 << 63, "a whole number from 0 below 2^63")
 
 
 def positive_float(text: str) -> float:

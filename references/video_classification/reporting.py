@@ -42,9 +42,15 @@ class RunLog:
     def add(self, entry: dict[str, Any]) -> None:
         """Writes the line of one more epoch; the file is whole at any moment."""
         self._lines.append(json.dumps(entry))
-        if is_main():
+        if not is_main():
+            return
+        try:
             with replaced_file(self._path) as file:
                 file.write(("\n".join(self._lines) + "\n").encode())
+        except OSError as error:
+            raise RunFolderError(
+                f"{self._path} cannot be written: {error.strerror}. Make room, then --resume auto"
+            ) from error
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
@@ -60,25 +66,33 @@ class RunFolderError(UserError):
     """A folder that must not be written to; the message says what to do."""
 
 
-def open_run_folder(folder: Path, args: dict[str, Any], resumes: bool, overwrite: bool) -> None:
-    """Makes a run's folder and writes its settings to `args.json`, on rank 0.
-
-    Raises:
-        RunFolderError: it holds another run's checkpoints, and the run neither resumes nor overwrites.
-    """
-    held = [*folder.glob("model_*.pth"), *folder.glob(NEWEST)]
-    if held and not (resumes or overwrite):
+def check_run_folder(folder: Path, resumes: bool, overwrite: bool) -> None:
+    """Raises RunFolderError where it holds a run's checkpoints, and the run neither resumes nor overwrites."""
+    if _checkpoints(folder) and not (resumes or overwrite):
         raise RunFolderError(
             f"{folder} holds a run's checkpoints already: continue it with --resume {folder / NEWEST}, choose another "
             "--output-dir, or begin anew with --overwrite"
         )
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return [*folder.glob("model_*.pth"), *folder.glob(NEWEST)]
+
+
+def open_run_folder(folder: Path, args: dict[str, Any], resumes: bool, overwrite: bool) -> None:
+    """Makes a run's folder and writes its settings to `args.json`, on rank 0.
+
+    Raises:
+        RunFolderError: see `check_run_folder`; or it cannot be written.
+    """
+    check_run_folder(folder, resumes, overwrite)
     barrier()  # every process has looked before one of them changes anything
     if not is_main():
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not resumes:
-            for path in held:
+            for path in _checkpoints(folder):
                 path.unlink(missing_ok=True)
         write_json(folder / ARGS, args)
     except OSError as error:
@@ -114,6 +128,7 @@ def print_plan(model: nn.Module, name: str, clips: Clips, num_classes: int, prog
     """What is about to be done, with the numbers that follow from the settings."""
     trained, total = parameter_counts(model)
     options, steps = clips.options, clips.steps_per_epoch()
+    repeated = -len(clips.videos) * options.clips_per_video % world_size()
     batch = [(options.batch_size, "clips"), (options.batches_per_step, "batches"), (world_size(), "processes")]
     print_main(
         f"{name}: {trained:,} of {total:,} parameters trained; {num_classes} classes, "
@@ -121,6 +136,7 @@ def print_plan(model: nn.Module, name: str, clips: Clips, num_classes: int, prog
         f"{steps} steps each, {steps * (epochs - progress.epoch)} in all; effective batch {clips.clips_per_step()} "
         f"({' x '.join(f'{count} {what}' for count, what in batch)}); "
         f"{options.rule}; pixels: {clips.pixels}"
+        + (f"; {repeated} clips an epoch come twice, for every process to take the same steps" if repeated else "")
     )
 
 

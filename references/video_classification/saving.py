@@ -42,6 +42,7 @@ class RunProgress:
             "epoch_totals": self.totals,
             "best_video_acc1": self.best_video_acc1,
             "epochs_since_best": self.epochs_since_best,
+            "world_size": world_size(),
         }
 
     @classmethod

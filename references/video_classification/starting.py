@@ -10,7 +10,7 @@ from typing import Any
 
 from checkpoint import CheckpointError, is_legacy, load_checkpoint, newest_valid_checkpoint, set_rng_state
 from datasets import class_folders
-from distributed import print_main
+from distributed import gather_objects, print_main, world_size
 from models import build_model, freeze, load_state, pretrained_state
 from saving import RunProgress
 from torch import Tensor, nn, optim
@@ -52,11 +52,11 @@ def start_from_checkpoint(path: str, folders: Sequence[str], trains: bool = Fals
     return Start(list(folders), checkpoint["model"], keep_head=True, checkpoint=checkpoint)
 
 
-def checkpoint_to_resume(resume: str | None, folder: Path) -> str | None:
+def checkpoint_to_resume(resume: str | None, folder: Path, trains: bool = True) -> str | None:
     """The file that --resume means: `auto` is the newest valid checkpoint in the run's folder, or none yet.
 
     Raises:
-        CheckpointError: there are checkpoints, and none can be read.
+        CheckpointError: there are checkpoints, and none can be read; or there is none, and it is not to train.
     """
     if resume != "auto":
         return resume
@@ -65,8 +65,23 @@ def checkpoint_to_resume(resume: str | None, folder: Path) -> str | None:
         print_main(f"{problem}: taking the one before")
     if found is None and problems:
         raise CheckpointError(f"no checkpoint in {folder} can be read: begin anew with --overwrite")
+    if found is None and not trains:
+        raise CheckpointError(f"--resume auto: there is no checkpoint in {folder}")
     print_main(f"--resume auto: {found or f'no checkpoint in {folder} yet, beginning anew'}")
     return None if found is None else str(found)
+
+
+def check_same_start(start: Start) -> None:
+    """Raises CheckpointError unless all processes begin with the same: on several machines a folder may be two."""
+    progress = RunProgress.of(start.checkpoint or {})
+    places = gather_objects((progress.epoch, progress.clips_seen) if start.checkpoint else None)
+    if len(set(places)) > 1:
+        told = ", ".join(
+            f"rank {rank}: {f'epoch {place[0]}' if place else 'none'}" for rank, place in enumerate(places)
+        )
+        raise CheckpointError(
+            f"the processes do not find the same checkpoint ({told}): --output-dir must be on a disk that all share"
+        )
 
 
 def start_from_weights(model_name: str, weights: str | None, folders: Sequence[str]) -> Start:
@@ -87,7 +102,8 @@ def start_from_weights(model_name: str, weights: str | None, folders: Sequence[s
     if sorted(classes) == sorted(folders):
         print_main(f"{weights}: its head is kept, its classes are the data's")
         return Start(list(classes), checkpoint["model"], keep_head=True)
-    print_main(f"{weights}: its head is replaced, its {len(classes)} classes are not the data's {len(folders)}")
+    why = f"its {len(classes)} classes are not the data's {len(folders)}" if classes else "it has no class names"
+    print_main(f"{weights}: its head is replaced, {why}")
     return Start(list(folders), checkpoint["model"])
 
 
@@ -114,10 +130,13 @@ def restore(checkpoint: dict[str, Any], optimizer: optim.Optimizer, scaler: Any 
     """Puts optimiser, scaler and generators where the checkpoint left them; says what cannot be carried over."""
     progress = RunProgress.of(checkpoint)
     lost = []
-    try:
+    if _is_state_of(optimizer, checkpoint.get("optimizer")):
+        settings = [{name: group[name] for name in group if name != "params"} for group in optimizer.param_groups]
         optimizer.load_state_dict(checkpoint["optimizer"])
-    except (KeyError, ValueError, TypeError):
-        lost.append("the optimiser's state, which is over other parameters")
+        for group, setting in zip(optimizer.param_groups, settings, strict=True):
+            group.update(setting)  # as the flags say now
+    else:
+        lost.append("the optimiser's state, which is another optimiser's or over other parameters")
     if scaler is not None and checkpoint.get("scaler"):
         scaler.load_state_dict(checkpoint["scaler"])
     if is_legacy(checkpoint):
@@ -129,4 +148,31 @@ def restore(checkpoint: dict[str, Any], optimizer: optim.Optimizer, scaler: Any 
     print_main(f"Resuming after epoch {progress.epoch - 1}{within}")
     if lost:
         print_main(f"Not carried over: {', '.join(lost)}")
+    if (before := checkpoint.get("world_size", world_size())) != world_size():
+        print_main(
+            f"The checkpoint was written by {before} processes, now there are {world_size()}: epochs show the same "
+            "clips in the same order, dealt out to batches of another size"
+            + (f"; the rest of epoch {progress.epoch} too" if progress.clips_seen else "")
+        )
     return progress
+
+
+def _is_state_of(optimizer: optim.Optimizer, state: Any) -> bool:
+    """Whether a saved state is of this kind of optimiser, over parameters of these shapes."""
+    try:
+        saved = [group["params"] for group in state["param_groups"]]
+        own = [group["params"] for group in optimizer.param_groups]
+        if [len(group) for group in saved] != [len(group) for group in own]:
+            return False
+        if ("betas" in state["param_groups"][0]) != ("betas" in optimizer.param_groups[0]):  # adamw's, not sgd's
+            return False
+        parameters = dict(zip(sum(saved, []), sum(own, []), strict=True))
+        kept = [(parameters[number], entry) for number, entry in state["state"].items()]
+        return all(
+            value.shape == parameter.shape
+            for parameter, entry in kept
+            for value in entry.values()
+            if isinstance(value, Tensor) and value.dim()
+        )
+    except (KeyError, TypeError, AttributeError, IndexError):
+        return False

@@ -14,15 +14,24 @@ import options
 import presets
 import torch
 from acceleration import compile_network, freed_memory_kept, lay_out, set_up_hardware
-from checkpoint import BEST, plain, preprocessing_of, temperature_of, training_state
+from checkpoint import BEST, NEWEST, plain, preprocessing_of, temperature_of, training_state
 from clip_sources import ClipOptions, Clips, open_splits
 from datasets import VideoFolder
-from distributed import init_process_group, print_main, world_size, wrap_model
+from distributed import (
+    DistributedError,
+    init_process_group,
+    is_distributed,
+    print_main,
+    restart_count,
+    world_size,
+    wrap_model,
+)
 from engine import EpochSummary, Precision, train_one_epoch
 from exit_codes import exit_code_of
 from extras import require
 from feature_building import train_on_features
 from flip_map import read_flip_map
+from html_report import REPORT
 from interruption import StopRequest
 from logits_files import read_teacher
 from losses import TrainingLoss
@@ -34,12 +43,13 @@ from option_checks import check_args
 from overfitting import check_overfits
 from recalibration import recalibrate_batch_norm
 from recipe_options import add_recipe_arguments
-from reporting import RunLog, open_run_folder, print_plan, print_settings
+from reporting import RunLog, check_run_folder, open_run_folder, print_plan, print_settings
 from run_report import RunReport, open_evaluation_folder
 from saving import RunProgress, RunSaver
 from selection_table import selection_table
 from starting import (
     Start,
+    check_same_start,
     checkpoint_to_resume,
     folder_classes,
     is_file_name,
@@ -87,6 +97,7 @@ def run(args: argparse.Namespace) -> None:
         print_main(f"The clip cache is complete in {args.cache_dir}")
         return
     start = load_start(args)
+    check_start(args, start)
     folder = args.output_dir
     if args.test_only:
         folder = open_evaluation_folder(folder, args.resume or args.weights, args.eval_split)
@@ -100,19 +111,21 @@ def run(args: argparse.Namespace) -> None:
         return
     optimizer, scheduler = load_optimizer(args, work.model, work.train)
     train = load_trainer(args, work, wrap_model(work.network, device, args.sync_bn), optimizer, scheduler, targets)
-    if args.sanity_overfit:
-        check_overfits(train, work.train, args.seed)
-        return
     average = load_average(args, work.model, start)
     progress = restore(start.checkpoint, optimizer, work.precision.scaler) if start.checkpoint else RunProgress()
     if args.start_epoch is not None:
         progress = RunProgress(args.start_epoch, best_video_acc1=progress.best_video_acc1)
-    if progress.epoch >= args.epochs:
+    if progress.epoch < args.epochs:
+        print_plan(work.model, args.model, work.train, len(start.classes), progress, args.epochs)
+    else:
         print_main(f"Nothing is left to train: the next epoch is {progress.epoch}, --epochs {args.epochs}")
+        if (folder / REPORT).is_file():
+            return
+    if args.sanity_overfit:
+        check_overfits(train, work.train, args.seed)
         return
     log = open_log(args, start.classes, progress)
     report = report(progress.epoch)
-    print_plan(work.model, args.model, work.train, len(start.classes), progress, args.epochs)
     state = partial(run_state, args, work, start.classes, optimizer, scheduler, average)
     with StopRequest() as stop:
         saving = {"minutes": args.checkpoint_minutes, "keep": args.keep_checkpoints, "stop": stop}
@@ -125,8 +138,10 @@ def run(args: argparse.Namespace) -> None:
             average=average,
             before_last=partial(recalibrate, work, args.seed) if args.bn_recalibrate else None,
         )
-    path = args.output_dir / BEST
-    path = path if path.is_file() else args.resume  # of before this run went on, where no epoch was better
+    path = folder / BEST
+    if not path.is_file():  # of before this run went on, where no epoch was better
+        path = Path(args.resume).with_name(BEST)
+        path = path if path.is_file() else args.resume
     report_best(report, log.entries, work.model, partial(validate, work.val[0]), best, path)
 
 
@@ -139,6 +154,8 @@ def set_up(args: argparse.Namespace) -> torch.device:
         torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = not args.use_deterministic_algorithms
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    if args.sync_bn and device.type == "cpu" and is_distributed():
+        raise DistributedError("--sync-bn needs GPUs: torch has no BatchNorm over several processes on the CPU")
     if args.tensorboard:
         require("torch.utils.tensorboard")  # before the work, not after it
     print_settings(plain(vars(args)))
@@ -149,7 +166,9 @@ def set_up(args: argparse.Namespace) -> torch.device:
 def load_start(args: argparse.Namespace) -> Start:
     """Reads checkpoint or weights, which decide on the classes."""
     folders = folder_classes(args.data_path, args.test_only)
-    args.resume = checkpoint_to_resume(args.resume, args.output_dir)
+    if restart_count() and not args.test_only and (args.output_dir / NEWEST).exists():
+        args.resume, args.overwrite, args.start_epoch = "auto", False, None  # torchrun has started the run again
+    args.resume = checkpoint_to_resume(args.resume, args.output_dir, trains=not args.test_only)
     if args.resume:
         return start_from_checkpoint(args.resume, folders, trains=not args.test_only)
     if args.test_only and args.weights and is_file_name(args.weights):
@@ -160,6 +179,28 @@ def load_start(args: argparse.Namespace) -> Start:
             "it will hardly learn. Use --weights KINETICS400_V1, a checkpoint, or --trainable all"
         )
     return start_from_weights(args.model, args.weights, folders)
+
+
+def check_start(args: argparse.Namespace, start: Start) -> None:
+    """Refuses what cannot come to an end, before the videos are scanned."""
+    check_same_start(start)
+    if args.test_only:
+        tell_differences(args, start)
+    for crop_size in {args.train_crop_size, args.val_crop_size}:
+        check_fits(args.model, len(start.classes), args.clip_len, crop_size, args.trainable)
+    if not (args.test_only or args.sanity_overfit):
+        check_run_folder(args.output_dir, bool(args.resume), args.overwrite)
+
+
+def tell_differences(args: argparse.Namespace, start: Start) -> None:
+    """Says how validation will differ from what the network was trained for."""
+    if start.state is None:
+        print_main("WARNING: these are random weights: validate a checkpoint with --resume FILE")
+    trained, here = (start.checkpoint or {}).get("preprocessing"), val_preprocessing(args)
+    names = ("clip_len", "frame_rate", "frame_selection", "resize_size", "crop_size")
+    if differing := [name for name in names if trained and trained.get(name) != here[name]]:
+        told = ", ".join(f"{name} {here[name]} instead of {trained.get(name)}" for name in differing)
+        print_main(f"NOTE: validating otherwise than the training did: {told}")
 
 
 def load_clips(args: argparse.Namespace, classes: list[str]) -> tuple[Clips | None, list[Clips]]:
@@ -226,8 +267,6 @@ def load_network(
     args: argparse.Namespace, start: Start, device: torch.device, train: Clips | None, val: list[Clips]
 ) -> Work:
     """The network on its device, as it will compute; features in the place of clips where they are cached."""
-    for crop_size in {args.train_crop_size, args.val_crop_size}:
-        check_fits(args.model, len(start.classes), args.clip_len, crop_size, args.trainable)
     model, frozen = load_model(args.model, start, args.trainable)
     model.to(device)
     precision = Precision.of(args.amp, device)
@@ -365,16 +404,9 @@ def open_log(args: argparse.Namespace, classes: list[str], progress: RunProgress
     return log
 
 
-def run_state(
-    args: argparse.Namespace,
-    work: Work,
-    classes: list[str],
-    optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LRScheduler,
-    average: WeightAverage | None,
-) -> dict[str, Any]:
-    """A checkpoint but for the run's progress, see checkpoint.py."""
-    preprocessing = preprocessing_of(
+def val_preprocessing(args: argparse.Namespace) -> dict[str, Any]:
+    """What a clip goes through in validation, as a checkpoint has it."""
+    return preprocessing_of(
         clip_len=args.clip_len,
         frame_rate=args.frame_rate,
         frame_selection=args.val_frame_selection[0],
@@ -384,11 +416,22 @@ def run_state(
         mean=presets.MEAN,
         std=presets.STD,
     )
+
+
+def run_state(
+    args: argparse.Namespace,
+    work: Work,
+    classes: list[str],
+    optimizer: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.LRScheduler,
+    average: WeightAverage | None,
+) -> dict[str, Any]:
+    """A checkpoint but for the run's progress, see checkpoint.py."""
     return {
         **training_state(work.model, optimizer, scheduler, work.precision.scaler),
         **(average.state() if average is not None else {}),
         "classes": classes,
-        "preprocessing": preprocessing,
+        "preprocessing": val_preprocessing(args),
         "args": plain(vars(args)),
         "layout": work.precision.layout,
     }

@@ -48,7 +48,7 @@ def fit(
         seed: of the order of the clips.
         early_stop: epochs without a better one after which to stop before that.
         average: of the weights, validated and kept beside them.
-        before_last: called before the last validation; and again with the averaged weights in place.
+        before_last: called before the last validation, and what may be it; again with the averaged weights in place.
 
     Returns:
         The results of the best epoch, None where that is from before the run was resumed.
@@ -69,7 +69,8 @@ def fit(
             print_main(f"Stopping early: {early_stop} epochs without a better one")
             break
         summary = _train_epoch(train, clips, scheduler, saver, after_step, epoch, seed)
-        if before_last is not None and epoch == epochs - 1:
+        may_stop = early_stop is not None and saver.progress.epochs_since_best + 1 >= early_stop
+        if before_last is not None and (epoch == epochs - 1 or may_stop):
             before_last()
             if average is not None:
                 with average.in_place():

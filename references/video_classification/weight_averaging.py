@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from distributed import print_main
+from distributed import broadcast_buffers, print_main
 from metrics import VideoResults
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
@@ -69,6 +69,7 @@ class WeightAverage:
         Returns:
             The results of that one; both video accuracies, for the log.
         """
+        broadcast_buffers(self._average.module)
         print_main("Validating the weights")
         plain = validate()
         print_main("Validating their average")

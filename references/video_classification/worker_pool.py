@@ -10,10 +10,13 @@ import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
+
+STOP_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 
 # Imported once, by the server that the workers are forked from. Forking this process is not safe: it has threads.
 PRELOAD = ["numpy", "av", "torch"]
@@ -130,7 +133,7 @@ class _Worker:
 
     def stop(self) -> None:
         self.connection.close()
-        self._process.terminate()
+        self._process.kill()
         self._process.join()
 
     def _spawn(self) -> None:
@@ -139,7 +142,7 @@ class _Worker:
             context.set_forkserver_preload(PRELOAD)
         self.connection, theirs = context.Pipe()
         self._process = context.Process(target=_work, args=(theirs, self._function), daemon=True)
-        with _script_hidden():
+        with _script_hidden(), _stop_signals_blocked():
             self._process.start()
         theirs.close()
 
@@ -159,9 +162,27 @@ def _script_hidden() -> Iterator[None]:
         script.update(hidden)
 
 
+@contextlib.contextmanager
+def _stop_signals_blocked() -> Iterator[None]:
+    """Keeps the stop signals from processes started inside: sent to a whole group, as Slurm does, they are for the
+    parent, which needs its workers for the step after which it saves.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        resource_tracker.ensure_running()  # its start unblocks SIGTERM, so it comes first
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _work(connection: Connection, function: Callable) -> None:
     """A worker's life: items in, (failed, result) out, until the parent closes the pipe or dies."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent says what to do
+    for number in (signal.SIGINT, *STOP_SIGNALS):  # they reach the whole group; the parent says what to do
+        signal.signal(number, signal.SIG_IGN)
     import torch  # only here: importing this module stays cheap
 
     torch.set_num_threads(1)
