@@ -18,7 +18,7 @@ from pathlib import Path
 from references.dataset_tools import placing, records, selection
 from references.dataset_tools.audit import Audit, audit_release
 from references.dataset_tools.progress import progress
-from references.dataset_tools.release import ReleaseError, Sources, Video, find_sources, read_release
+from references.dataset_tools.release import ReleaseError, SourceFile, Sources, Video, find_sources, read_release
 from references.dataset_tools.reports import write_reports
 
 
@@ -31,11 +31,16 @@ class Outcome:
     withdrawn: dict[str, str] = field(default_factory=dict)  # not put back: path -> "quarantined" or "remuxed"
     absent: list[str] = field(default_factory=list)
     problems: list[tuple[str, str]] = field(default_factory=list)  # (path, reason): not placed, differing, not pruned
+    taken_away: int = 0  # sources of files that were there already, with mode "move"
     pruned: int = 0
+    dry_run: bool = False
 
     def __str__(self) -> str:
         ways = ", ".join(f"{count} by {way}" for way, count in sorted(self.ways.items()))
         lines = [f"placed {sum(self.ways.values())}{f' ({ways})' if ways else ''}, {self.present} were there already"]
+        if self.taken_away:
+            verb = "would take" if self.dry_run else "took"
+            lines.append(f"{verb} away the sources of {self.taken_away} that were there already (--mode move)")
         for status in ("quarantined", "remuxed"):
             count = list(self.withdrawn.values()).count(status)
             if count:
@@ -131,7 +136,7 @@ class DatasetRefactorer:
             raise ReleaseError("nothing was placed:\n" + "\n".join(f"  {error}" for error in errors))
 
     def _place(self, targets: dict[str, Video], sources: Sources, tree: placing.Tree, withdrawn: dict) -> Outcome:
-        outcome, placements, forced, unfinished_moves = Outcome(), [], [], []
+        outcome, placements, forced, unfinished_moves = Outcome(dry_run=self.dry_run), [], [], []
         for path, video in targets.items():
             source = sources.files.get(video.name)
             if path in withdrawn and (withdrawn[path] == "remuxed" or path not in tree.files):
@@ -148,6 +153,7 @@ class DatasetRefactorer:
                 placements.append(placing.Placement(path, source))
         if self.dry_run:
             outcome.ways = {f"{self.mode}, had this not been a dry run": len(placements)} if placements else {}
+            self._finish_moves(unfinished_moves, outcome)
             return outcome
         records.record_withdrawn(self.dest, forced, "put back")
         in_the_way = [path for path in forced if path in tree.files]
@@ -156,9 +162,13 @@ class DatasetRefactorer:
         with progress(len(placements), "placing", "file") as advance:
             placed = placing.place_all(placements, self.dest, self.mode, self.jobs, advance)
         outcome.ways, outcome.problems = dict(placed.ways), placed.failures
-        if self.mode == "move":
-            placing.finish_moves(unfinished_moves, self.dest)
+        self._finish_moves(unfinished_moves, outcome)
         return outcome
+
+    def _finish_moves(self, moves: list[tuple[str, SourceFile]], outcome: Outcome) -> None:
+        if self.mode == "move":
+            outcome.taken_away, kept = placing.finish_moves(moves, self.dest, self.dry_run)
+            outcome.problems += kept
 
     def _verify(self, targets: dict[str, Video], sources: Sources, withdrawn: dict, outcome: Outcome) -> None:
         pairs = []

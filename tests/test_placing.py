@@ -69,6 +69,54 @@ def test_killed_at_any_step_a_rerun_gives_the_same_tree(tmp_path, other_file_sys
     assert step > 12
 
 
+@pytest.mark.parametrize("earlier", ["hardlink", "symlink", "copy", "auto elsewhere", "symlink elsewhere"])
+def test_a_move_after_another_mode_takes_the_sources_and_loses_nothing(tmp_path, other_file_system, earlier):
+    mode, _, elsewhere = earlier.partition(" ")
+    entries = ENTRIES[:3]
+    wanted = {f"the bytes of {name}".encode() for name, _, _ in entries}
+    was_killed, step = True, 0
+    while was_killed:
+        dest = (other_file_system if elsewhere else tmp_path) / f"dest{step}"
+        srcs, labels = make_release(tmp_path / f"{step}", entries)
+        DatasetRefactorer(srcs, dest, labels, mode=mode).refactor_dataset()
+        mover = DatasetRefactorer(srcs, dest, labels, mode="move")
+        was_killed = kill_at_change(step, mover.refactor_dataset)
+        files = [path for folder in (*srcs, dest) for path in folder.rglob("*.mp4")]
+        assert {path.read_bytes() for path in files} == wanted, f"step {step}"
+        assert mover.refactor_dataset().problems == []
+        assert set(list_files(dest).values()) == wanted and not any(any(src.iterdir()) for src in srcs)
+        assert not any(path.is_symlink() for path in dest.rglob("*"))
+        step += 1
+    assert step > 3
+
+
+def test_a_move_keeps_the_source_of_a_file_that_is_not_what_was_placed(tmp_path):
+    srcs, labels = make_release(tmp_path, ENTRIES[:4])
+    dest = tmp_path / "dest"
+    DatasetRefactorer(srcs, dest, labels, mode="copy").refactor_dataset()
+    (dest / "train/class_1/1.mp4").write_bytes(b"other bytes")
+    for number, other in ((2, tmp_path / "elsewhere.mp4"), (3, tmp_path / "nowhere.mp4")):
+        (dest / f"train/class_{number % 3}/{number}.mp4").unlink()
+        (dest / f"train/class_{number % 3}/{number}.mp4").symlink_to(other)
+    (tmp_path / "elsewhere.mp4").write_bytes(b"the bytes of 2.mp4")
+    outcome = DatasetRefactorer(srcs, dest, labels, mode="move").refactor_dataset()
+    assert outcome.taken_away == 1 and outcome.ways == {"move": 1}
+    assert [path for path, _ in outcome.problems] == ["train/class_1/1.mp4", "train/class_2/2.mp4"]
+    assert [*list_files(srcs[0]), *list_files(srcs[1])] == ["2.mp4", "1.mp4"]
+
+
+def test_a_move_does_not_take_one_name_for_two(tmp_path):
+    """A class folder that is a link into the source: what is in place there is the source itself."""
+    srcs, labels = make_release(tmp_path, ENTRIES[:1])
+    dest = tmp_path / "dest"
+    DatasetRefactorer(srcs, dest, labels).refactor_dataset()
+    (dest / "val/class_0/0.mp4").unlink()
+    (dest / "val/class_0").rmdir()
+    (dest / "val/class_0").symlink_to(srcs[0])
+    DatasetRefactorer(srcs, dest, labels, mode="move").refactor_dataset()
+    assert (srcs[0] / "0.mp4").read_bytes() == b"the bytes of 0.mp4"
+
+
 def test_a_full_disk_stops_clearly_and_a_rerun_completes(tmp_path, monkeypatch, capsys):
     srcs, labels = make_release(tmp_path, ENTRIES)
     arguments = ["--src", *map(str, srcs), "--labels", str(labels), "--dest", str(tmp_path / "dest"), "--mode", "copy"]

@@ -121,6 +121,17 @@ def test_move_mode_empties_the_sources_and_can_be_run_again(release, capsys):
     assert len(list_files(release[2])) == 3
 
 
+def test_a_move_says_how_many_sources_of_files_in_place_it_takes(release, capsys):
+    run(release)
+    capsys.readouterr()
+    assert run(release, "--mode", "move", "--dry-run") == 0
+    assert "would take away the sources of 3 that were there already" in capsys.readouterr().out
+    assert len(list_files(release[0][0])) + len(list_files(release[0][1])) == 3
+    assert run(release, "--mode", "move") == 0
+    assert "took away the sources of 3 that were there already" in capsys.readouterr().out
+    assert len(list_files(release[2])) == 3 and not list_files(release[0][0])
+
+
 def test_prune_takes_only_what_was_placed_and_is_not_asked_for(release, capsys):
     srcs, labels, dest = release
     run(release)

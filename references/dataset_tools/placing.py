@@ -165,18 +165,60 @@ PLACERS: dict[str, Callable[[SourceFile, str], str]] = {
 }
 
 
-def finish_moves(moves: list[tuple[str, SourceFile]], dest: Path) -> int:
-    """Removes the sources of moves that were killed with the file already in its new place. Gives their number.
+def finish_moves(moves: list[tuple[str, SourceFile]], dest: Path, dry_run: bool) -> tuple[int, list[tuple[str, str]]]:
+    """Removes the sources of files that are in their new place already: of a killed move, or placed by another mode.
 
-    `moves` are targets that are in place, with the source of that name that is still there.
+    `moves` are targets that are in place, with the source of that name that is still there. A symbolic link in place is
+    replaced by the file that it leads to. Gives the number of sources removed, and `(target, reason)` of the kept.
+    Raises PlacingError on a full disk.
     """
-    recorded = {target: source for target, (_, _, source) in _read_placed(dest).items()}
-    finished = 0
+    recorded = {target: source for target, (_, _, source) in _read_placed(dest).items()} if moves else {}
+    finished, kept = 0, []
     for target, source in moves:
-        if recorded.get(target) == source.path and same_bytes(f"{dest}/{target}", source.path):
-            os.unlink(source.path)
-            finished += 1
-    return finished
+        if recorded.get(target) != source.path:
+            continue
+        try:
+            if problem := _finish_move(source, f"{dest}/{target}", dry_run):
+                kept.append((target, problem))
+            else:
+                finished += 1
+        except OSError as error:
+            if error.errno in STOPPING:
+                raise PlacingError(f"stopped moving {target}: {error}; make room and run again") from error
+            kept.append((target, error.strerror or str(error)))
+    return finished, kept
+
+
+def _finish_move(source: SourceFile, target: str, dry_run: bool) -> str | None:
+    """Removes `source`, once `target` holds its bytes without it. Gives why it is kept, else None."""
+    is_link = os.path.islink(target)
+    if not (os.path.realpath(target) == source.path if is_link else is_second_copy(source.path, target)):
+        return f"is not what was placed, so its source {source.path} is kept"
+    if not dry_run:
+        if is_link:
+            _replace_link(source, target)
+        os.unlink(source.path)
+    return None
+
+
+def _replace_link(source: SourceFile, target: str) -> None:
+    """Puts the file itself in the place of a symbolic link to it, in one rename."""
+    partial = f"{os.path.dirname(target)}/.link{PARTIAL_ENDING}"
+    link_or_copy(source, partial)
+    try:
+        os.replace(partial, target)
+    except BaseException:
+        os.unlink(partial)
+        raise
+
+
+def is_second_copy(path: str, other: str) -> bool:
+    """Whether the file `other` holds the same bytes as `path`, and would still hold them were `path` removed."""
+    if os.path.realpath(path) == os.path.realpath(other):
+        return False
+    if os.path.samefile(path, other):
+        return os.stat(path).st_nlink > 1  # else these are two ways to one name
+    return same_bytes(path, other)
 
 
 def same_bytes(first: str, second: str) -> bool:
