@@ -156,6 +156,31 @@ def test_prune_keeps_what_was_changed_or_is_the_only_copy(release, capsys):
     assert "only copy" in errors and "it was changed since it was placed" in errors
 
 
+@pytest.mark.parametrize("at_source", ["another file", "a link to what was moved"])
+def test_prune_keeps_a_moved_file_whatever_is_at_its_old_place(release, capsys, at_source):
+    srcs, labels, dest = release
+    run(release, "--mode", "move")
+    if at_source == "another file":
+        (srcs[0] / "1.mp4").write_bytes(b"")
+    else:
+        (srcs[0] / "1.mp4").symlink_to(dest / PLACES["1.mp4"])
+    write_labels(labels, [ENTRIES[1], ENTRIES[2]])
+    assert run(release, "--prune") == 1
+    assert (dest / PLACES["1.mp4"]).read_bytes() == b"the bytes of 1.mp4"
+    assert "is another file now, so this may be the only copy" in capsys.readouterr().err
+
+
+def test_prune_removes_links_that_it_placed_even_if_they_lead_nowhere(release):
+    srcs, labels, dest = release
+    run(release, "--mode", "symlink")
+    for src in srcs:
+        src.rename(src.with_name(f"{src.name} elsewhere"))
+        src.mkdir()
+    write_labels(labels, ENTRIES[:1])
+    assert run(release, "--prune", "--allow-missing") == 0
+    assert not (dest / PLACES["2.mp4"]).is_symlink()
+
+
 def test_verify_finds_other_bytes(release, capsys):
     run(release, "--mode", "copy")
     (release[2] / PLACES["2.mp4"]).write_bytes(b"THE BYTES OF 2.mp4")

@@ -255,20 +255,33 @@ def find_differing(pairs: list[tuple[str, str]], jobs: int, advance: Callable[[i
 def find_prunable(dest: Path, wanted: set[str]) -> tuple[list[str], list[tuple[str, str]]]:
     """Files placed under `dest` that are not `wanted` any more: those to remove, and `(path, reason)` of those to keep.
 
-    Kept is what is not what was placed, or would be the last copy: one that was changed, remuxed, or moved here.
+    Removed are links, and files whose source goes on holding the same bytes: never the only copy.
     """
     prunable, kept = [], []
     for target, (size, mtime_ns, source) in sorted(_read_placed(dest).items()):
-        path = f"{dest}/{target}"
-        if target in wanted or not os.path.lexists(path):
-            continue
-        if not os.path.exists(source):
-            kept.append((target, f"its source {source} is gone, so this may be the only copy"))
-        elif not _is_what_was_placed(path, size, mtime_ns, source):
-            kept.append((target, "it was changed since it was placed"))
-        else:
-            prunable.append(target)
+        if target not in wanted and os.path.lexists(f"{dest}/{target}"):
+            if reason := _reason_to_keep(f"{dest}/{target}", size, mtime_ns, source):
+                kept.append((target, reason))
+            else:
+                prunable.append(target)
     return prunable, kept
+
+
+def _reason_to_keep(path: str, size: int, mtime_ns: int, source: str) -> str | None:
+    """Why `path`, recorded to be placed from `source`, may not be removed; None where it may."""
+    if os.path.islink(path):
+        return None if os.readlink(path) == source else "it was changed since it was placed"
+    if not os.path.exists(source):
+        return f"its source {source} is gone, so this may be the only copy"
+    try:
+        if is_second_copy(path, source):
+            return None
+    except OSError as error:
+        return f"cannot be compared with its source: {error}"
+    stat = os.stat(path)
+    if (stat.st_size, stat.st_mtime_ns) != (size, mtime_ns):
+        return "it was changed since it was placed"
+    return f"its source {source} is another file now, so this may be the only copy"
 
 
 def _read_placed(dest: Path) -> dict[str, tuple[int, int, str]]:
@@ -276,13 +289,6 @@ def _read_placed(dest: Path) -> dict[str, tuple[int, int, str]]:
     path = dest / FOLDER / "placed.jsonl"
     with explained(path):
         return {target: (size, mtime_ns, source) for target, size, mtime_ns, source in read_lines(path)}
-
-
-def _is_what_was_placed(path: str, size: int, mtime_ns: int, source: str) -> bool:
-    if os.path.islink(path):
-        return os.readlink(path) == source
-    stat = os.lstat(path)
-    return (stat.st_size, stat.st_mtime_ns) == (size, mtime_ns) or os.path.samefile(path, source)
 
 
 def remove(dest: Path, targets: list[str]) -> None:
