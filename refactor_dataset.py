@@ -157,7 +157,8 @@ class DatasetRefactorer:
             return outcome
         records.record_withdrawn(self.dest, forced, "put back")
         in_the_way = [path for path in forced if path in tree.files]
-        for path in [*tree.partial, *tree.dangling, *in_the_way]:
+        to_nothing = [placement.target for placement in placements if placement.target in tree.dangling]
+        for path in [*tree.partial, *to_nothing, *in_the_way]:
             (self.dest / path).unlink()
         with progress(len(placements), "placing", "file") as advance:
             placed = placing.place_all(placements, self.dest, self.mode, self.jobs, advance)

@@ -201,8 +201,11 @@ def test_a_dangling_link_is_replaced(tmp_path):
     place = tmp_path / "dest/train/class_1/1.mp4"
     place.parent.mkdir(parents=True)
     place.symlink_to(tmp_path / "where the sources were")
+    own = place.with_name("own.mp4")
+    own.symlink_to(tmp_path / "a disk that is not mounted now")
     DatasetRefactorer(srcs, tmp_path / "dest", labels, mode="symlink").refactor_dataset()
     assert place.read_bytes() == b"the bytes of 1.mp4"
+    assert own.is_symlink(), "not in the way of any video"
 
 
 def many_entries(count: int) -> list[tuple[str, str, str]]:
