@@ -99,7 +99,7 @@ class DatasetRefactorer:
             outcome = self._place(targets, sources, tree, withdrawn)
             outcome.absent = audit.absent
             if self.verify:
-                self._verify(targets, sources, withdrawn, outcome)
+                self._verify(targets, sources, outcome)
             if self.prune:
                 self._prune(set(targets), outcome)
         return outcome
@@ -161,7 +161,7 @@ class DatasetRefactorer:
         for path in [*tree.partial, *to_nothing, *in_the_way]:
             (self.dest / path).unlink()
         with progress(len(placements), "placing", "file") as advance:
-            placed = placing.place_all(placements, self.dest, self.mode, self.jobs, advance)
+            placed = placing.place_all(placements, self.dest, self.mode, self.jobs, advance, self.verify)
         outcome.ways, outcome.problems = dict(placed.ways), placed.failures
         self._finish_moves(unfinished_moves, outcome)
         return outcome
@@ -171,11 +171,15 @@ class DatasetRefactorer:
             outcome.taken_away, kept = placing.finish_moves(moves, self.dest, self.dry_run)
             outcome.problems += kept
 
-    def _verify(self, targets: dict[str, Video], sources: Sources, withdrawn: dict, outcome: Outcome) -> None:
+    def _verify(self, targets: dict[str, Video], sources: Sources, outcome: Outcome) -> None:
+        passed_over = {*outcome.withdrawn, *(path for path, _ in outcome.problems)}
         pairs = []
         for path, video in targets.items():
-            if video.name in sources.files and path not in withdrawn and (self.dest / path).exists():
-                pairs.append((str(self.dest / path), sources.files[video.name].path))
+            source = sources.files.get(video.name)
+            if source is None or path in passed_over or not (self.dest / path).exists():
+                continue
+            if self.mode != "move" or os.path.exists(source.path):  # else it was compared before it was taken away
+                pairs.append((str(self.dest / path), source.path))
         with progress(len(pairs), "verifying", "file") as advance:
             differing = placing.find_differing(pairs, self.jobs, advance)
         outcome.problems += [(os.path.relpath(path, self.dest), reason) for path, reason in differing]

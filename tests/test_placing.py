@@ -105,6 +105,53 @@ def test_a_move_keeps_the_source_of_a_file_that_is_not_what_was_placed(tmp_path)
     assert [*list_files(srcs[0]), *list_files(srcs[1])] == ["2.mp4", "1.mp4"]
 
 
+@pytest.mark.parametrize("earlier", [None, "copy", "symlink"])
+def test_a_move_removes_a_source_once_its_copy_is_on_the_disk(tmp_path, other_file_system, monkeypatch, earlier):
+    srcs, labels = make_release(tmp_path, ENTRIES[:3])
+    dest, on_disk, removed = other_file_system / "dest", set(), 0
+    if earlier:
+        DatasetRefactorer(srcs, dest, labels, mode=earlier).refactor_dataset()
+    fsync, unlink = os.fsync, os.unlink
+
+    def note_fsync(descriptor):
+        on_disk.add(os.path.realpath(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    def check_unlink(path):
+        nonlocal removed
+        if str(path).startswith(str(tmp_path)):
+            (copy,) = dest.rglob(os.path.basename(path))
+            assert {str(copy), str(copy.parent)} <= on_disk
+            removed += 1
+        unlink(path)
+
+    monkeypatch.setattr(os, "fsync", note_fsync)
+    monkeypatch.setattr(os, "unlink", check_unlink)
+    assert DatasetRefactorer(srcs, dest, labels, mode="move").refactor_dataset().problems == []
+    assert removed == 3
+
+
+@pytest.mark.parametrize("earlier", [None, "symlink"])
+def test_a_verified_move_keeps_the_source_of_a_copy_that_differs(tmp_path, other_file_system, monkeypatch, earlier):
+    srcs, labels = make_release(tmp_path, ENTRIES[:3])
+    dest = other_file_system / "dest"
+    if earlier:
+        DatasetRefactorer(srcs, dest, labels, mode=earlier).refactor_dataset()
+
+    def copy_damaged(source, target):
+        data = Path(source).read_bytes()
+        Path(target).write_bytes(bytes(len(data)) if source.endswith("1.mp4") else data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(placing.shutil, "copy2", copy_damaged)
+        outcome = DatasetRefactorer(srcs, dest, labels, mode="move", verify=True).refactor_dataset()
+    assert [path for path, _ in outcome.problems] == ["train/class_1/1.mp4"]
+    assert list_files(srcs[1]) == {"1.mp4": b"the bytes of 1.mp4"} and not list_files(srcs[0])
+    assert len(list_files(dest)) == (3 if earlier else 2)
+    assert DatasetRefactorer(srcs, dest, labels, mode="move", verify=True).refactor_dataset().problems == []
+    assert list_files(dest)["train/class_1/1.mp4"] == b"the bytes of 1.mp4" and not list_files(srcs[1])
+
+
 def test_a_move_does_not_take_one_name_for_two(tmp_path):
     """A class folder that is a link into the source: what is in place there is the source itself."""
     srcs, labels = make_release(tmp_path, ENTRIES[:1])

@@ -114,10 +114,10 @@ def test_copy_mode_makes_files_of_their_own(release):
 
 
 def test_move_mode_empties_the_sources_and_can_be_run_again(release, capsys):
-    assert run(release, "--mode", "move") == 0
+    assert run(release, "--mode", "move", "--verify") == 0
     assert not list(release[0][0].iterdir()) and not list(release[0][1].iterdir())
     assert len(list_files(release[2])) == 3
-    assert run(release, "--mode", "move", "--prune") == 0, "what is in place needs no source"
+    assert run(release, "--mode", "move", "--prune", "--verify") == 0, "what is in place needs no source"
     assert len(list_files(release[2])) == 3
 
 

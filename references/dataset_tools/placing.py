@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import os
 import shutil
 import tempfile
@@ -67,19 +68,28 @@ def scan_tree(dest: Path, folders: set[str]) -> Tree:
     return tree
 
 
-def place_all(placements: list[Placement], dest: Path, mode: str, jobs: int, advance: Callable[[int], None]) -> Placed:
+def place_all(
+    placements: list[Placement],
+    dest: Path,
+    mode: str,
+    jobs: int,
+    advance: Callable[[int], None],
+    verify: bool = False,
+) -> Placed:
     """Places every file, `jobs` batches at a time; `mode` is a key of PLACERS.
 
     Each batch is recorded under `dest` before it is placed. A file that cannot be placed is a failure and the rest goes
-    on. Raises PlacingError where none could be, such as on a full disk.
+    on; with `verify`, so is one whose copy differs from the source that a move is to remove.
+    Raises PlacingError where none could be, such as on a full disk.
     """
     total = Placed(Counter(), [])
+    place = functools.partial(move, verify=verify) if mode == "move" else PLACERS[mode]
     for folder in {os.path.dirname(placement.target) for placement in placements}:
         (dest / folder).mkdir(parents=True, exist_ok=True)
     batches = list(_batches(sorted(placements)))
     with ThreadPoolExecutor(jobs) as pool:
         try:
-            results = pool.map(lambda batch: _place_batch(batch, dest, mode), batches)
+            results = pool.map(lambda batch: _place_batch(batch, dest, place), batches)
             for batch, placed in zip(batches, results, strict=True):
                 total.ways.update(placed.ways)
                 total.failures.extend(placed.failures)
@@ -98,9 +108,8 @@ def _batches(placements: list[Placement]) -> Iterator[list[Placement]]:
             yield files[start : start + FILES_PER_BATCH]
 
 
-def _place_batch(batch: list[Placement], dest: Path, mode: str) -> Placed:
-    placed = Placed(Counter(), [])
-    place, prefix = PLACERS[mode], f"{dest}/"
+def _place_batch(batch: list[Placement], dest: Path, place: Callable[[SourceFile, str], str]) -> Placed:
+    placed, prefix = Placed(Counter(), []), f"{dest}/"
     lines = [(target, source.bytes, source.mtime_ns, source.path) for target, source in batch]
     append_lines(dest / FOLDER / "placed.jsonl", lines)
     for target, source in batch:
@@ -150,10 +159,31 @@ def link_or_copy(source: SourceFile, target: str) -> str:
     return copy(source, target)
 
 
-def move(source: SourceFile, target: str) -> str:
+def move(source: SourceFile, target: str, verify: bool = False) -> str:
     link_or_copy(source, target)  # a rename would go over a file that came in between
-    os.unlink(source.path)
+    if verify:
+        _drop_unless_same(source, target)
+    _remove_moved(source, target)
     return "move"
+
+
+def _drop_unless_same(source: SourceFile, copy: str) -> None:
+    """Raises OSError where the bytes of `copy` are not those of its source, and removes it."""
+    if not same_bytes(source.path, copy):
+        os.unlink(copy)
+        raise OSError(errno.EIO, f"its copy differs from its source {source.path}, which is kept")
+
+
+def _remove_moved(source: SourceFile, target: str) -> None:
+    """Removes the source of what is whole at `target`; a copy is on the disk before that."""
+    if not os.path.samefile(source.path, target):
+        for path in (target, os.path.dirname(target)):
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+    os.unlink(source.path)
 
 
 PLACERS: dict[str, Callable[[SourceFile, str], str]] = {
@@ -191,25 +221,24 @@ def finish_moves(moves: list[tuple[str, SourceFile]], dest: Path, dry_run: bool)
 
 def _finish_move(source: SourceFile, target: str, dry_run: bool) -> str | None:
     """Removes `source`, once `target` holds its bytes without it. Gives why it is kept, else None."""
-    is_link = os.path.islink(target)
-    if not (os.path.realpath(target) == source.path if is_link else is_second_copy(source.path, target)):
+    if os.path.islink(target) and os.path.realpath(target) == source.path:
+        if not dry_run:
+            _replace_link(source, target)
+    elif os.path.islink(target) or not is_second_copy(source.path, target):
         return f"is not what was placed, so its source {source.path} is kept"
     if not dry_run:
-        if is_link:
-            _replace_link(source, target)
-        os.unlink(source.path)
+        _remove_moved(source, target)
     return None
 
 
 def _replace_link(source: SourceFile, target: str) -> None:
     """Puts the file itself in the place of a symbolic link to it, in one rename."""
     partial = f"{os.path.dirname(target)}/.link{PARTIAL_ENDING}"
-    link_or_copy(source, partial)
-    try:
-        os.replace(partial, target)
-    except BaseException:
+    with contextlib.suppress(FileNotFoundError):  # of a link that could not be replaced
         os.unlink(partial)
-        raise
+    link_or_copy(source, partial)
+    _drop_unless_same(source, partial)
+    os.replace(partial, target)
 
 
 def is_second_copy(path: str, other: str) -> bool:
