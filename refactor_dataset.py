@@ -86,16 +86,19 @@ class DatasetRefactorer:
     def refactor_dataset(self) -> Outcome:
         """Places what is missing. Raises ReleaseError, before anything is placed, where the release cannot be used,
         and PlacingError where placing had to stop (a full disk); a rerun goes on from there."""
-        videos = self._select_videos()
+        listed = read_release(self.labels, split_is_optional=self.val_fraction is not None)
+        videos = self._select(listed)
         with self._sole_run():
-            sources = find_sources(self.srcs, {video.name for video in videos}, skip=self.dest)
+            sources = find_sources(
+                self.srcs, {video.name for video in videos}, skip=self.dest, listed={video.name for video in listed}
+            )
             tree = placing.scan_tree(self.dest, {video.folder for video in videos})
             withdrawn = records.read_withdrawn(self.dest)
             targets = {f"{video.folder}/{video.name}": video for video in videos}
             at_dest = {video.name for path, video in targets.items() if path in tree.files or path in withdrawn}
             audit = audit_release(videos, sources, at_dest)
             self._report(audit, targets, sources)
-            self._refuse_if_wrong(audit)
+            self._refuse_if_wrong(audit, sources)
             outcome = self._place(targets, sources, tree, withdrawn)
             outcome.absent = audit.absent
             if self.verify:
@@ -104,8 +107,7 @@ class DatasetRefactorer:
                 self._prune(set(targets), outcome)
         return outcome
 
-    def _select_videos(self) -> list[Video]:
-        videos = read_release(self.labels, split_is_optional=self.val_fraction is not None)
+    def _select(self, videos: list[Video]) -> list[Video]:
         if self.classes is not None:
             videos = selection.keep_classes(videos, self.classes)
         if self.val_fraction is not None:
@@ -128,10 +130,15 @@ class DatasetRefactorer:
         if self.report_dir is not None:
             write_reports(self.report_dir, audit, targets, sources)
 
-    def _refuse_if_wrong(self, audit: Audit) -> None:
+    def _refuse_if_wrong(self, audit: Audit, sources: Sources) -> None:
         errors = audit.errors(self.allow_duplicates)
-        if self.mode == "move" and audit.listed_twice:
-            errors.append("a video listed twice cannot be moved to two places; choose another --mode")
+        if self.mode == "move":
+            if audit.listed_twice:
+                errors.append("a video listed twice cannot be moved to two places; choose another --mode")
+            linked = [file.path for file in sources.files.values() if file.through_link]
+            if linked:
+                where = f"{len(linked)} videos are found through symbolic links, the first at {linked[0]}"
+                errors.append(f"{where}: these are not moved; choose another --mode, or replace the links by the files")
         if errors:
             raise ReleaseError("nothing was placed:\n" + "\n".join(f"  {error}" for error in errors))
 
@@ -228,6 +235,8 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
     for src in args.src:
         if not src.is_dir():
             parser.error(f"--src {src}: there is no such folder")
+        if src.resolve() == args.dest.resolve():
+            parser.error(f"--src {src}: is --dest, which must be another folder")
     for option, path in (("--labels", args.labels), ("--classes-file", args.classes_file)):
         if path is not None and not path.is_file():
             parser.error(f"{option} {path}: there is no such file")

@@ -27,6 +27,12 @@ def run(release, *options) -> int:
     )
 
 
+def write_classes(beside: Path, text: str) -> Path:
+    path = beside.with_name("classes.txt")
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
 def test_the_class_form_places_every_video(release):
     srcs, labels, dest = release
     outcome = DatasetRefactorer(srcs, dest, labels).refactor_dataset()
@@ -130,6 +136,35 @@ def test_a_move_says_how_many_sources_of_files_in_place_it_takes(release, capsys
     assert run(release, "--mode", "move") == 0
     assert "took away the sources of 3 that were there already" in capsys.readouterr().out
     assert len(list_files(release[2])) == 3 and not list_files(release[0][0])
+
+
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_a_move_through_a_link_is_refused(release, tmp_path, capsys, is_folder):
+    srcs, labels, dest = release
+    storage = tmp_path / "storage"
+    storage.mkdir()
+    (srcs[0] / "1.mp4").rename(storage / "1.mp4")
+    (srcs[0] / ("linked" if is_folder else "1.mp4")).symlink_to(storage if is_folder else storage / "1.mp4")
+    assert run(release, "--mode", "move") == 1
+    assert f"1 videos are found through symbolic links, the first at {storage}/1.mp4" in capsys.readouterr().err
+    assert list_files(dest) == {} and (storage / "1.mp4").exists()
+    assert run(release) == 0 and os.path.samefile(dest / PLACES["1.mp4"], storage / "1.mp4")
+    assert run(release, "--mode", "move") == 1 and (storage / "1.mp4").exists()
+
+
+def test_a_link_to_itself_is_named_and_the_rest_is_placed(release, capsys):
+    srcs, labels, dest = release
+    (srcs[0] / "1.mp4").unlink()
+    (srcs[0] / "1.mp4").symlink_to("1.mp4")
+    assert run(release) == 1
+    output = capsys.readouterr()
+    assert f"a link to nothing or no file: 1 ({srcs[0]}/1.mp4)" in output.out and "1.mp4" in output.err
+    assert len(list_files(dest)) == 2
+
+
+def test_videos_that_are_only_not_chosen_are_not_called_unlisted(release, capsys):
+    assert run(release, "--max-per-class", 1, "--classes-file", write_classes(release[1], "squats")) == 0
+    assert "present but unlisted: 0" in capsys.readouterr().out
 
 
 def test_prune_takes_only_what_was_placed_and_is_not_asked_for(release, capsys):
@@ -246,6 +281,14 @@ def test_wrong_usage_gives_exit_code_2(release, options, capsys):
         run(release, *options)
     assert stop.value.code == 2
     assert options[0] in capsys.readouterr().err
+
+
+def test_a_source_that_is_dest_gives_exit_code_2(release, capsys):
+    srcs, labels, dest = release
+    with pytest.raises(SystemExit) as stop:
+        run((srcs, labels, srcs[1]))
+    assert stop.value.code == 2
+    assert f"--src {srcs[1]}: is --dest" in capsys.readouterr().err
 
 
 def test_an_absent_source_or_json_gives_exit_code_2(release, capsys):

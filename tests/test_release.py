@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 from release_files import make_release, write_labels
@@ -47,6 +48,8 @@ def test_a_folder_that_leaves_dest_is_refused(tmp_path, key, value):
 def test_an_entry_without_a_key_is_refused(tmp_path, key):
     with pytest.raises(ReleaseError, match=f'entry 1 .*has no "{key}"'):
         read(tmp_path, [GOOD, {name: value for name, value in GOOD.items() if name != key}])
+    with pytest.raises(ReleaseError, match=f'entry 1 .*its "{key}" is null, not a text'):
+        read(tmp_path, [GOOD, {**GOOD, key: None}])
     with pytest.raises(ReleaseError, match="entry 1 .*is not an object"):
         read(tmp_path, [GOOD, "1.mp4"])
 
@@ -74,6 +77,50 @@ def test_sources_are_searched_with_their_folders_but_not_dest(tmp_path):
     assert [file.path for file in found.repeats["1.mp4"]] == [str(other / "1.mp4")]
     assert found.unlisted == [str(src / "deep" / "3.MP4")]
     assert found.files["4.mp4"].bytes == 1
+
+
+def test_a_folder_found_twice_counts_once(tmp_path):
+    (src, other), _ = make_release(tmp_path, [("1.mp4", "a", "train"), ("2.mp4", "a", "train")])
+    (src / "to 2.mp4").symlink_to(other / "2.mp4")
+    (src / "2.mp4").symlink_to(other / "2.mp4")
+    found = find_sources([tmp_path, src, other], {"1.mp4", "2.mp4"}, skip=tmp_path / "dest")
+    assert found.files.keys() == {"1.mp4", "2.mp4"} and found.repeats == {}
+
+
+@pytest.mark.parametrize("link", ["itself", "nothing", "a pipe"])
+def test_what_leads_to_no_file_is_named_and_another_source_used(tmp_path, link):
+    (src, other), _ = make_release(tmp_path, [("1.mp4", "a", "train"), ("2.mp4", "a", "train")])
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("2.mp4", "3.mp4"):
+        (src / name).symlink_to({"itself": name, "nothing": "absent", "a pipe": tmp_path / "pipe"}[link])
+    found = find_sources([src, other], {"1.mp4", "2.mp4", "3.mp4"}, skip=tmp_path / "dest")
+    assert found.files.keys() == {"1.mp4", "2.mp4"} and found.files["2.mp4"].path == str(other / "2.mp4")
+    assert sorted(found.not_files) == [str(src / "2.mp4"), str(src / "3.mp4")] and found.unlisted == []
+
+
+def test_linked_folders_are_searched_but_not_in_circles_nor_in_dest(tmp_path):
+    (src, other), _ = make_release(tmp_path / "release", [("1.mp4", "a", "train"), ("2.mp4", "a", "train")])
+    storage, dest = tmp_path / "storage", tmp_path / "dest"
+    for folder, name in ((storage, "3.mp4"), (dest / "train", "4.mp4"), (tmp_path / "release" / "beside", "5.mp4")):
+        folder.mkdir(parents=True)
+        (folder / name).write_bytes(b"3")
+    for name, folder in (("a", storage), ("b", dest), ("c", dest / "train"), ("d", tmp_path / "release"), ("e", other)):
+        (src / name).symlink_to(folder)
+    (storage / "back").symlink_to(src)
+    (src / "4.mp4").symlink_to(dest / "train" / "4.mp4")
+    found = find_sources([src, other], {f"{n}.mp4" for n in range(1, 6)}, skip=dest)
+    assert {name: (file.path, file.through_link) for name, file in found.files.items()} == {
+        "1.mp4": (str(src / "1.mp4"), False),
+        "2.mp4": (str(other / "2.mp4"), False),
+        "3.mp4": (str(storage / "3.mp4"), True),
+    }
+    assert found.repeats == {} and found.not_files == []
+
+
+def test_unlisted_is_what_the_whole_release_does_not_list(tmp_path):
+    srcs, _ = make_release(tmp_path, [(f"{n}.mp4", "a", "train") for n in range(4)])
+    found = find_sources(srcs, {"0.mp4"}, skip=tmp_path / "dest", listed={"0.mp4", "1.mp4", "2.mp4"})
+    assert found.files.keys() == {"0.mp4"} and found.unlisted == [str(srcs[1] / "3.mp4")]
 
 
 def audit(tmp_path, entries, at_dest=()):

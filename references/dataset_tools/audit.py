@@ -16,6 +16,7 @@ class Audit:
     per_class: dict[str, dict[str, dict[str, int]]] = field(default_factory=dict)  # split -> label -> videos, bytes
     absent: list[str] = field(default_factory=list)
     unlisted: list[str] = field(default_factory=list)
+    not_files: list[str] = field(default_factory=list)  # paths with a listed name that lead to no file
     same_name_same_bytes: dict[str, list[str]] = field(default_factory=dict)
     same_name_different_bytes: dict[str, list[str]] = field(default_factory=dict)
     listed_twice: dict[str, list[list[str]]] = field(default_factory=dict)  # name -> [label, split] pairs: a leak
@@ -49,6 +50,7 @@ class Audit:
                 lines.append(f"    {count['videos']:7d} {_megabytes(count['bytes']):>10} MB  {label}")
         lines.append(f"  listed but absent: {len(self.absent)}; present but unlisted: {len(self.unlisted)}")
         for text, found in (
+            ("with a listed name, but a link to nothing or no file", self.not_files),
             ("the same file in several sources (the first is used)", self.same_name_same_bytes),
             ("different files of one name", self.same_name_different_bytes),
             ("listed under several labels or splits", self.listed_twice),
@@ -62,7 +64,7 @@ class Audit:
 
 def audit_release(videos: list[Video], sources: Sources, at_dest: set[str]) -> Audit:
     """Compares what is listed with what the sources hold. `at_dest` are names that need no source any more."""
-    audit = Audit(unlisted=sources.unlisted)
+    audit = Audit(unlisted=sources.unlisted, not_files=sources.not_files)
     first_place: dict[str, tuple[str, str]] = {}
     for name, label, split in videos:
         if name in first_place:

@@ -32,6 +32,7 @@ class SourceFile(NamedTuple):
     mtime_ns: int
     device: int
     inode: int
+    through_link: bool = False  # it, or a folder on the way to it, is a symbolic link in the source
 
 
 class Sources(NamedTuple):
@@ -39,7 +40,8 @@ class Sources(NamedTuple):
 
     files: dict[str, SourceFile]  # the wanted names that were found; the first source wins
     repeats: dict[str, list[SourceFile]]  # further files of those names
-    unlisted: list[str]  # paths of other files with one of the wanted endings
+    unlisted: list[str]  # paths of files that the release does not list, with an ending of those that it lists
+    not_files: list[str]  # paths of wanted names that cannot be used: links to nothing or to themselves, pipes
 
 
 @cache
@@ -77,7 +79,9 @@ def _read_entry(entry: object, default_split: str | None) -> Video:
     values = entry.get("video_path"), entry.get("label"), entry.get("split", default_split)
     for key, value in zip(("video_path", "label", "split"), values, strict=True):
         if not isinstance(value, str):
-            raise ReleaseError(f'its "{key}" is not a text' if key in entry else f'has no "{key}"')
+            if key not in entry:
+                raise ReleaseError(f'has no "{key}"')
+            raise ReleaseError(f'its "{key}" is {json.dumps(value)[:50]}, not a text')
     video = Video(values[0].rpartition("/")[2], values[1], values[2])
     problems = _name_problem(video.name), _folder_problem(video.label), _folder_problem(video.split)
     for key, text, problem in zip(("video_path", "label", "split"), video, problems, strict=True):
@@ -108,39 +112,67 @@ def _name_problem(text: str) -> str | None:
 _folder_problem = lru_cache(maxsize=None)(_name_problem)  # labels are few, entries many
 
 
-def find_sources(srcs: list[Path], wanted: set[str], skip: Path) -> Sources:
-    """Looks for the `wanted` file names in the sources and their folders, but not in `skip` or in hidden folders."""
-    found = Sources({}, {}, [])
-    endings = {os.path.splitext(name)[1].lower() for name in wanted}
-    skip_path = os.path.realpath(skip)
-    for root in dict.fromkeys(os.path.realpath(src) for src in srcs):
-        folders = [root]
+def find_sources(srcs: list[Path], wanted: set[str], skip: Path, listed: set[str] | None = None) -> Sources:
+    """Looks for the `wanted` file names in the sources and their folders, but not in `skip` or in hidden folders.
+
+    `listed` are all names of the release, where `wanted` are only some. Symbolic links are followed, after all else;
+    but not to `skip`, nor to a folder that holds a source.
+    """
+    listed = wanted if listed is None else listed
+    found = Sources({}, {}, [], [])
+    endings = {os.path.splitext(name)[1].lower() for name in listed}
+    skip_path, roots = os.path.realpath(skip), [os.path.realpath(src) for src in srcs]
+    starts, visited = [(root, False) for root in roots], {skip_path}
+    for start, through_link in starts:  # which grows, by the folders that links lead to
+        folders = [start]
         while folders:
             folder = folders.pop()
-            if folder == skip_path:
+            if folder in visited:
                 continue
+            visited.add(folder)
             inner: list[str] = []
             with os.scandir(folder) as directory:
                 for item in directory:
-                    _take_item(item, wanted, endings, inner, found)
+                    if item.is_dir(follow_symlinks=False):
+                        if not item.name.startswith("."):
+                            inner.append(item.path)
+                    elif item.name in wanted:
+                        _take_wanted(item, through_link, skip_path, found)
+                    elif linked := _linked_folder(item, skip_path, roots):
+                        starts.append((linked, True))
+                    elif item.name not in listed and os.path.splitext(item.name)[1].lower() in endings:
+                        found.unlisted.append(item.path)
             folders += sorted(inner, reverse=True)
     found.unlisted.sort()
     return found
 
 
-def _take_item(item: os.DirEntry, wanted: set[str], endings: set[str], folders: list[str], found: Sources) -> None:
-    name = item.name
-    if name in wanted and item.is_file():
-        stat = item.stat()
-        # Hard links and moves would act on a symbolic link itself; what is wanted is the file that it leads to.
-        path = os.path.realpath(item.path) if item.is_symlink() else item.path
-        file = SourceFile(path, stat.st_size, stat.st_mtime_ns, stat.st_dev, stat.st_ino)
-        if name in found.files:
-            found.repeats.setdefault(name, []).append(file)
-        else:
-            found.files[name] = file
-    elif item.is_dir(follow_symlinks=False):
-        if not name.startswith("."):
-            folders.append(item.path)
-    elif os.path.splitext(name)[1].lower() in endings:
-        found.unlisted.append(item.path)
+def _take_wanted(item: os.DirEntry, through_link: bool, skip: str, found: Sources) -> None:
+    # Hard links and moves would act on a symbolic link itself; what is wanted is the file that it leads to.
+    path = os.path.realpath(item.path) if item.is_symlink() else item.path
+    try:
+        is_file, stat = item.is_file(), item.stat()
+    except OSError:  # it leads to nothing, to itself, or through a folder that may not be entered
+        is_file = False
+    if not is_file:
+        found.not_files.append(item.path)
+        return
+    if item.is_symlink() and _lies_in(path, skip):
+        return
+    is_through_link = through_link or item.is_symlink()
+    file = SourceFile(path, stat.st_size, stat.st_mtime_ns, stat.st_dev, stat.st_ino, is_through_link)
+    first = found.files.setdefault(item.name, file)
+    if path != first.path and all(path != other.path for other in found.repeats.get(item.name, ())):
+        found.repeats.setdefault(item.name, []).append(file)
+
+
+def _linked_folder(item: os.DirEntry, skip: str, roots: list[str]) -> str | None:
+    """The folder that the symbolic link `item` leads to; None where it is no such link, or not to be followed."""
+    if not item.is_symlink() or item.name.startswith(".") or not os.path.isdir(item.path):
+        return None
+    folder = os.path.realpath(item.path)
+    return None if _lies_in(folder, skip) or any(_lies_in(root, folder) for root in roots) else folder
+
+
+def _lies_in(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(f"{folder.rstrip('/')}/")
