@@ -44,9 +44,11 @@ class Outcome:
         for status in ("quarantined", "remuxed"):
             count = list(self.withdrawn.values()).count(status)
             if count:
-                lines.append(f"{count} left as they are: check_videos.py {status} them (--force puts them back)")
+                remedy = "--force puts back what a source holds, check_videos.py --restore all"
+                lines.append(f"{count} left as they are: check_videos.py {status} them ({remedy})")
         if self.pruned:
-            lines.append(f"pruned {self.pruned} that the labels no longer ask for")
+            verb = "would prune" if self.dry_run else "pruned"
+            lines.append(f"{verb} {self.pruned} that the labels no longer ask for")
         return "\n".join(lines)
 
 
@@ -143,16 +145,21 @@ class DatasetRefactorer:
             raise ReleaseError("nothing was placed:\n" + "\n".join(f"  {error}" for error in errors))
 
     def _place(self, targets: dict[str, Video], sources: Sources, tree: placing.Tree, withdrawn: dict) -> Outcome:
-        outcome, placements, forced, unfinished_moves = Outcome(dry_run=self.dry_run), [], [], []
+        outcome = Outcome(dry_run=self.dry_run)
+        placements, forced, unfinished_moves = [], [], []
         for path, video in targets.items():
-            source = sources.files.get(video.name)
-            if path in withdrawn and (withdrawn[path] == "remuxed" or path not in tree.files):
-                if self.force and source is not None:
+            source, is_there = sources.files.get(video.name), path in tree.files
+            if path in withdrawn and (withdrawn[path] == "remuxed" or not is_there):
+                is_held = source is not None and not (is_there and os.path.samefile(self.dest / path, source.path))
+                if self.force and is_held:
                     forced.append(path)
                     placements.append(placing.Placement(path, source))
-                else:
-                    outcome.withdrawn[path] = withdrawn[path]
-            elif path in tree.files:
+                    continue
+                outcome.withdrawn[path] = withdrawn[path]
+                if self.force:
+                    reason = f"was {withdrawn[path]}, and no source holds it; check_videos.py --restore puts it back"
+                    outcome.problems.append((path, reason))
+            elif is_there:
                 outcome.present += 1
                 if source is not None:
                     unfinished_moves.append((path, source))
@@ -169,7 +176,8 @@ class DatasetRefactorer:
             (self.dest / path).unlink()
         with progress(len(placements), "placing", "file") as advance:
             placed = placing.place_all(placements, self.dest, self.mode, self.jobs, advance, self.verify)
-        outcome.ways, outcome.problems = dict(placed.ways), placed.failures
+        outcome.ways = dict(placed.ways)
+        outcome.problems += placed.failures
         self._finish_moves(unfinished_moves, outcome)
         return outcome
 

@@ -91,6 +91,30 @@ def test_what_was_withdrawn_comes_back_only_by_force(release, capsys, status):
     assert run(release) == 0 and place.exists(), "put back by force, it is no longer withdrawn"
 
 
+@pytest.mark.parametrize("status", ["quarantined", "remuxed"])
+def test_force_says_where_a_file_is_that_no_source_holds(release, capsys, status):
+    run(release, "--mode", "move")
+    (release[2] / PLACES["1.mp4"]).rename(release[2].with_name("kept.mp4"))
+    if status == "remuxed":
+        (release[2] / PLACES["1.mp4"]).write_bytes(b"remuxed")
+    records.record_withdrawn(release[2], [PLACES["1.mp4"]], status)
+    before = list_files(release[2])
+    assert run(release, "--force") == 1
+    errors = capsys.readouterr().err
+    assert f"{PLACES['1.mp4']}: was {status}, and no source holds it; check_videos.py --restore puts it back" in errors
+    assert list_files(release[2]) == before
+    assert run(release) == 0
+
+
+def test_force_does_not_take_the_tree_itself_for_a_source(release):
+    srcs, labels, dest = release
+    run(release)
+    (dest / PLACES["1.mp4"]).write_bytes(b"remuxed")
+    records.record_withdrawn(dest, [PLACES["1.mp4"]], "remuxed")
+    assert run(([dest / "train", dest / "val"], labels, dest), "--force") == 1
+    assert (dest / PLACES["1.mp4"]).read_bytes() == b"remuxed"
+
+
 def test_a_restored_file_is_no_longer_withdrawn(release):
     run(release)
     records.record_withdrawn(release[2], [PLACES["1.mp4"]], "quarantined")
@@ -105,6 +129,13 @@ def test_dry_run_changes_nothing(release, tmp_path, capsys):
     assert run(release, "--dry-run", "--prune", "--verify", "--force") == 0
     assert "placed 3 (3 by auto, had this not been a dry run)" in capsys.readouterr().out
     assert list_files(tmp_path) == before and not release[2].exists()
+
+
+def test_a_dry_run_prunes_nothing_and_says_so(release, capsys):
+    run(release)
+    write_labels(release[1], ENTRIES[:1])
+    assert run(release, "--dry-run", "--prune") == 0
+    assert "would prune 2 that" in capsys.readouterr().out and len(list_files(release[2])) == 3
 
 
 def test_symlink_mode_points_at_the_sources(release):
