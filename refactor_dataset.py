@@ -19,7 +19,7 @@ from references.dataset_tools import placing, records, selection
 from references.dataset_tools.audit import Audit, audit_release
 from references.dataset_tools.progress import progress
 from references.dataset_tools.release import ReleaseError, SourceFile, Sources, Video, find_sources, read_release
-from references.dataset_tools.reports import write_reports
+from references.dataset_tools.reports import ManifestRow, write_audit, write_manifest
 
 
 @dataclass
@@ -97,9 +97,10 @@ class DatasetRefactorer:
             tree = placing.scan_tree(self.dest, {video.folder for video in videos})
             withdrawn = records.read_withdrawn(self.dest)
             targets = {f"{video.folder}/{video.name}": video for video in videos}
-            at_dest = {video.name for path, video in targets.items() if path in tree.files or path in withdrawn}
-            audit = audit_release(videos, sources, at_dest)
-            self._report(audit, targets, sources)
+            audit = audit_release(videos, sources, self._without_source(targets, sources, tree, withdrawn))
+            print(audit.short_form())
+            if self.report_dir is not None:
+                write_audit(self.report_dir, audit)
             self._refuse_if_wrong(audit, sources)
             outcome = self._place(targets, sources, tree, withdrawn)
             outcome.absent = audit.absent
@@ -107,6 +108,8 @@ class DatasetRefactorer:
                 self._verify(targets, sources, outcome)
             if self.prune:
                 self._prune(set(targets), outcome)
+            if self.report_dir is not None:
+                write_manifest(self.report_dir, self._list_placed(targets, sources, outcome))
         return outcome
 
     def _select(self, videos: list[Video]) -> list[Video]:
@@ -127,10 +130,29 @@ class DatasetRefactorer:
         with records.locked(self.dest / records.FOLDER / "lock", f"waiting for another run on {self.dest} to end"):
             yield
 
-    def _report(self, audit: Audit, targets: dict[str, Video], sources: Sources) -> None:
-        print(audit.short_form())
-        if self.report_dir is not None:
-            write_reports(self.report_dir, audit, targets, sources)
+    def _without_source(
+        self, targets: dict[str, Video], sources: Sources, tree: placing.Tree, withdrawn: dict[str, str]
+    ) -> dict[str, int]:
+        """Name -> bytes of the videos that no source holds and that are in place, or were until they were withdrawn."""
+        paths = {path: video.name for path, video in targets.items() if video.name not in sources.files}
+        gone = {path: name for path, name in paths.items() if path in withdrawn and path not in tree.files}
+        placed = placing.read_placed(self.dest) if gone else {}
+        sizes = {name: placed[path][0] if path in placed else 0 for path, name in gone.items()}
+        return sizes | {name: os.path.getsize(self.dest / path) for path, name in paths.items() if path in tree.files}
+
+    def _list_placed(self, targets: dict[str, Video], sources: Sources, outcome: Outcome) -> Iterator[ManifestRow]:
+        """What is now under dest; after a dry run, what would be."""
+        placed = placing.read_placed(self.dest)
+        for path, video in sorted(targets.items()):
+            source = sources.files.get(video.name)
+            try:
+                size = os.path.getsize(self.dest / path)
+            except OSError:
+                if not self.dry_run or source is None or path in outcome.withdrawn:
+                    continue
+                size = source.bytes
+            _, _, origin = placed.get(path, (0, 0, source.path if source else ""))
+            yield ManifestRow(path, origin, video.label, video.split, size)
 
     def _refuse_if_wrong(self, audit: Audit, sources: Sources) -> None:
         errors = audit.errors(self.allow_duplicates)

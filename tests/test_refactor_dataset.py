@@ -255,20 +255,42 @@ def test_verify_finds_other_bytes(release, capsys):
     assert PLACES["2.mp4"] in capsys.readouterr().err
 
 
+def read_manifest(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "manifest.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def test_reports(release, tmp_path):
     assert run(release, "--report-dir", tmp_path / "report") == 0
-    with open(tmp_path / "report" / "manifest.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert rows[0] == {
-        "path": PLACES["1.mp4"],
-        "source": str(release[0][0] / "1.mp4"),
-        "class": "elbow plank",
-        "split": "train",
-        "bytes": "18",
-    }
+    row = {"path": PLACES["1.mp4"], "source": str(release[0][0] / "1.mp4"), "class": "elbow plank", "split": "train"}
+    assert read_manifest(tmp_path / "report")[0] == {**row, "bytes": "18"}
     audit = json.loads((tmp_path / "report" / "audit.json").read_text())
     assert audit["per_class"]["val"] == {"elbow plank": {"videos": 1, "bytes": 18}}
     assert {path.name for path in (tmp_path / "report").iterdir()} == {"manifest.csv", "audit.json"}
+
+
+def test_reports_after_a_move_tell_what_is_under_dest(release, tmp_path):
+    report, dest = tmp_path / "report", release[2]
+    run(release, "--mode", "move", "--report-dir", report)
+    first = read_manifest(report)
+    assert len(first) == 3 and first[0]["source"] == str(release[0][0] / "1.mp4")
+    (dest / PLACES["1.mp4"]).unlink()
+    (dest / PLACES["2.mp4"]).write_bytes(b"remuxed")
+    records.record_withdrawn(dest, [PLACES["1.mp4"]], "quarantined")
+    records.record_withdrawn(dest, [PLACES["2.mp4"]], "remuxed")
+    assert run(release, "--report-dir", report) == 0
+    assert read_manifest(report) == [first[1], {**first[2], "bytes": "7"}]
+    audit = json.loads((report / "audit.json").read_text())
+    assert audit["absent"] == [] and (audit["videos"], audit["bytes"]) == (3, 18 + 7 + 18)
+
+
+def test_the_manifest_of_a_dry_run_tells_what_would_be_there(release, tmp_path):
+    run(release)
+    (release[2] / PLACES["1.mp4"]).unlink()
+    (release[2] / PLACES["2.mp4"]).unlink()
+    records.record_withdrawn(release[2], [PLACES["1.mp4"]], "quarantined")
+    run(release, "--dry-run", "--report-dir", tmp_path / "report")
+    assert [row["path"] for row in read_manifest(tmp_path / "report")] == [PLACES["3.mp4"], PLACES["2.mp4"]]
 
 
 def test_a_leak_places_nothing_but_is_reported(release, tmp_path, capsys):

@@ -123,10 +123,10 @@ def test_unlisted_is_what_the_whole_release_does_not_list(tmp_path):
     assert found.files.keys() == {"0.mp4"} and found.unlisted == [str(srcs[1] / "3.mp4")]
 
 
-def audit(tmp_path, entries, at_dest=()):
+def audit(tmp_path, entries):
     srcs, labels = make_release(tmp_path, entries)
     videos = read_release(labels)
-    return audit_release(videos, find_sources(srcs, {v.name for v in videos}, tmp_path / "dest"), set(at_dest))
+    return audit_release(videos, find_sources(srcs, {v.name for v in videos}, tmp_path / "dest"), {})
 
 
 def test_audit_counts_videos_and_bytes(tmp_path):
@@ -158,10 +158,10 @@ def test_one_name_in_two_sources(tmp_path):
     srcs, labels = make_release(tmp_path, [("1.mp4", "a", "train"), ("2.mp4", "b", "train")])
     videos = read_release(labels)
     (srcs[1] / "1.mp4").write_bytes((srcs[0] / "1.mp4").read_bytes())
-    found = audit_release(videos, find_sources(srcs, {"1.mp4", "2.mp4"}, tmp_path / "dest"), set())
+    found = audit_release(videos, find_sources(srcs, {"1.mp4", "2.mp4"}, tmp_path / "dest"), {})
     assert found.errors(False) == [] and found.same_name_same_bytes.keys() == {"1.mp4"}
     (srcs[1] / "1.mp4").write_bytes(b"THE BYTES OF 1.mp4")
-    found = audit_release(videos, find_sources(srcs, {"1.mp4", "2.mp4"}, tmp_path / "dest"), set())
+    found = audit_release(videos, find_sources(srcs, {"1.mp4", "2.mp4"}, tmp_path / "dest"), {})
     assert str(srcs[0] / "1.mp4") in found.errors(True)[0] and str(srcs[1] / "1.mp4") in found.errors(True)[0]
 
 
@@ -169,8 +169,8 @@ def test_audit_tells_what_is_absent_unlisted_and_in_one_split_only(tmp_path):
     srcs, labels = make_release(tmp_path, [("1.mp4", "a", "train"), ("2.mp4", "a", "val"), ("3.mp4", "b", "val")])
     write_labels(labels, [("1.mp4", "a", "train"), ("4.mp4", "a", "val"), ("5.mp4", "b", "val")])
     videos = read_release(labels)
-    found = audit_release(videos, find_sources(srcs, {v.name for v in videos}, tmp_path / "dest"), {"5.mp4"})
-    assert found.absent == ["4.mp4"]
+    found = audit_release(videos, find_sources(srcs, {v.name for v in videos}, tmp_path / "dest"), {"5.mp4": 7})
+    assert found.absent == ["4.mp4"] and found.per_class["val"]["b"] == {"videos": 1, "bytes": 7}
     assert sorted(found.unlisted) == [str(srcs[0] / "3.mp4"), str(srcs[1] / "2.mp4")]
     assert found.one_split_only == {"b": "val"}
     assert "listed but absent: 1; present but unlisted: 2" in found.short_form()

@@ -62,8 +62,8 @@ class Audit:
         return "\n".join(lines)
 
 
-def audit_release(videos: list[Video], sources: Sources, at_dest: set[str]) -> Audit:
-    """Compares what is listed with what the sources hold. `at_dest` are names that need no source any more."""
+def audit_release(videos: list[Video], sources: Sources, at_dest: dict[str, int]) -> Audit:
+    """Compares what is listed with what the sources hold. `at_dest`: name -> bytes of what needs no source any more."""
     audit = Audit(unlisted=sources.unlisted, not_files=sources.not_files)
     first_place: dict[str, tuple[str, str]] = {}
     for name, label, split in videos:
@@ -76,7 +76,7 @@ def audit_release(videos: list[Video], sources: Sources, at_dest: set[str]) -> A
         if source is None and name not in at_dest:
             continue
         count["videos"] += 1
-        count["bytes"] += source.bytes if source else 0
+        count["bytes"] += source.bytes if source else at_dest[name]
     audit.videos = sum(count["videos"] for classes in audit.per_class.values() for count in classes.values())
     audit.bytes = sum(count["bytes"] for classes in audit.per_class.values() for count in classes.values())
     audit.absent = [name for name in first_place if name not in sources.files and name not in at_dest]

@@ -202,7 +202,7 @@ def finish_moves(moves: list[tuple[str, SourceFile]], dest: Path, dry_run: bool)
     replaced by the file that it leads to. Gives the number of sources removed, and `(target, reason)` of the kept.
     Raises PlacingError on a full disk.
     """
-    recorded = {target: source for target, (_, _, source) in _read_placed(dest).items()} if moves else {}
+    recorded = {target: source for target, (_, _, source) in read_placed(dest).items()} if moves else {}
     finished, kept = 0, []
     for target, source in moves:
         if recorded.get(target) != source.path:
@@ -287,7 +287,7 @@ def find_prunable(dest: Path, wanted: set[str]) -> tuple[list[str], list[tuple[s
     Removed are links, and files whose source goes on holding the same bytes: never the only copy.
     """
     prunable, kept = [], []
-    for target, (size, mtime_ns, source) in sorted(_read_placed(dest).items()):
+    for target, (size, mtime_ns, source) in sorted(read_placed(dest).items()):
         if target not in wanted and os.path.lexists(f"{dest}/{target}"):
             if reason := _reason_to_keep(f"{dest}/{target}", size, mtime_ns, source):
                 kept.append((target, reason))
@@ -313,7 +313,7 @@ def _reason_to_keep(path: str, size: int, mtime_ns: int, source: str) -> str | N
     return f"its source {source} is another file now, so this may be the only copy"
 
 
-def _read_placed(dest: Path) -> dict[str, tuple[int, int, str]]:
+def read_placed(dest: Path) -> dict[str, tuple[int, int, str]]:
     """Target -> bytes, mtime_ns and source of every file that was ever placed under `dest`."""
     path = dest / FOLDER / "placed.jsonl"
     with explained(path):
