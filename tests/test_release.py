@@ -24,6 +24,11 @@ def test_entries_are_read_in_order_and_once(tmp_path):
     assert videos[0].folder == "train/elbow_plank"
 
 
+def test_a_byte_order_mark_is_no_part_of_the_json(tmp_path):
+    (tmp_path / "labels.json").write_text(json.dumps([GOOD]), encoding="utf-8-sig")
+    assert read_release(tmp_path / "labels.json") == [Video("1.mp4", "elbow plank", "train")]
+
+
 @pytest.mark.parametrize("content", ["", "{", "nothing", '{"video_path": "1.mp4"}', '"text"', "3", "[" * 100000])
 def test_what_is_no_list_is_refused(tmp_path, content):
     with pytest.raises(ReleaseError, match="labels.json"):
@@ -179,9 +184,10 @@ def test_audit_tells_what_is_absent_unlisted_and_in_one_split_only(tmp_path):
 VIDEOS = [Video(f"{label}{n}.mp4", label, "train") for label in ("a b", "c", "d") for n in range(10)]
 
 
-def test_classes_file(tmp_path):
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_classes_file(tmp_path, encoding):
     path = tmp_path / "classes.txt"
-    path.write_text("a_b\n\n d \n")
+    path.write_text("a_b\n\n d \n", encoding=encoding)
     assert {video.label for video in keep_classes(VIDEOS, read_classes(path))} == {"a b", "d"}
     with pytest.raises(ReleaseError, match="lunge"):
         keep_classes(VIDEOS, ["c", "lunge"])

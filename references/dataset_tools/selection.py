@@ -9,11 +9,16 @@ from references.dataset_tools.release import ReleaseError, Video, class_folder
 
 def read_classes(path: Path) -> list[str]:
     """The labels in a file of one label a line; blank lines are skipped."""
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
 
 
 def keep_classes(videos: list[Video], classes: list[str]) -> list[Video]:
-    """The videos under one of the `classes`, written with spaces or `_`. Raises ReleaseError for an unknown class."""
+    """The videos under one of the `classes`, written with spaces or `_`.
+
+    Raises ReleaseError for an unknown class, and where there are no classes.
+    """
+    if not classes:
+        raise ReleaseError("the classes file names no class; write one label a line, or leave the option out")
     wanted = {class_folder(name) for name in classes}
     unknown = sorted(wanted - {class_folder(label) for label in {video.label for video in videos}})
     if unknown:
