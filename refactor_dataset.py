@@ -17,7 +17,7 @@ from pathlib import Path
 
 from references.dataset_tools import placing, records, selection
 from references.dataset_tools.audit import Audit, audit_release
-from references.dataset_tools.progress import progress
+from references.dataset_tools.progress import printable, progress
 from references.dataset_tools.release import ReleaseError, SourceFile, Sources, Video, find_sources, read_release
 from references.dataset_tools.reports import ManifestRow, write_audit, write_manifest
 
@@ -86,8 +86,11 @@ class DatasetRefactorer:
         self.report_dir = Path(report_dir) if report_dir else None
 
     def refactor_dataset(self) -> Outcome:
-        """Places what is missing. Raises ReleaseError, before anything is placed, where the release cannot be used,
-        and PlacingError where placing had to stop (a full disk); a rerun goes on from there."""
+        """Places what is missing, and prints what was found and done.
+
+        Raises ReleaseError, before anything is placed, where the release cannot be used, and PlacingError where placing
+        had to stop (a full disk); a rerun goes on from there.
+        """
         listed = read_release(self.labels, split_is_optional=self.val_fraction is not None)
         videos = self._select(listed)
         with self._sole_run():
@@ -98,7 +101,7 @@ class DatasetRefactorer:
             withdrawn = records.read_withdrawn(self.dest)
             targets = {f"{video.folder}/{video.name}": video for video in videos}
             audit = audit_release(videos, sources, self._without_source(targets, sources, tree, withdrawn))
-            print(audit.short_form())
+            print(printable(audit.short_form()))
             if self.report_dir is not None:
                 write_audit(self.report_dir, audit)
             self._refuse_if_wrong(audit, sources)
@@ -110,6 +113,9 @@ class DatasetRefactorer:
                 self._prune(set(targets), outcome)
             if self.report_dir is not None:
                 write_manifest(self.report_dir, self._list_placed(targets, sources, outcome))
+        print(printable(str(outcome)))
+        list_problems("could not be dealt with", [f"{path}: {reason}" for path, reason in outcome.problems])
+        list_problems("listed, but in none of the sources", outcome.absent)
         return outcome
 
     def _select(self, videos: list[Video]) -> list[Video]:
@@ -127,7 +133,8 @@ class DatasetRefactorer:
             yield
             return
         (self.dest / records.FOLDER).mkdir(parents=True, exist_ok=True)
-        with records.locked(self.dest / records.FOLDER / "lock", f"waiting for another run on {self.dest} to end"):
+        waiting = printable(f"waiting for another run on {self.dest} to end")
+        with records.locked(self.dest / records.FOLDER / "lock", waiting):
             yield
 
     def _without_source(
@@ -297,9 +304,6 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped; what was placed is whole, run again to go on", file=sys.stderr)
         return 1
-    print(outcome)
-    list_problems("could not be dealt with", [f"{path}: {reason}" for path, reason in outcome.problems])
-    list_problems("listed, but in none of the sources", outcome.absent)
     return 1 if outcome.problems or (outcome.absent and not args.allow_missing) else 0
 
 

@@ -1,6 +1,8 @@
 import csv
+import io
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,24 @@ def test_the_class_form_places_every_video(release):
     assert outcome.ways == {"hard link": 3}
     assert list_files(dest) == {place: f"the bytes of {name}".encode() for name, place in PLACES.items()}
     assert os.path.samefile(srcs[0] / "1.mp4", dest / PLACES["1.mp4"])
+
+
+def test_the_class_form_lists_what_is_absent(release, capsys):
+    srcs, labels, dest = release
+    write_labels(labels, [*ENTRIES, ("4.mp4", "squats", "val")])
+    assert DatasetRefactorer(srcs, dest, labels).refactor_dataset().absent == ["4.mp4"]
+    output = capsys.readouterr()
+    assert "1 listed, but in none of the sources:\n  4.mp4" in output.err
+    assert "placed 3 (3 by hard link)" in output.out
+
+
+def test_labels_that_the_output_cannot_encode_are_escaped(release, monkeypatch):
+    write_labels(release[1], [(name, label.replace("a", "ä"), split) for name, label, split in ENTRIES])
+    output = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(output, encoding="ascii", write_through=True))
+    assert run(release) == 0
+    assert b"elbow pl\\xe4nk" in output.getvalue()
+    assert (release[2] / "train" / "elbow_plänk" / "1.mp4").exists()
 
 
 def test_a_rerun_places_only_what_is_missing(release, capsys):
@@ -196,6 +216,13 @@ def test_a_link_to_itself_is_named_and_the_rest_is_placed(release, capsys):
 def test_videos_that_are_only_not_chosen_are_not_called_unlisted(release, capsys):
     assert run(release, "--max-per-class", 1, "--classes-file", write_classes(release[1], "squats")) == 0
     assert "present but unlisted: 0" in capsys.readouterr().out
+
+
+def test_a_classes_file_without_classes_is_refused(release, capsys):
+    run(release)
+    assert run(release, "--prune", "--classes-file", write_classes(release[1], "\n \n")) == 1
+    assert "the classes file names no class" in capsys.readouterr().err
+    assert len(list_files(release[2])) == 3
 
 
 def test_prune_takes_only_what_was_placed_and_is_not_asked_for(release, capsys):

@@ -1,4 +1,7 @@
-"""Progress of long work, shown the same way by both dataset scripts: a bar on a terminal, plain lines elsewhere."""
+"""Progress of long work, shown the same way by both dataset scripts: a bar on a terminal, plain lines elsewhere.
+
+And text that any terminal can show.
+"""
 
 import sys
 import time
@@ -33,3 +36,9 @@ def progress(total: int, description: str, unit: str) -> Iterator[Callable[[int]
             print(line, file=sys.stderr, flush=True)
 
     yield advance
+
+
+def printable(text: str) -> str:
+    """`text` with what the standard output cannot encode, such as a name that is no valid Unicode, as escapes."""
+    encoding = sys.stdout.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
