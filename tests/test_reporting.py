@@ -1,9 +1,13 @@
 import json
 
+import clip_sources
 import pytest
+import reporting
+import torch
 from engine import EpochSummary
 from evaluations import made_up_evaluation
 from reporting import RunFolderError, RunLog, epoch_entry, open_run_folder, read_log
+from saving import RunProgress
 
 
 def test_an_epochs_line_holds_what_it_came_to():
@@ -47,3 +51,15 @@ def test_a_folder_that_cannot_be_made_is_one_clear_message(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunFolderError, match="choose another --output-dir"):
         open_run_folder(tmp_path / "file" / "run", {}, resumes=False, overwrite=False)
+
+
+@pytest.mark.parametrize("processes, words", [(1, None), (3, "2 clips an epoch come twice")])
+def test_the_plan_tells_of_clips_that_come_twice(processes, words, monkeypatch, capsys):
+    monkeypatch.setattr(reporting, "world_size", lambda: processes)
+    monkeypatch.setattr(clip_sources, "world_size", lambda: processes)
+    sizes = {"resize_size": (32, 40), "crop_size": (28, 28), "selection": "official", "cache_dir": None}
+    options = clip_sources.ClipOptions(4, 4, 1, **sizes, skip_unreadable=False, batch_size=4, num_workers=0)
+    clips = clip_sources.Clips(None, torch.arange(7), 0, "decoded, float", options)
+    reporting.print_plan(torch.nn.Linear(2, 2), "a_network", clips, 2, RunProgress(), 1)
+    told = capsys.readouterr().out
+    assert "7 training videos" in told and (words in told if words else "twice" not in told)
