@@ -19,9 +19,9 @@ from references.dataset_tools import records
 from references.dataset_tools.checking import Row, TreeChecker, prepare_report, summarise, write_report
 from references.dataset_tools.probing import ProbeOptions, require_prober
 from references.dataset_tools.progress import progress
-from references.dataset_tools.quarantine import Quarantine
+from references.dataset_tools.quarantine import JOURNAL, LOCK, Quarantine
 from references.dataset_tools.reading import READERS
-from references.dataset_tools.walking import VIDEO_ENDINGS, find_videos, take_shard
+from references.dataset_tools.walking import VIDEO_ENDINGS, find_videos, take_shard, walked_folders
 
 STATUSES_THAT_LEAVE_ROOT_READABLE = {"ok", "remuxed", "quarantined"}
 
@@ -69,6 +69,8 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
         parser.error(f"--quarantine {args.quarantine}: is not a folder")
     elif args.quarantine.resolve() == args.root.resolve():
         parser.error("--quarantine must not be --root")
+    elif not args.restore and is_among_videos(args.quarantine, args.root):
+        parser.error(f"--quarantine {args.quarantine}: lies where videos are looked for; name another folder")
     if args.replace and not args.remux:
         parser.error("--replace needs --remux")
     for option, number, least in (
@@ -84,6 +86,18 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
         require_prober(args.prober)
     except RuntimeError as error:
         parser.error(str(error))
+
+
+def is_among_videos(quarantine: Path, root: Path) -> bool:
+    """Whether files of the tree lie in the folder `quarantine`, or would be taken for the tree's once they are there.
+
+    A root without train/ and val/ may hold its quarantine folder, as long as that holds nothing else.
+    """
+    folder, walked = quarantine.resolve(), walked_folders(root)
+    if walked != [root]:
+        return any(folder.is_relative_to(start.resolve()) for start in walked)
+    is_used = folder.is_dir() and not (folder / JOURNAL).exists() and set(os.listdir(folder)) - {LOCK}
+    return bool(is_used) and folder.is_relative_to(root.resolve())
 
 
 def main(argv: list[str] | None = None) -> int:

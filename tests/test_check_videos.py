@@ -236,12 +236,21 @@ def test_endings_and_where_files_are_looked_for(tmp_path):
     (tmp_path / "train/class.mp4").mkdir()
     (tmp_path / "train/class.mp4/5.mp4").write_bytes(b"")
     (tmp_path / "train/up").symlink_to("..")
+    (tmp_path / "train/far").symlink_to("x" * 300)
     found, unreadable = find_videos(tmp_path, ["mp4", ".mkv"], skip=None)
-    assert unreadable == []
+    assert unreadable == [("train/far", "cannot be followed: File name too long")]
     inside = ["train/a/1.mp4", "train/a/2.MP4", "train/class.mp4/5.mp4", "train/empty.mp4"]
     assert [path for path in found if not path.startswith("train/up")] == [*inside, "val/.hidden.mp4", "val/3.mkv"]
     assert find_videos(tmp_path / "other", ["mp4"], None)[0] == ["4.mp4"]
     assert find_videos(tmp_path, ["mp4"], skip=tmp_path / "train" / "a")[0][0] == "train/class.mp4/5.mp4"
+
+
+def test_the_root_may_be_where_one_stands(root, monkeypatch):
+    expected = find_videos(root, ["mp4", "ts"], skip=None)
+    assert expected[0][0] == "train/lunges/4.ts"
+    monkeypatch.chdir(root)
+    assert find_videos(Path("."), ["mp4", "ts"], skip=None) == expected
+    assert find_videos(Path("../root"), ["mp4", "ts"], skip=None) == expected
 
 
 def test_without_a_quarantine_bad_files_are_only_reported(root, capsys):
@@ -263,9 +272,14 @@ def test_without_a_quarantine_bad_files_are_only_reported(root, capsys):
         ["--timeout", "0"],
         ["--root", "/no/such"],
         ["--prober", "guess"],
+        ["--quarantine", "train"],
+        ["--quarantine", "val/new"],
+        ["--quarantine", "to_val/squats"],
     ],
 )
-def test_wrong_usage_gives_exit_code_2(root, options, capsys):
+def test_wrong_usage_gives_exit_code_2(root, options, capsys, monkeypatch):
+    monkeypatch.chdir(root)
+    Path("to_val").symlink_to("val")
     with pytest.raises(SystemExit) as stop:
         check_videos.main(["--root", str(root), *options])
     assert stop.value.code == 2
@@ -276,6 +290,23 @@ def test_a_strange_name_is_reported(root, videos, capsys):
     name = os.fsdecode(b'train/squats/-\xff,"\n.mp4')
     (root / name).write_bytes(videos["cut"])
     assert run_bytes(root)[name] == "bad"
+
+
+def test_a_quarantine_in_a_root_that_is_walked_whole_holds_nothing_else(root):
+    whole = root / "train"
+    with pytest.raises(SystemExit) as stop:
+        run(whole, "--quarantine", whole / "squats")
+    assert stop.value.code == 2
+    for _ in range(2):
+        assert run(whole, "--quarantine", whole / "bad")[0] == 0
+    assert files_in(whole / "bad").keys() == {"lunges/4.ts", "squats/3.mp4"}
+
+
+def test_a_link_that_leads_to_itself_stops_nothing(root, tmp_path):
+    (root / "train/squats/loop.mp4").symlink_to("loop.mp4")
+    assert run(root)[1]["train/squats/loop.mp4"] == "bad" and len(run(root)[1]) == 5
+    assert run(root, "--quarantine", tmp_path / "bad")[0] == 0
+    assert os.readlink(tmp_path / "bad/train/squats/loop.mp4") == "loop.mp4"
 
 
 def run_bytes(root: Path) -> dict[str, str]:

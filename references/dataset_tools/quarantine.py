@@ -16,6 +16,7 @@ from pathlib import Path
 from references.dataset_tools import moving, records
 
 JOURNAL = "journal.jsonl"
+LOCK = "journal.lock"
 ENTRY_KEYS = {"id", "state", "action", "root", "path", "kept", "identity"}
 
 
@@ -91,7 +92,7 @@ class Quarantine:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        with records.locked(self.folder / "journal.lock", waiting=""):
+        with records.locked(self.folder / LOCK, waiting=""):
             yield
 
     def _entries(self) -> dict[str, dict]:

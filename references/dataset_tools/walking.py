@@ -1,5 +1,6 @@
 """Which files of a tree to check; a room of its own, being what decides that nothing is overlooked."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -7,6 +8,11 @@ from references.dataset_tools.records import FOLDER
 
 VIDEO_ENDINGS = ["mp4", "m4v", "mov", "3gp", "avi", "mkv", "webm", "ts", "mts", "m2ts"]
 VIDEO_ENDINGS += ["mpg", "mpeg", "flv", "wmv", "asf", "ogv"]
+
+
+def walked_folders(root: Path) -> list[Path]:
+    """Where videos are looked for: root's train/ and val/, or all of root, if it has neither."""
+    return [root / name for name in ("train", "val") if (root / name).is_dir()] or [root]
 
 
 def find_videos(root: Path, endings: list[str], skip: Path | None) -> tuple[list[str], list[tuple[str, str]]]:
@@ -17,26 +23,31 @@ def find_videos(root: Path, endings: list[str], skip: Path | None) -> tuple[list
     """
     wanted = tuple("." + ending.lower().lstrip(".") for ending in endings)
     skipped = os.path.realpath(skip) if skip else None
-    starts = [name for name in ("train", "val") if (root / name).is_dir()]
     found, unreadable, visited = set(), [], set()
-    folders = [str(root / name) for name in starts] or [str(root)]
+    folders = ["" if folder == root else folder.name for folder in walked_folders(root)]  # relative to root, as all is
     while folders:
         folder = folders.pop()
-        real = os.path.realpath(folder)
+        real = os.path.realpath(root / folder)
         if real in visited or real == skipped or os.path.basename(folder) == FOLDER:
             continue
         visited.add(real)
         try:
-            with os.scandir(folder) as directory:
+            with os.scandir(root / folder) as directory:
                 items = list(directory)
         except OSError as error:
-            unreadable.append((os.path.relpath(folder, root), f"the folder cannot be listed: {error.strerror}"))
+            unreadable.append((folder or ".", f"the folder cannot be listed: {error.strerror}"))
             continue
         for item in items:
-            if item.is_dir():
-                folders.append(item.path)
-            if item.name.lower().endswith(wanted):
-                found.add(item.path[len(str(root)) + 1 :])
+            path = os.path.join(folder, item.name)
+            is_wanted = item.name.lower().endswith(wanted)
+            try:
+                if item.is_dir():
+                    folders.append(path)
+            except OSError as error:  # of a link; where it leads to itself, there is no folder to miss
+                if not is_wanted and error.errno != errno.ELOOP:
+                    unreadable.append((path, f"cannot be followed: {error.strerror}"))
+            if is_wanted:
+                found.add(path)
     holders = {parent for path in found for parent in _parents(path)}
     return sorted(found - holders), sorted(unreadable)
 
