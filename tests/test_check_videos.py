@@ -107,6 +107,33 @@ def test_dry_run_changes_nothing(root, tmp_path):
     assert run(root, "--quarantine", tmp_path / "bad", "--dry-run")[0] == 0
 
 
+@pytest.mark.parametrize("is_dry", [True, False])
+def test_files_whose_names_begin_alike_have_a_remux_each(tmp_path, videos, is_dry):
+    alike, wide = "0" * 110, "\u8e72" * 83
+    paths = [f"{folder}/{alike}{n}.ts" for folder in ("train/a", "train/b") for n in range(3)]
+    for path in [*paths, f"train/a/{wide}.ts"]:
+        file = tmp_path / "root" / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(videos["repairable"])
+    options = ["--quarantine", tmp_path / "bad", "--remux", "--replace", "--jobs", 2]
+    statuses = run(tmp_path / "root", *options, *["--dry-run"] * is_dry)[1]
+    assert set(statuses.values()) == {"would_remux" if is_dry else "remuxed"} and len(statuses) == 7
+    assert list_files(tmp_path / "root").keys() == statuses.keys()
+
+
+@pytest.mark.parametrize("is_dry", [True, False])
+def test_files_behind_a_linked_folder_stay(root, tmp_path, videos, is_dry):
+    (root / "train/lunges").rename(tmp_path / "elsewhere")
+    (root / "train/lunges").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "to_root").symlink_to(root)
+    options = ["--quarantine", tmp_path / "bad", "--remux", "--replace", *["--dry-run"] * is_dry]
+    code, statuses = run(tmp_path / "to_root", *options)
+    assert code == 1 and statuses["train/lunges/4.ts"] == "error"
+    assert "linked folder" in (tmp_path / "report.csv").read_text()
+    assert statuses["train/squats/3.mp4"] == ("would_quarantine" if is_dry else "quarantined")
+    assert list_files(tmp_path / "elsewhere") == {"4.ts": videos["repairable"]}
+
+
 def test_restore(root, tmp_path, capsys):
     before = list_files(root)
     arguments = ["--quarantine", tmp_path / "bad", "--remux", "--replace"]

@@ -82,6 +82,20 @@ def test_a_taken_name_gets_a_number(root, folder):
     assert (root / CLIP).read_bytes() == b"third" and len(files_in(folder)) == 2
 
 
+def test_a_name_as_long_as_can_be(root, folder):
+    names = [f"train/{letters}.mp4" for letters in ("x" * 251, "\u8e72" * 83 + "xx")]
+    quarantine = Quarantine(folder, root)
+    for path in names * 2:
+        (root / path).write_bytes(b"bad")
+        quarantine.withdraw(path, "bad")
+    kept = [entry["kept"] for entry in quarantine.restorable()]
+    assert files_in(folder).keys() == set(kept) and len(kept) == 4
+    assert f"train/{'x' * 249}.1.mp4" in kept and f"train/{chr(0x8E72) * 83}.1.mp4" in kept
+    for entry in quarantine.restorable()[:2]:
+        quarantine.restore(entry)
+    assert {path for path in list_files(root) if len(path) > 80} == set(names)
+
+
 def test_a_link_is_moved_as_a_link(root, folder, tmp_path):
     (tmp_path / "target.mp4").write_bytes(b"target")
     (root / "train" / "link.mp4").symlink_to(tmp_path / "target.mp4")

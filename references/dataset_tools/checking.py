@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from references.dataset_tools.moving import temporary_name
 from references.dataset_tools.probing import ProbeOptions, Verdict
 from references.dataset_tools.quarantine import Quarantine
-from references.dataset_tools.remuxing import Inspection, inspect
+from references.dataset_tools.remuxing import Inspection, inspect, unlink_if_there
 from references.dataset_tools.state import CheckedFiles
 from references.dataset_tools.workers import Task, WorkerFailure, WorkerPool
 
@@ -61,33 +62,48 @@ class TreeChecker:
                     stats[path] = stat
             if not stats:
                 return
-            tasks = (
-                Task(path, inspect, (self._absolute(path), self.options, self._remux_to(path, folder)))
-                for path in stats
-            )
-            with WorkerPool(min(self.jobs, len(stats)), self.timeout) as pool:
-                for path, result in pool.run(tasks):
-                    stat = stats[path]
-                    self.bytes_read += stat.st_size if stat else 0
-                    row = self._deal_with(path, _as_inspection(result), self._remux_to(path, folder))
-                    if row.status == "ok" and stat:
-                        checked.remember(self._absolute(path), stat, result.verdict)
-                    yield row
+            remuxes: dict[str, str] = {}  # of the files being worked on, which may have none
+
+            def tasks() -> Iterator[Task]:
+                for path in stats:
+                    if self.remux and not self._is_behind_link(path):
+                        remuxes[path] = self._remux_to(path, folder)
+                    yield Task(path, inspect, (self._absolute(path), self.options, remuxes.get(path)))
+
+            try:
+                with WorkerPool(min(self.jobs, len(stats)), self.timeout) as pool:
+                    for path, result in pool.run(tasks()):
+                        stat = stats[path]
+                        self.bytes_read += stat.st_size if stat else 0
+                        row = self._deal_with(path, _as_inspection(result), remuxes.get(path))
+                        if path in remuxes:
+                            unlink_if_there(remuxes.pop(path))
+                        if row.status == "ok" and stat:
+                            checked.remember(self._absolute(path), stat, result.verdict)
+                        yield row
+            finally:
+                for remuxed in remuxes.values():
+                    unlink_if_there(remuxed)
 
     def _absolute(self, path: str) -> str:
         return os.path.join(os.path.abspath(self.root), path)
 
-    def _remux_to(self, path: str, scratch: str) -> str | None:
-        if not self.remux:
-            return None
-        folder, name = os.path.split(self._absolute(path))
-        return os.path.join(scratch if self.dry_run else folder, f".{name[:100]}{REMUX_ENDING}")
+    def _remux_to(self, path: str, scratch: str) -> str:
+        remuxed = temporary_name(path, REMUX_ENDING)
+        return os.path.join(scratch, os.path.basename(remuxed)) if self.dry_run else self._absolute(remuxed)
+
+    def _is_behind_link(self, path: str) -> bool:
+        """Whether a linked folder leads from `path` out of root: to somebody else's files, which stay untouched."""
+        folder = os.path.realpath(os.path.dirname(self._absolute(path)))
+        return not Path(folder).is_relative_to(os.path.realpath(self.root))
 
     def _deal_with(self, path: str, inspection: Inspection, remuxed: str | None) -> Row:
         verdict = inspection.verdict
         row = Row(path, verdict.status, verdict.reason, verdict.frames, verdict.seconds)
         if verdict.status != "bad" or self.quarantine is None:
             return row
+        if self._is_behind_link(path):
+            return row._replace(status="error", reason=f"{verdict.reason}; not moved: it lies behind a linked folder")
         is_repaired = inspection.remuxed is not None
         try:
             if self.dry_run:
@@ -102,9 +118,6 @@ class TreeChecker:
             return row._replace(status="quarantined")
         except OSError as error:
             return row._replace(status="error", reason=f"{verdict.reason}; it could not be moved: {error}")
-        finally:
-            if remuxed is not None and os.path.lexists(remuxed):
-                os.unlink(remuxed)
 
 
 def _stat(path: Path) -> os.stat_result | None:

@@ -5,6 +5,7 @@ systems that is the rename of a complete copy, after which the original is remov
 """
 
 import errno
+import hashlib
 import os
 import shutil
 import stat
@@ -26,6 +27,12 @@ class Identity(NamedTuple):
 def identify(path: str) -> Identity:
     found = os.lstat(path)
     return Identity(found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+def temporary_name(path: str, ending: str) -> str:
+    """A hidden name beside `path` that no other path gets, and that is short however long the name in `path` is."""
+    digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:32]
+    return os.path.join(os.path.dirname(path), f".{digest}{ending}")
 
 
 def move(source: str, target: str) -> None:
@@ -127,8 +134,7 @@ COPIERS = {
 
 
 def _partial(target: str) -> str:
-    folder, name = os.path.split(target)
-    return f"{folder}/.{name[:100]}{PARTIAL_ENDING}"
+    return temporary_name(target, PARTIAL_ENDING)
 
 
 def _kind(path: str) -> int:

@@ -143,12 +143,17 @@ class Quarantine:
             self._note(entry["path"], "restored")
 
     def _free_name(self, path: str) -> str:
-        """`path`, or with a number before its ending where that is taken."""
-        stem, ending = os.path.splitext(path)
+        """`path`, or with a number before its ending where that is taken; cut where that is too long for a name."""
+        folder, name = os.path.split(path)
+        stem, ending = os.path.splitext(name)
+        longest = os.pathconf(self.folder, "PC_NAME_MAX")
         number, kept = 0, path
         while os.path.lexists(self.folder / kept):
             number += 1
-            kept = f"{stem}.{number}{ending}"
+            numbered = f".{number}{ending}"
+            room = longest - len(os.fsencode(numbered))
+            fitting = stem if len(os.fsencode(stem)) <= room else os.fsencode(stem)[:room].decode(errors="ignore")
+            kept = os.path.join(folder, fitting + numbered)
         return kept
 
     def _note(self, path: str, status: str) -> None:

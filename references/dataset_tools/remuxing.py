@@ -26,12 +26,12 @@ def inspect(path: str, options: ProbeOptions, remux_to: str | None) -> Inspectio
     try:
         remux(path, remux_to)
     except (av.FFmpegError, ValueError, OSError) as error:
-        _unlink_if_there(remux_to)
+        unlink_if_there(remux_to)
         return Inspection(verdict._replace(reason=f"{verdict.reason}; a remux failed: {error}"))
     remuxed = probe(remux_to, options)
     if remuxed.status == "ok" and remuxed.frames >= verdict.promised_frames:
         return Inspection(verdict, remuxed)
-    _unlink_if_there(remux_to)
+    unlink_if_there(remux_to)
     return Inspection(verdict._replace(reason=f"{verdict.reason}; a remux does not repair it"))
 
 
@@ -64,6 +64,6 @@ def _muxer(demuxer: str, path: str) -> str:
     return demuxer.split(",")[0]
 
 
-def _unlink_if_there(path: str) -> None:
+def unlink_if_there(path: str) -> None:
     if os.path.lexists(path):
         os.unlink(path)
