@@ -246,6 +246,20 @@ def test_other_roots_of_one_quarantine_are_left_alone(root, folder, tmp_path):
     assert [entry["kept"] for entry in second.restorable()] == ["train/squats/1.1.mp4"]
 
 
+def test_placed_trees_within_the_root_have_their_own_records(root, folder, tmp_path):
+    (root / records.FOLDER).mkdir()
+    (root / records.FOLDER / "placed.jsonl").touch()
+    (tmp_path / "other.mp4").write_bytes(b"not placed")
+    quarantine = Quarantine(folder, tmp_path)
+    quarantine.withdraw(f"root/{CLIP}", "bad")
+    quarantine.withdraw("other.mp4", "bad")
+    assert records.read_withdrawn(root) == {CLIP: "quarantined"}
+    assert records.read_withdrawn(tmp_path) == {"other.mp4": "quarantined"}
+    for entry in quarantine.restorable():
+        quarantine.restore(entry)
+    assert records.read_withdrawn(root) == {} == records.read_withdrawn(tmp_path)
+
+
 def test_a_part_of_a_placed_tree_is_recorded_at_its_root(root, folder):
     (root / records.FOLDER).mkdir()
     (root / records.FOLDER / "placed.jsonl").touch()

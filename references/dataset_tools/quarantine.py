@@ -26,7 +26,6 @@ class Quarantine:
     def __init__(self, folder: Path, root: Path):
         self.folder, self.root = Path(os.path.realpath(folder)), Path(os.path.realpath(root))
         self.journal = self.folder / JOURNAL
-        self.record_root = _find_record_root(self.root)
 
     def paths_taken_from_root(self) -> set[str]:
         """Every path under root that the journal has ever told of."""
@@ -158,13 +157,14 @@ class Quarantine:
 
     def _note(self, path: str, status: str) -> None:
         """Tells refactor_dataset.py, so that it does not put the file back."""
-        relative = os.path.relpath(self.root / path, self.record_root)
-        records.record_withdrawn(self.record_root, [relative], status)
+        record_root = _find_record_root(self.root, path)
+        records.record_withdrawn(record_root, [os.path.relpath(self.root / path, record_root)], status)
 
 
-def _find_record_root(root: Path) -> Path:
-    """The tree that refactor_dataset.py made and that `root` is or lies in; else root itself."""
-    for folder in (root, *root.parents[:2]):
+def _find_record_root(root: Path, path: str) -> Path:
+    """The tree that refactor_dataset.py made and that `path`, relative to root, lies in; else root itself."""
+    within = (root / path).parents
+    for folder in within[: within.index(root) + 3]:  # root may be the tree's split, or one class of it
         if (folder / records.FOLDER / "placed.jsonl").exists():
             return folder
     return root
