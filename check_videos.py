@@ -157,19 +157,29 @@ def check(args: argparse.Namespace, quarantine: Quarantine | None) -> int:
 
 
 def restore(quarantine: Quarantine, dry_run: bool) -> int:
+    if not quarantine.journal.exists():
+        raise FileNotFoundError(f"{quarantine.folder} is no quarantine folder of this script: it has no {JOURNAL}")
     if not dry_run:
         quarantine.settle()
-    entries = quarantine.restorable()
-    failed = 0
+    entries, places, failed = quarantine.restorable(), set(), 0
     for entry in entries:
         try:
             if not dry_run:
                 quarantine.restore(entry)
+            elif entry["path"] in places:
+                raise FileExistsError("a newer one of the same name would be in its place")
+            else:
+                quarantine.require_restorable(entry)
+                places.add(entry["path"])
         except OSError as error:
             failed += 1
             print(printable(f"not restored: {entry['path']}: {error}"), file=sys.stderr)
     print(f"{'would restore' if dry_run else 'restored'} {len(entries) - failed} of {len(entries)} files")
-    return 1 if failed else 0
+    others = quarantine.count_of_other_roots()
+    for root, count in others.items():
+        remedy = "give that as --root" if os.path.isdir(root) else "which is not there now: move the tree back for this"
+        print(printable(f"{count} more came from another root, {root}: {remedy}"), file=sys.stderr)
+    return 1 if failed or (others and not entries) else 0
 
 
 @contextlib.contextmanager

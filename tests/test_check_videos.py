@@ -149,6 +149,36 @@ def test_restore(root, tmp_path, capsys):
     (root / "train/squats/3.mp4").write_bytes(b"in its place now")
     assert check_videos.main(restore) == 1
     assert (root / "train/squats/3.mp4").read_bytes() == b"in its place now"
+    for options in ([], ["--dry-run"]):
+        capsys.readouterr()
+        assert check_videos.main([*restore, *options]) == 1
+        output = capsys.readouterr()
+        assert "restore" in output.out and "0 of 1 files" in output.out
+        assert "another file is in its place" in output.err
+
+
+def test_restore_says_why_there_is_nothing_to_restore(root, tmp_path, capsys):
+    bad, moved = tmp_path / "bad", tmp_path / "moved"
+    assert check_videos.main(["--root", str(root), "--quarantine", str(tmp_path / "absent"), "--restore"]) == 1
+    assert "no journal.jsonl" in capsys.readouterr().err and not (tmp_path / "absent").exists()
+    run(root, "--quarantine", bad)
+    root.rename(moved)
+    assert check_videos.main(["--root", str(moved), "--quarantine", str(bad), "--restore"]) == 1
+    assert f"2 more came from another root, {root}: which is not there now" in capsys.readouterr().err
+    root.mkdir()
+    for _ in range(2):
+        assert check_videos.main(["--root", str(root), "--quarantine", str(bad), "--restore"]) == 0
+    assert len(files_in(bad)) == 0 and len(list_files(root)) == 2
+
+
+def test_a_dry_restore_sees_two_files_of_one_name(root, tmp_path, videos, capsys):
+    restore = ["--root", str(root), "--quarantine", str(tmp_path / "bad"), "--restore"]
+    run(root, "--quarantine", tmp_path / "bad")
+    (root / "train/squats/3.mp4").write_bytes(videos["cut"])
+    run(root, "--quarantine", tmp_path / "bad")
+    for options in (["--dry-run"], []):
+        assert check_videos.main([*restore, *options]) == 1
+        assert "2 of 3 files" in capsys.readouterr().out
 
 
 def test_the_refactorer_leaves_it_so(root, tmp_path, videos, capsys):

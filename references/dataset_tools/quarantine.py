@@ -9,6 +9,7 @@ settles.
 import os
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,25 +70,37 @@ class Quarantine:
 
     def restorable(self) -> list[dict]:
         """The journal's entries for files of this root that are in the folder, the newest first."""
-        entries = self._entries().values()
-        return [entry for entry in entries if entry["state"] == "done" and entry["root"] == str(self.root)][::-1]
+        return [entry for entry in self._kept() if entry["root"] == str(self.root)][::-1]
+
+    def count_of_other_roots(self) -> Counter[str]:
+        """Other root -> number of its files that are in the folder."""
+        return Counter(entry["root"] for entry in self._kept() if entry["root"] != str(self.root))
+
+    def require_restorable(self, entry: dict) -> None:
+        """Raises OSError where `restore` would: the original is not in the folder, or its place is taken."""
+        target, source = self._ends(entry)
+        if not os.path.lexists(source):
+            raise FileNotFoundError(f"{source} is not there any more")
+        if os.path.lexists(target):
+            is_remux = entry["action"] == "replace" and list(moving.identify(target)) == entry["remuxed"]
+            if not is_remux:
+                raise FileExistsError(f"another file is in its place; move {target} away first")
 
     def restore(self, entry: dict) -> None:
         """Puts one original back where it came from. Raises OSError where it cannot, as when the place is taken."""
         with self._locked():
+            self.require_restorable(entry)
             target, source = self._ends(entry)
-            if not os.path.lexists(source):
-                raise FileNotFoundError(f"{source} is not there any more")
-            is_taken = os.path.lexists(target)
-            if is_taken and not (entry["action"] == "replace" and list(moving.identify(target)) == entry["remuxed"]):
-                raise FileExistsError(f"another file is in its place; move {target} away first")
             self._write(entry["id"], "restoring", identity=moving.identify(source))
-            if is_taken:
+            if os.path.lexists(target):
                 moving.move_over(source, target)
             else:
                 moving.move(source, target)
             self._write(entry["id"], "restored")
             self._note(entry["path"], "restored")
+
+    def _kept(self) -> list[dict]:
+        return [entry for entry in self._entries().values() if entry["state"] == "done"]
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
