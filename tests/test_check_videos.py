@@ -1,12 +1,14 @@
 import csv
 import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import imageio_ffmpeg
 import pytest
 from damaged_videos import cut, flag_transport_error, write_textured_video, write_with_audio
-from killing import run_script, sigkill_at_random
+from killing import ROOT, run_script, sigkill_at_random
 from release_files import list_files, write_labels
 
 import check_videos
@@ -235,6 +237,30 @@ def test_a_file_of_somebody_else_is_neither_used_nor_changed(root, tmp_path, cap
     assert check_videos.main(["--root", str(root), "--report", str(root)]) == 1
     errors = capsys.readouterr().err
     assert errors.count("error: ") == 3 and "journal.jsonl" in errors and "Traceback" not in errors
+
+
+def test_the_report_follows_links_and_replaces_no_special_file(root, tmp_path, monkeypatch):
+    (tmp_path / "link.csv").symlink_to("real/report.csv")
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    for path in ("link.csv", "pipe"):
+        assert check_videos.main(["--root", str(root), "--jobs", "1", "--report", str(tmp_path / path)]) == 1
+    report = (tmp_path / "real/report.csv").read_text()
+    assert report.count("\n") == 5 and (tmp_path / "link.csv").is_symlink()
+    assert os.read(reader, 10000).decode() == report.replace("\n", "\r\n") and (tmp_path / "pipe").is_fifo()
+    os.close(reader)
+
+
+def test_the_report_may_be_the_output(root, tmp_path):
+    with (tmp_path / "output").open("wb") as output:
+        subprocess.run(
+            [sys.executable, str(ROOT / "check_videos.py"), "--root", str(root), "--report", "/dev/fd/1"],
+            stdout=output,
+            stderr=subprocess.DEVNULL,
+            check=False,
+        )
+    printed, _, report = (tmp_path / "output").read_text().partition(",".join(COLUMNS))
+    assert "2 ok" in printed and report.count("\n") == 5
 
 
 def test_shards_cover_every_file_once(root, tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from references.dataset_tools.moving import temporary_name
+from references.dataset_tools.placing import PARTIAL_ENDING
 from references.dataset_tools.probing import ProbeOptions, Verdict
 from references.dataset_tools.quarantine import Quarantine
 from references.dataset_tools.remuxing import Inspection, inspect, unlink_if_there
@@ -135,19 +137,35 @@ def _as_inspection(result: Inspection | WorkerFailure) -> Inspection:
 
 def prepare_report(path: Path) -> None:
     """Raises OSError where `write_report` could not write there, which is better known before hours of work."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
+    target = os.path.realpath(path)
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    must_be_writable = path if _is_stream(path) else os.path.dirname(target)
+    if path.is_dir() or not os.access(must_be_writable, os.W_OK):
         raise OSError(f"the report {path} cannot be written")
 
 
 def write_report(path: Path, rows: list[Row]) -> None:
-    """The rows as CSV, sorted by path; the file appears once it is complete."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+    """The rows as CSV, sorted by path; the file appears, where a link leads to it, once it is complete."""
+    if _is_stream(path):
+        sys.stdout.flush()
+        _write_rows(path, rows, mode="a")  # what was printed stays
+        return
+    target = os.path.realpath(path)
+    partial = temporary_name(target, PARTIAL_ENDING)
+    _write_rows(partial, rows, mode="w")
+    os.replace(partial, target)
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether `path` is a pipe, a device, or what this process prints to: it is written to and stays what it is."""
+    return path.exists() and (not path.is_file() or os.path.samestat(path.stat(), os.fstat(1)))
+
+
+def _write_rows(path: str | Path, rows: list[Row], mode: str) -> None:
+    with open(path, mode, encoding="utf-8", errors="surrogateescape", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(Row._fields)
         writer.writerows(row._replace(seconds=round(row.seconds, 3)) for row in sorted(rows))
-    os.replace(partial, path)
 
 
 def summarise(rows: list[Row]) -> str:
