@@ -9,6 +9,7 @@ not or could not be handled, 2 for wrong usage.
 import argparse
 import contextlib
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -106,15 +107,16 @@ def main(argv: list[str] | None = None) -> int:
     check_args(parser, args)
     quarantine = Quarantine(args.quarantine, args.root) if args.quarantine else None
     try:
-        if args.restore:
-            return restore(quarantine, args.dry_run)
-        with sole_check(args.root, args.shard) if quarantine and not args.dry_run else contextlib.nullcontext():
-            return check(args, quarantine)
+        with sigterm_as_interrupt():
+            if args.restore:
+                return restore(quarantine, args.dry_run)
+            with sole_check(args.root, args.shard) if quarantine and not args.dry_run else contextlib.nullcontext():
+                return check(args, quarantine)
     except (OSError, RuntimeError, records.RecordError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("stopped; what was moved so far is in the journal, run again to go on", file=sys.stderr)
+    except KeyboardInterrupt:  # or SIGTERM
+        print("stopped; what was done so far is in the report and the journal, run again to go on", file=sys.stderr)
         return 1
 
 
@@ -123,7 +125,7 @@ def check(args: argparse.Namespace, quarantine: Quarantine | None) -> int:
         prepare_report(args.report)
     if quarantine and not args.dry_run:
         quarantine.settle()
-    paths, unreadable = find_videos(args.root, args.ext, skip=args.quarantine)
+    paths, unreadable, leftovers = find_videos(args.root, args.ext, skip=args.quarantine)
     if not paths:
         print(f"no file under {args.root} ends in {', '.join(args.ext)}", file=sys.stderr)
     if args.shard:
@@ -140,19 +142,24 @@ def check(args: argparse.Namespace, quarantine: Quarantine | None) -> int:
         timeout=args.timeout,
         state=args.state,
     )
+    if quarantine and not args.dry_run:
+        checker.sweep(leftovers, paths if args.shard else None)  # the other shards may be at work
     start = time.monotonic()
-    with progress(len(paths), "checking", "file") as advance:
-        for row in checker.check(paths):
-            rows.append(row)
-            advance(1)
-            if row.status != "ok":
-                tqdm.write(printable(f"{row.status} {row.path}: {row.reason}"))
-    seconds = max(time.monotonic() - start, 1e-9)
-    megabytes = checker.bytes_read / 1e6
-    print(f"{len(paths)} files in {seconds:.1f} s: {len(paths) / seconds:.1f} files/s, {megabytes / seconds:.1f} MB/s")
-    print(printable(summarise(rows)))
-    if args.report:
-        write_report(args.report, rows)
+    try:
+        with progress(len(paths), "checking", "file") as advance, contextlib.closing(checker.check(paths)) as checked:
+            for row in checked:
+                rows.append(row)
+                advance(1)
+                if row.status != "ok":
+                    tqdm.write(printable(f"{row.status} {row.path}: {row.reason}"))
+        seconds = max(time.monotonic() - start, 1e-9)
+        megabytes = checker.bytes_read / 1e6
+        rates = f"{len(paths) / seconds:.1f} files/s, {megabytes / seconds:.1f} MB/s"
+        print(f"{len(paths)} files in {seconds:.1f} s: {rates}")
+        print(printable(summarise(rows)))
+    finally:  # also where the run was stopped
+        if args.report:
+            write_report(args.report, rows)
     return 0 if all(row.status in STATUSES_THAT_LEAVE_ROOT_READABLE for row in rows) else 1
 
 
@@ -180,6 +187,16 @@ def restore(quarantine: Quarantine, dry_run: bool) -> int:
         remedy = "give that as --root" if os.path.isdir(root) else "which is not there now: move the tree back for this"
         print(printable(f"{count} more came from another root, {root}: {remedy}"), file=sys.stderr)
     return 1 if failed or (others and not entries) else 0
+
+
+@contextlib.contextmanager
+def sigterm_as_interrupt():
+    """Within it, a job system's or a service's request to end is taken as Ctrl-C is, so that all is left tidy."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

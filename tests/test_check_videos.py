@@ -1,6 +1,7 @@
 import csv
 import os
 import random
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -320,8 +321,8 @@ def test_endings_and_where_files_are_looked_for(tmp_path):
     (tmp_path / "train/class.mp4/5.mp4").write_bytes(b"")
     (tmp_path / "train/up").symlink_to("..")
     (tmp_path / "train/far").symlink_to("x" * 300)
-    found, unreadable = find_videos(tmp_path, ["mp4", ".mkv"], skip=None)
-    assert unreadable == [("train/far", "cannot be followed: File name too long")]
+    found, unreadable, leftovers = find_videos(tmp_path, ["mp4", ".mkv"], skip=None)
+    assert leftovers == [] and unreadable == [("train/far", "cannot be followed: File name too long")]
     inside = ["train/a/1.mp4", "train/a/2.MP4", "train/class.mp4/5.mp4", "train/empty.mp4"]
     assert [path for path in found if not path.startswith("train/up")] == [*inside, "val/.hidden.mp4", "val/3.mkv"]
     assert find_videos(tmp_path / "other", ["mp4"], None)[0] == ["4.mp4"]
@@ -399,6 +400,43 @@ def run_bytes(root: Path) -> dict[str, str]:
         return {row["path"]: row["status"] for row in csv.DictReader(file)}
 
 
+def test_a_run_that_is_stopped_leaves_a_report_and_no_remux(root, tmp_path, monkeypatch, capsys):
+    pool_run = checking.WorkerPool.run
+
+    def begin(tasks):
+        for task in tasks:
+            Path(task.args[2]).write_bytes(b"half of a remux")
+            yield task
+
+    def stop_after_the_first(self, tasks):
+        yield next(pool_run(self, begin(tasks)))
+        signal.raise_signal(signal.SIGTERM)
+
+    before, handler = list_files(root), signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        patch.setattr(checking.WorkerPool, "run", stop_after_the_first)
+        code, statuses = run(root, "--quarantine", tmp_path / "bad", "--remux", "--jobs", 2)
+    assert code == 1 and len(statuses) == 1 and "stopped" in capsys.readouterr().err
+    assert (
+        not list(root.rglob("*.remux")) and before.items() <= {**list_files(root), **files_in(tmp_path / "bad")}.items()
+    )
+    assert signal.getsignal(signal.SIGTERM) is handler
+
+
+def test_what_a_killed_remux_left_is_removed(root, tmp_path):
+    stale = checking.temporary_name("train/squats/gone.ts", ".remux")
+    own = checking.temporary_name("train/lunges/4.ts", ".remux")
+    for path in (stale, own, "train/squats/.somebodys.remux"):
+        (root / path).write_bytes(b"half")
+    quarantine = ["--quarantine", tmp_path / "bad"]
+    run(root, *quarantine, "--dry-run")
+    assert (root / stale).exists() and (root / own).exists()
+    run(root, *quarantine, "--shard", "0/4")  # that of train/lunges/4.ts
+    assert (root / stale).exists() and not (root / own).exists()
+    run(root, *quarantine)
+    assert not (root / stale).exists() and (root / "train/squats/.somebodys.remux").exists()
+
+
 def kill_often(root: Path, times: int, videos: dict[str, bytes]) -> None:
     for number in range(30):
         kind = ("cut", "repairable", "good")[number % 3]
@@ -413,6 +451,7 @@ def kill_often(root: Path, times: int, videos: dict[str, bytes]) -> None:
             assert data in (placed.get(path), kept.get(path)), path
     done = run_script("check_videos.py", arguments)
     assert done.returncode == 0, done.stderr
+    assert not list(root.rglob("*.remux"))
     expected_bad = {path: data for path, data in before.items() if data in (videos["cut"], videos["repairable"])}
     assert files_in(bad) == expected_bad
     assert run_script("check_videos.py", [*arguments[:4], "--restore"]).returncode == 0

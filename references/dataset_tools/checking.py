@@ -9,15 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from references.dataset_tools.moving import temporary_name
+from references.dataset_tools.moving import REMUX_ENDING, temporary_name
 from references.dataset_tools.placing import PARTIAL_ENDING
 from references.dataset_tools.probing import ProbeOptions, Verdict
 from references.dataset_tools.quarantine import Quarantine
 from references.dataset_tools.remuxing import Inspection, inspect, unlink_if_there
 from references.dataset_tools.state import CheckedFiles
 from references.dataset_tools.workers import Task, WorkerFailure, WorkerPool
-
-REMUX_ENDING = ".remux"  # of a remux under way: hidden, and no video's ending, so nothing takes it for one
 
 
 class Row(NamedTuple):
@@ -86,6 +84,13 @@ class TreeChecker:
             finally:
                 for remuxed in remuxes.values():
                     unlink_if_there(remuxed)
+
+    def sweep(self, leftovers: list[str], paths: list[str] | None = None) -> None:
+        """Removes the remuxes at `leftovers` that a killed run was making: all, or those made from `paths`."""
+        ours = None if paths is None else {temporary_name(path, REMUX_ENDING) for path in paths}
+        for leftover in leftovers:
+            if (ours is None or leftover in ours) and not self._is_behind_link(leftover):
+                unlink_if_there(self._absolute(leftover))
 
     def _absolute(self, path: str) -> str:
         return os.path.join(os.path.abspath(self.root), path)

@@ -7,12 +7,14 @@ systems that is the rename of a complete copy, after which the original is remov
 import errno
 import hashlib
 import os
+import re
 import shutil
 import stat
 from typing import NamedTuple
 
 from references.dataset_tools.placing import NOT_LINKABLE, PARTIAL_ENDING, same_bytes
 
+REMUX_ENDING = ".remux"  # of a remux under way: hidden, and no video's ending, so nothing takes it for one
 ANOTHER_FILE_SYSTEM = {errno.EXDEV}
 
 
@@ -33,6 +35,11 @@ def temporary_name(path: str, ending: str) -> str:
     """A hidden name beside `path` that no other path gets, and that is short however long the name in `path` is."""
     digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:32]
     return os.path.join(os.path.dirname(path), f".{digest}{ending}")
+
+
+def is_temporary_name(name: str, ending: str) -> bool:
+    """Whether `temporary_name` made it."""
+    return name.endswith(ending) and re.fullmatch(r"\.[0-9a-f]{32}", name.removesuffix(ending)) is not None
 
 
 def move(source: str, target: str) -> None:

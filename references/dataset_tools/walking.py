@@ -3,7 +3,9 @@
 import errno
 import os
 from pathlib import Path
+from typing import NamedTuple
 
+from references.dataset_tools.moving import REMUX_ENDING, is_temporary_name
 from references.dataset_tools.records import FOLDER
 
 VIDEO_ENDINGS = ["mp4", "m4v", "mov", "3gp", "avi", "mkv", "webm", "ts", "mts", "m2ts"]
@@ -15,15 +17,23 @@ def walked_folders(root: Path) -> list[Path]:
     return [root / name for name in ("train", "val") if (root / name).is_dir()] or [root]
 
 
-def find_videos(root: Path, endings: list[str], skip: Path | None) -> tuple[list[str], list[tuple[str, str]]]:
+class Found(NamedTuple):
+    """What a walk over a tree came upon; paths are relative to its root, sorted."""
+
+    videos: list[str]
+    unreadable: list[tuple[str, str]]  # (path, reason) of folders that could not be listed
+    leftovers: list[str]  # remuxes that a killed run left unfinished
+
+
+def find_videos(root: Path, endings: list[str], skip: Path | None) -> Found:
     """The paths under root's train/ and val/ (all of root, if it has neither) with one of the `endings`, in any case.
 
-    Also gives `(path, reason)` of folders that could not be listed. Paths are relative to root, sorted. `skip` is a
-    folder not to go into. What has such an ending counts, be it a link, a pipe, or a folder that holds no video.
+    `skip` is a folder not to go into. What has such an ending counts, be it a link, a pipe, or a folder that holds no
+    video.
     """
     wanted = tuple("." + ending.lower().lstrip(".") for ending in endings)
     skipped = os.path.realpath(skip) if skip else None
-    found, unreadable, visited = set(), [], set()
+    found, unreadable, leftovers, visited = set(), [], [], set()
     folders = ["" if folder == root else folder.name for folder in walked_folders(root)]  # relative to root, as all is
     while folders:
         folder = folders.pop()
@@ -48,8 +58,10 @@ def find_videos(root: Path, endings: list[str], skip: Path | None) -> tuple[list
                     unreadable.append((path, f"cannot be followed: {error.strerror}"))
             if is_wanted:
                 found.add(path)
+            elif is_temporary_name(item.name, REMUX_ENDING):
+                leftovers.append(path)
     holders = {parent for path in found for parent in _parents(path)}
-    return sorted(found - holders), sorted(unreadable)
+    return Found(sorted(found - holders), sorted(unreadable), sorted(leftovers))
 
 
 def _parents(path: str) -> list[str]:
