@@ -30,7 +30,9 @@ STATUSES_THAT_LEAVE_ROOT_READABLE = {"ok", "remuxed", "quarantined"}
 def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True, metavar="DIR", help="train/ and val/ in it, else all of it")
-    parser.add_argument("--ext", nargs="+", default=VIDEO_ENDINGS, metavar="ENDING", help="of the files to check")
+    parser.add_argument(
+        "--ext", type=parse_ending, nargs="+", default=VIDEO_ENDINGS, metavar="ENDING", help="of the files to check"
+    )
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), metavar="N", help="workers (default: the cores)")
     parser.add_argument("--report", type=Path, metavar="CSV", help="one line a file: path,status,reason,frames,seconds")
     parser.add_argument("--state", type=Path, metavar="FILE", help="remembers readable files; they are not read again")
@@ -49,6 +51,13 @@ def get_args_parser() -> argparse.ArgumentParser:
     group.add_argument("--replace", action="store_true", help="puts it in the place of the original, which is kept")
     group.add_argument("--restore", action="store_true", help="puts all quarantined files back, and checks nothing")
     return parser
+
+
+def parse_ending(text: str) -> str:
+    ending = text.lower().removeprefix(".")
+    if not ending.isalnum():
+        raise argparse.ArgumentTypeError(f"{text}: must be an ending such as mp4; more of them are separated by spaces")
+    return ending
 
 
 def parse_shard(text: str) -> tuple[int, int]:
@@ -126,8 +135,8 @@ def check(args: argparse.Namespace, quarantine: Quarantine | None) -> int:
     if quarantine and not args.dry_run:
         quarantine.settle()
     paths, unreadable, leftovers = find_videos(args.root, args.ext, skip=args.quarantine)
-    if not paths:
-        print(f"no file under {args.root} ends in {', '.join(args.ext)}", file=sys.stderr)
+    if not paths and not unreadable:
+        require_withdrawn(quarantine, f"no file under {args.root} ends in {', '.join(args.ext)}")
     if args.shard:
         paths = take_shard(paths, quarantine.paths_taken_from_root() if quarantine else set(), *args.shard)
     rows = [Row(path, "error", reason) for path, reason in unreadable]
@@ -161,6 +170,13 @@ def check(args: argparse.Namespace, quarantine: Quarantine | None) -> int:
         if args.report:
             write_report(args.report, rows)
     return 0 if all(row.status in STATUSES_THAT_LEAVE_ROOT_READABLE for row in rows) else 1
+
+
+def require_withdrawn(quarantine: Quarantine | None, nothing: str) -> None:
+    """Accepts that there is nothing to check where that is since all was quarantined; raises RuntimeError else."""
+    if quarantine is None or not quarantine.paths_taken_from_root():
+        raise RuntimeError(f"{nothing}; check --root and --ext")
+    print(f"{nothing} any more: look at what was quarantined", file=sys.stderr)
 
 
 def restore(quarantine: Quarantine, dry_run: bool) -> int:

@@ -356,6 +356,8 @@ def test_without_a_quarantine_bad_files_are_only_reported(root, capsys):
         ["--timeout", "0"],
         ["--root", "/no/such"],
         ["--prober", "guess"],
+        ["--ext", "mp4,avi"],
+        ["--ext", "*.mp4"],
         ["--quarantine", "train"],
         ["--quarantine", "val/new"],
         ["--quarantine", "to_val/squats"],
@@ -374,6 +376,16 @@ def test_a_strange_name_is_reported(root, videos, capsys):
     name = os.fsdecode(b'train/squats/-\xff,"\n.mp4')
     (root / name).write_bytes(videos["cut"])
     assert run_bytes(root)[name] == "bad"
+
+
+def test_nothing_to_check_is_an_error_unless_all_is_in_quarantine(root, tmp_path, capsys):
+    bad = tmp_path / "bad"
+    assert check_videos.main(["--root", str(root), "--ext", "mp3", "--quarantine", str(bad)]) == 1
+    assert "ends in mp3; check --root and --ext" in capsys.readouterr().err
+    options = ["--ext", ".TS", "--quarantine", bad]
+    assert run(root, *options) == (0, {"train/lunges/4.ts": "quarantined"})
+    assert run(root, *options) == (0, {})
+    assert "look at what was quarantined" in capsys.readouterr().err
 
 
 def test_a_quarantine_in_a_root_that_is_walked_whole_holds_nothing_else(root):
