@@ -14,7 +14,7 @@ import pytest
 from damaged_videos import DAMAGES, cut, replace_range, write_textured_video, write_with_audio
 from videos import write_numbered_video, write_video
 
-from references.dataset_tools import probing
+from references.dataset_tools import probing, promises
 from references.dataset_tools.probing import ProbeOptions, probe, require_prober
 from references.dataset_tools.workers import Task, WorkerFailure, WorkerPool
 
@@ -77,6 +77,43 @@ def test_a_fragmented_mp4_without_its_last_fragments_is_bad(tmp_path):
     data = write_textured_video(tmp_path / "good.mp4", container_options=fragments).read_bytes()
     assert probe_bytes(tmp_path, data).status == "ok"
     assert probe_bytes(tmp_path, cut(0.8)(data)).tail_is_missing
+
+
+def test_a_wmv_that_is_too_short_for_what_it_declares_is_bad(tmp_path):
+    data = write_textured_video(tmp_path / "good.wmv", codec="wmv2", options={"g": "10"}).read_bytes()
+    assert probe_bytes(tmp_path, data, name="a.wmv").status == "ok"
+    half = len(data) // 2
+    for part in range(40, 100, 6):
+        verdict = probe_bytes(tmp_path, data[: len(data) * part // 100], name="b.wmv")
+        assert verdict.status == "bad" and verdict.tail_is_missing and verdict.promised_frames >= verdict.frames
+    assert probe_bytes(tmp_path, data[:half] + data[half + 3200 :], name="c.wmv").tail_is_missing
+    live = bytearray(data)
+    live[data.index(promises.ASF_FILE_PROPERTIES) + 88] |= promises.ASF_BROADCAST
+    assert probe_bytes(tmp_path, bytes(live), name="d.wmv").status == "ok"
+
+
+@pytest.mark.parametrize("codec, suffix", [("mpeg4", ".mkv"), ("flv", ".flv")])
+def test_frames_cut_out_of_the_middle_are_seen(tmp_path, codec, suffix):
+    """In files this small, FFmpeg comes upon the gap while it opens them."""
+    path = write_textured_video(tmp_path / f"good{suffix}", codec=codec, options={"g": "1"})
+    data = path.read_bytes()
+    with av.open(str(path)) as container:
+        positions = [packet.pos for packet in container.demux(video=0) if packet.size]
+    for first in (10, 20, 30):
+        with_a_gap = data[: positions[first] - 2] + data[positions[first + 5] + 40 :]
+        verdict = probe_bytes(tmp_path, with_a_gap, name="gap" + suffix)
+        assert verdict.status == "bad" and verdict.reason.startswith("the container is damaged: ")
+        assert verdict.tail_is_missing, "no remux brings them back"
+
+
+def test_damage_to_the_headers_alone_is_no_bad_video(tmp_path):
+    data = write_textured_video(tmp_path / "good.mkv").read_bytes()
+    tags = data.index(bytes.fromhex("1254C367")) + 4
+    path = tmp_path / "video.mkv"
+    path.write_bytes(replace_range(data, tags, bytes([data[tags] ^ 0xFF])))
+    with av.logging.Capture() as log, av.open(str(path)):
+        assert log, "it complains, and gives every frame"
+    assert probe(str(path), STRICT)[:3] == ("ok", "", 40)
 
 
 ODDITIES = {

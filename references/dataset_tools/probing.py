@@ -21,6 +21,7 @@ MAX_PIXELS = 1 << 26  # of a frame: 8192 x 8192
 COVER_CODECS = ("png", "mjpeg", "bmp", "gif")
 # Open options: what a file says must not make FFmpeg open another one, or the network.
 OPEN_OPTIONS = {"protocol_whitelist": "file"}
+FEW_PACKETS = {"probesize": "32", "analyzeduration": "1"}
 LISTS_OF_FILES = ("concat", "hls", "dash", "imf", "sdp")
 NOT_THE_FILES_FAULT = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE, errno.ENOENT, errno.ENODEV}
 KINDS = {
@@ -78,11 +79,14 @@ def probe(path: str, options: ProbeOptions) -> Verdict:
     av.logging.set_skip_repeated(False)
     try:
         _require_regular_file(path)
-        with av.open(path, options=dict(OPEN_OPTIONS)) as container:
+        with av.logging.Capture() as log:
+            container = av.open(path, options=dict(OPEN_OPTIONS))
+        with container:
             _require_video_format(container.format.name)
             stream = first_video_stream(container)
             _require_decodable(stream)
             reading = READERS[options.prober](path, container, stream)
+            reading.container_error = _find_early_complaint(path, container, log) or reading.container_error
             return judge(path, container, stream, reading, options)
     except NotReadable as reason:
         return Verdict(reason.status, str(reason))
@@ -115,6 +119,17 @@ def _require_regular_file(path: str) -> None:
         if error.errno == errno.ELOOP:
             raise NotReadable("a symbolic link that leads to itself") from None
         raise
+
+
+def _find_early_complaint(path: str, container: av.container.InputContainer, log: list[tuple[int, str, str]]) -> str:
+    """The container's first complaint about the packets that opening it looks at, which need not come again when they
+    are read: "" where there is none. What it says about the headers alone does not count."""
+    complaints = [message for _, source, message in log if source == container.format.name]
+    if not complaints:
+        return ""
+    with av.logging.Capture() as headers_log, av.open(path, options=OPEN_OPTIONS | FEW_PACKETS):
+        said_of_headers = {message for _, _, message in headers_log}
+    return next((message.strip() for message in complaints if message not in said_of_headers), "")
 
 
 def _require_video_format(name: str) -> None:

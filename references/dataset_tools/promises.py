@@ -11,9 +11,14 @@ from references.dataset_tools.reading import Reading
 
 MOV = "mov,mp4,m4a,3gp,3g2,mj2"
 MATROSKA = "matroska,webm"
+ASF = "asf"
 # Elsewhere FFmpeg works the duration out from the file's end or its size, which a missing tail changes with it.
-DURATION_IS_IN_HEADER = {MOV, MATROSKA, "flv", "asf", "avi"}
+DURATION_IS_IN_HEADER = {MOV, MATROSKA, ASF, "flv", "avi"}
 TRANSPORT_PACKET_BYTES = (188, 192, 204)
+ASF_HEADER = bytes.fromhex("3026B2758E66CF11A6D900AA0062CE6C")
+ASF_FILE_PROPERTIES = bytes.fromhex("A1DCAB8C47A9CF118EE400C00C205365")
+ASF_DATA_HEADER_BYTES = 50
+ASF_BROADCAST = 1  # the flag of a live recording, whose counts are not valid
 
 
 def count_swallowed_frames(reading: Reading) -> int:
@@ -33,6 +38,8 @@ def count_missing_frames(path: str, container: InputContainer, stream: av.VideoS
             missing = stream.frames - _count_packets_without_edit_list(path, stream.index)
         return max(missing, 0)
     shortfall = _missing_seconds(container, stream, reading)
+    if container.format.name == ASF and shortfall <= 0:
+        shortfall = _missing_asf_seconds(path, reading)
     if shortfall > 0:
         return max(math.ceil(shortfall * float(stream.average_rate or 1)), 1)
     return int(_ends_in_the_middle(path, container))
@@ -53,6 +60,24 @@ def _missing_seconds(container: InputContainer, stream: av.VideoStream, reading:
     rate = float(stream.average_rate or 0)
     allowance = 0.05 + 1.5 * max(reading.longest_gap, 1 / rate if rate else 0.0)
     return shortfall if shortfall > allowance else 0.0
+
+
+def _missing_asf_seconds(path: str, reading: Reading) -> float:
+    """The part of its play time that an ASF file lacks, where it is too short for the data packets it declares.
+
+    FFmpeg passes over the declared time where the file's size is another than the declared one.
+    """
+    with open(path, "rb") as file:
+        kind, size = struct.unpack("<16sQ", file.read(24).ljust(24))
+        header = file.read(min(size, 1 << 20) - 24) if kind == ASF_HEADER and size > 24 else b""
+    start = header.find(ASF_FILE_PROPERTIES)
+    if start < 0 or len(header) < start + 104:
+        return 0.0
+    packets, play_time, _, preroll, flags, packet_bytes = struct.unpack_from("<56x4Q2I", header, start)
+    data_end = size + ASF_DATA_HEADER_BYTES + packets * packet_bytes
+    if flags & ASF_BROADCAST or data_end <= os.path.getsize(path):
+        return 0.0
+    return max(play_time / 1e7 - preroll / 1e3 - reading.last_end, 1e-3)
 
 
 def _ends_in_the_middle(path: str, container: InputContainer) -> bool:
