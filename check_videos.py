@@ -19,7 +19,7 @@ from tqdm import tqdm
 from references.dataset_tools import records
 from references.dataset_tools.checking import Row, TreeChecker, prepare_report, summarise, write_report
 from references.dataset_tools.probing import ProbeOptions, require_prober
-from references.dataset_tools.progress import progress
+from references.dataset_tools.progress import printable, progress
 from references.dataset_tools.quarantine import JOURNAL, LOCK, Quarantine
 from references.dataset_tools.reading import READERS
 from references.dataset_tools.walking import VIDEO_ENDINGS, find_videos, take_shard, walked_folders
@@ -221,11 +221,6 @@ def sole_check(root: Path, shard: tuple[int, int] | None):
     name = f"check-{shard[0] % shard[1]}-of-{shard[1]}.lock" if shard else "check.lock"
     with records.locked(root / records.FOLDER / name, f"waiting for another check of {root} to end"):
         yield
-
-
-def printable(text: str) -> str:
-    """`text` with what a terminal cannot show, such as a file name that is no valid Unicode, written as escapes."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 if __name__ == "__main__":
