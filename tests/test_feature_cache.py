@@ -8,6 +8,7 @@ import feature_building
 import feature_cache
 import numpy as np
 import pytest
+import recipe
 import torch
 import train
 from clip_cache import CacheError
@@ -120,7 +121,7 @@ def test_training_on_features_is_the_same_training(folder, tmp_path):
 def test_interrupted_training_on_features_resumes_the_same(folder, tmp_path, monkeypatch):
     common = options(folder, "--cache-features", "2", "--epochs", "2")
     assert train.main([*common, "--output-dir", str(tmp_path / "whole")]) == 0
-    real = train.train_one_epoch
+    real = recipe.train_one_epoch
 
     def interrupted(*args, **kwargs):
         if kwargs["epoch"] == 1:
@@ -128,7 +129,7 @@ def test_interrupted_training_on_features_resumes_the_same(folder, tmp_path, mon
         return real(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "train_one_epoch", interrupted)
+        patch.setattr(recipe, "train_one_epoch", interrupted)
         assert train.main([*common, "--output-dir", str(tmp_path / "cut")]) == 130
     checkpoint = tmp_path / "cut" / "checkpoint.pth"
     assert train.main([*common, "--output-dir", str(tmp_path / "cut"), "--resume", str(checkpoint)]) == 0

@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+import recipe
 import torch
 import train
 from conftest import SMALL
@@ -73,7 +74,7 @@ def test_a_flip_map_that_names_no_class_stops_before_the_work(options, tmp_path,
 
 def interrupt(monkeypatch, epoch, step):
     """Has the next run end after so many steps of an epoch, as by ctrl-c."""
-    real = train.train_one_epoch
+    real = recipe.train_one_epoch
 
     def interrupted(*args, after_step, **kwargs):
         steps = iter(range(step, -1, -1))
@@ -85,7 +86,7 @@ def interrupt(monkeypatch, epoch, step):
 
         return real(*args, after_step=after, **kwargs)
 
-    monkeypatch.setattr(train, "train_one_epoch", interrupted)
+    monkeypatch.setattr(recipe, "train_one_epoch", interrupted)
 
 
 def test_a_run_with_every_means_resumes_exactly_from_within_an_epoch(options, flip_map, tmp_path, monkeypatch):

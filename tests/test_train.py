@@ -7,6 +7,7 @@ import re
 import shutil
 
 import pytest
+import recipe
 import torch
 import train
 from conftest import make_dataset, write_moving_bar
@@ -111,7 +112,7 @@ def test_interrupting_and_resuming_changes_nothing(dataset, tmp_path, small_opti
     common += ["--cache-dataset", "--opt", "adamw", "--lr", "1e-4"]
     assert train.main([*common, "--output-dir", str(tmp_path / "whole")]) == 0
 
-    real = train.train_one_epoch
+    real = recipe.train_one_epoch
 
     def interrupted(*args, **kwargs):
         if kwargs["epoch"] == 1:
@@ -119,7 +120,7 @@ def test_interrupting_and_resuming_changes_nothing(dataset, tmp_path, small_opti
         return real(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "train_one_epoch", interrupted)
+        patch.setattr(recipe, "train_one_epoch", interrupted)
         assert train.main([*common, "--output-dir", str(tmp_path / "cut")]) == 130
     checkpoint = tmp_path / "cut" / "checkpoint.pth"
     assert load(checkpoint)["epoch"] == 0

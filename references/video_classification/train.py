@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import options
 import presets
 import torch
-from acceleration import compile_network, freed_memory_kept, lay_out, set_up_hardware
+from acceleration import freed_memory_kept
 from checkpoint import BEST, NEWEST, plain, preprocessing_of, temperature_of, training_state
 from clip_sources import ClipOptions, Clips, open_splits
 from datasets import VideoFolder
@@ -26,22 +26,16 @@ from distributed import (
     world_size,
     wrap_model,
 )
-from engine import EpochSummary, Precision, train_one_epoch
 from exit_codes import exit_code_of
 from extras import require
-from feature_building import train_on_features
 from flip_map import read_flip_map
 from html_report import REPORT
 from interruption import StopRequest
-from logits_files import read_teacher
-from losses import TrainingLoss
 from metrics import VideoResults
-from mixing import Mixing
-from models import check_fits, head_name
-from optimization import OPTIMIZERS, build_schedule, parameter_groups
+from models import check_fits
 from option_checks import check_args
 from overfitting import check_overfits
-from recalibration import recalibrate_batch_norm
+from recipe import Work, load_average, load_network, load_optimizer, load_targets, load_trainer, recalibrate
 from recipe_options import add_recipe_arguments
 from reporting import RunLog, check_run_folder, open_run_folder, print_plan, print_settings
 from run_report import RunReport, open_evaluation_folder
@@ -53,13 +47,10 @@ from starting import (
     checkpoint_to_resume,
     folder_classes,
     is_file_name,
-    load_model,
     restore,
     start_from_checkpoint,
     start_from_weights,
 )
-from targets import TargetMaker
-from torch import nn
 from training_loop import fit
 from validation import report_best, run_validation, validate_selections
 from weight_averaging import WeightAverage
@@ -166,7 +157,8 @@ def set_up(args: argparse.Namespace) -> torch.device:
 def load_start(args: argparse.Namespace) -> Start:
     """Reads checkpoint or weights, which decide on the classes."""
     folders = folder_classes(args.data_path, args.test_only)
-    if restart_count() and not args.test_only and (args.output_dir / NEWEST).exists():
+    trains = not (args.test_only or args.sanity_overfit)
+    if restart_count() and trains and (args.output_dir / NEWEST).exists():
         args.resume, args.overwrite, args.start_epoch = "auto", False, None  # torchrun has started the run again
     args.resume = checkpoint_to_resume(args.resume, args.output_dir, trains=not args.test_only)
     if args.resume:
@@ -247,46 +239,6 @@ def load_clips(args: argparse.Namespace, classes: list[str]) -> tuple[Clips | No
     return train, val
 
 
-@dataclass
-class Work:
-    """What is trained, on what.
-
-    model: the whole network. network: what the clips go through, `model` or the head that it shares. frozen: names of
-    its frozen modules. train, val: clips, or their features.
-    """
-
-    model: nn.Module
-    network: nn.Module
-    frozen: list[str]
-    precision: Precision
-    train: Clips | None
-    val: list[Clips]
-
-
-def load_network(
-    args: argparse.Namespace, start: Start, device: torch.device, train: Clips | None, val: list[Clips]
-) -> Work:
-    """The network on its device, as it will compute; features in the place of clips where they are cached."""
-    model, frozen = load_model(args.model, start, args.trainable)
-    model.to(device)
-    precision = Precision.of(args.amp, device)
-    set_up_hardware(precision)
-    batch_shape = (args.batch_size, 3, args.clip_len, *args.train_crop_size)
-    remembered = start.checkpoint.get("layout") if start.checkpoint else None
-    lay_out(model, args.channels_last, batch_shape, precision, remembered)
-    work = Work(model, model, frozen, precision, train, val)
-    if args.cache_features and train is not None:
-        work.network, work.frozen, work.train, work.val = train_on_features(
-            *(model, frozen, args.trainable, train, val),
-            precision=precision,
-            dtype=args.feature_dtype,
-            views=args.cache_features,
-        )
-    if args.compile:
-        compile_network(work.network, device)
-    return work
-
-
 def open_report(
     args: argparse.Namespace, folder: Path, start: Start, clips: Clips, begin: float, start_epoch: int = 0
 ) -> RunReport:
@@ -321,78 +273,6 @@ def test(
     report.write_evaluation(results[args.val_frame_selection[0]], path, start.checkpoint)
     if len(results) > 1:
         print_main(selection_table(results))
-
-
-def load_optimizer(args: argparse.Namespace, model: nn.Module, train: Clips):
-    """The optimiser over what is trained, and its schedule."""
-    # One rate for all keeps the groups, and so the state, of checkpoints from before there were two.
-    head = None if args.lr_head_mult == 1 else head_name(model)
-    groups = parameter_groups(model, args.weight_decay, head=head, head_lr=args.lr * args.lr_head_mult)
-    optimizer = OPTIMIZERS[args.opt](groups, args.lr, args.momentum)
-    scheduler = build_schedule(
-        optimizer,
-        epochs=args.epochs,
-        steps_per_epoch=train.steps_per_epoch(),
-        decay=args.lr_scheduler,
-        milestones=args.lr_milestones,
-        gamma=args.lr_gamma,
-        warmup_epochs=args.lr_warmup_epochs,
-        warmup_method=args.lr_warmup_method,
-        warmup_decay=args.lr_warmup_decay,
-    )
-    return optimizer, scheduler
-
-
-def load_targets(args: argparse.Namespace, clips: Clips) -> TargetMaker:
-    """What clips are trained towards: labels, mixed, with a teacher's outputs."""
-    folder = clips.loader.dataset.folder
-    is_mixing = args.mixup_alpha > 0 or args.cutmix_alpha > 0
-    mixing = Mixing(args.mixup_alpha, args.cutmix_alpha) if is_mixing else None
-    teacher = None
-    if args.teacher_logits:
-        teacher = read_teacher(args.teacher_logits, folder, clips.videos, args.distill_temperature)
-    return TargetMaker(len(folder.classes), clips.options.mirrors, mixing, teacher)
-
-
-def load_average(args: argparse.Namespace, model: nn.Module, start: Start) -> WeightAverage | None:
-    """The average of the weights, where there is one to be."""
-    average = WeightAverage(model, args.model_ema_decay, args.model_ema_steps) if args.model_ema else None
-    if average is not None and start.checkpoint:
-        average.load(start.checkpoint)
-    return average
-
-
-def load_trainer(
-    args: argparse.Namespace,
-    work: Work,
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LRScheduler,
-    targets: TargetMaker,
-) -> partial[EpochSummary]:
-    """`train_one_epoch` of `network`, as processes share it, but for what changes from epoch to epoch."""
-    return partial(
-        train_one_epoch,
-        network,
-        criterion=TrainingLoss(args.label_smoothing, args.distill_alpha, args.distill_temperature),
-        optimizer=optimizer,
-        lr_scheduler=scheduler,
-        to_inputs=work.train.loader.dataset.to_inputs,
-        to_targets=targets,
-        counted_by=targets.counted_by,
-        frozen=work.frozen,
-        num_steps=work.train.steps_per_epoch(),
-        precision=work.precision,
-        seed=args.seed,
-        print_freq=args.print_freq,
-        batches_per_step=args.gradient_accumulation,
-        max_grad_norm=args.clip_grad_norm,
-    )
-
-
-def recalibrate(work: Work, seed: int) -> None:
-    """Estimates the trained BatchNorms' statistics again."""
-    recalibrate_batch_norm(work.network, work.frozen, work.train, work.precision, seed)
 
 
 def open_log(args: argparse.Namespace, classes: list[str], progress: RunProgress) -> RunLog:
