@@ -102,15 +102,16 @@ class Clips:
 
 
 def open_splits(splits: Sequence[tuple[VideoFolder, ClipOptions]]) -> list[Clips]:
-    """`open_clips` of each, so that one run finds all that is wrong.
+    """`open_clips` of each, so that one run finds all that is wrong, and sees the same videos by all selections.
 
     Raises:
         UnreadableVideos: of all splits together. DatasetError, CacheError: see `open_clips`.
     """
+    metered = {folder.root for folder, options in splits if options.selection == "motion"}
     opened, listings = [], {}
     for folder, options in splits:
         try:
-            opened.append(open_clips(folder, options))
+            opened.append(open_clips(folder, options, with_motion=folder.root in metered))
         except UnreadableVideos as error:
             listings[folder.root] = error.listing
     if listings:
@@ -118,15 +119,22 @@ def open_splits(splits: Sequence[tuple[VideoFolder, ClipOptions]]) -> list[Clips
     return opened
 
 
-def open_clips(folder: VideoFolder, options: ClipOptions) -> Clips:
+def open_clips(folder: VideoFolder, options: ClipOptions, with_motion: bool = False) -> Clips:
     """Scans or caches every video of `folder`.
+
+    Args:
+        folder, options: see there.
+        with_motion: decode the whole of each video, as the motion selection always does: some fail only then.
 
     Raises:
         UnreadableVideos: files that cannot be read and may not be skipped.
         DatasetError: not one can be read.
         CacheError: the cache cannot be built.
     """
-    reader, index, pixels = (_open_cache if options.cached else _open_videos)(folder, options)
+    if options.cached:
+        reader, index, pixels = _open_cache(folder, options)
+    else:
+        reader, index, pixels = _open_videos(folder, options, with_motion or options.selection == "motion")
     _report_unreadable(folder, index, options.skip_unreadable)
     videos = torch.from_numpy(index.num_frames > 0).nonzero()[:, 0]
     if not len(videos):
@@ -159,7 +167,7 @@ def _may_flip(classes: Sequence[str], mirrors: Tensor | None) -> Tensor:
     return alike if mirrors is None else alike | (mirrors != torch.arange(len(classes)))
 
 
-def _open_videos(folder: VideoFolder, options: ClipOptions) -> tuple[ClipReader, VideoIndex, str]:
+def _open_videos(folder: VideoFolder, options: ClipOptions, with_motion: bool) -> tuple[ClipReader, VideoIndex, str]:
     """The videos with their index: rank 0 scans while the others wait, and then find the work done."""
     name = hashlib.sha256(str(folder.root.resolve()).encode()).hexdigest()[:16]
     scan = partial(
@@ -167,7 +175,7 @@ def _open_videos(folder: VideoFolder, options: ClipOptions) -> tuple[ClipReader,
         folder,
         options.cache_dir / f"{name}.index",
         options.num_workers,
-        with_motion=options.selection == "motion",
+        with_motion=with_motion,
         quiet=not is_main(),
     )
     index = scan() if is_main() else None
