@@ -441,6 +441,16 @@ def test_unreadable_files_are_told_of_and_not_tried_again(root, tmp_path, decode
     assert list(open_cache(root, tmp_path / "cache").index.reasons) == [4] and decoded == ["bad.mp4"]
 
 
+def test_a_note_of_unreadable_files_that_cannot_be_written_is_a_clear_error(root, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(28, "No space left on device")
+
+    (root / "a" / "bad.mp4").write_bytes(b"no video")
+    monkeypatch.setattr(cache_building, "write_unreadable", refuse)
+    with pytest.raises(CacheError, match="No space left on device.*--cache-dir"):
+        open_cache(root, tmp_path / "cache")
+
+
 def test_a_file_on_which_a_worker_died_is_tried_again(root, tmp_path, monkeypatch, decoded):
     def results(function, paths, *_, on_death, **__):
         for number, path in enumerate(paths):

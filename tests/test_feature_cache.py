@@ -1,6 +1,7 @@
 """Features that the frozen trunk gives once must train the head as the clips themselves would."""
 
 import os
+import re
 import shutil
 from collections import namedtuple
 
@@ -11,6 +12,7 @@ import pytest
 import recipe
 import torch
 import train
+import training_processes
 from clip_cache import CacheError
 from conftest import SMALL
 from datasets import EVALUATION, Sample
@@ -310,6 +312,15 @@ def test_too_little_space_is_said_before_any_work(folder, monkeypatch, computed_
     with pytest.raises(CacheError, match=r"the features need 0.0 GB in .*features, where .* are free: .*--cache-dir"):
         Features(folder, "1")
     assert not computed_samples and not shards(folder)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_folder_that_cannot_be_written_is_said_by_every_process(dataset, tmp_path, processes):
+    (tmp_path / "cache").write_bytes(b"a file where the folder should be")
+    own = ["--data-path", dataset, "--cache-dir", tmp_path / "cache", "--output-dir", tmp_path / "run"]
+    code, output = training_processes.run([*SMALL, "--workers", "0", "--cache-features", *own], processes)
+    said = "error: the feature cache is not complete, and .* cannot be written .*--cache-dir"
+    assert code == 1 and "Traceback" not in output and len(re.findall(said, output)) == processes, output
 
 
 def test_the_digest_sees_every_value_and_name():

@@ -97,7 +97,7 @@ def complete_cache(cache: ClipCache, num_workers: int) -> None:
     if not any(gather_objects(len(cache.missing))):
         return
     with contextlib.ExitStack() as stack:
-        _on_main(lambda: _prepare(cache, stack))
+        on_main(lambda: _prepare(cache, stack))
         cache.reload()
         unreadable, error = {}, None
         try:
@@ -110,9 +110,14 @@ def complete_cache(cache: ClipCache, num_workers: int) -> None:
         found = {video: why for unreadable, _ in parts for video, why in unreadable.items()}
         lasting = {video: why.reason for video, why in found.items() if why.is_lasting}
         if lasting:
-            _on_main(lambda: write_unreadable(cache.folder, cache.files, {**cache.index.reasons, **lasting}))
+            on_main(lambda: _note_unreadable(cache, lasting))
     cache.reload()
     cache.index.reasons.update({video: why.reason for video, why in found.items()})
+
+
+def _note_unreadable(cache: ClipCache, reasons: dict[int, str]) -> None:
+    with cache_errors("clip cache", cache.folder):
+        write_unreadable(cache.folder, cache.files, {**cache.index.reasons, **reasons})
 
 
 def build(cache: ClipCache, videos: np.ndarray, num_workers: int, quiet: bool = False) -> dict[int, Unreadable]:
@@ -129,7 +134,7 @@ def build(cache: ClipCache, videos: np.ndarray, num_workers: int, quiet: bool = 
     results = map_in_workers(DecodeStrip(cache.settings), paths, num_workers, on_death=_unreadable_by_death)
     total_bytes = 0
     with (
-        _cache_errors(cache.folder),
+        cache_errors("clip cache", cache.folder),
         contextlib.closing(results),
         Progress("Caching clips", len(videos), "video", quiet) as progress,
         EntryWriter(cache.folder, cache.files) as writer,
@@ -164,7 +169,7 @@ def check_space(cache: ClipCache) -> None:
         )
 
 
-def _on_main(action: Callable[[], None]) -> None:
+def on_main(action: Callable[[], None]) -> None:
     """Runs `action` on rank 0 while the others wait; its CacheError is raised by all."""
     error = None
     if is_main():
@@ -178,7 +183,7 @@ def _on_main(action: Callable[[], None]) -> None:
 
 def _prepare(cache: ClipCache, stack: contextlib.ExitStack) -> None:
     """Takes the lock, looks again, since another run may have built it meanwhile, and clears away what is of no use."""
-    with _cache_errors(cache.folder):
+    with cache_errors("clip cache", cache.folder):
         stack.enter_context(build_lock(cache.folder))
         cache.reload()
         for damage in cache.damage:
@@ -193,13 +198,13 @@ def _prepare(cache: ClipCache, stack: contextlib.ExitStack) -> None:
 
 
 @contextlib.contextmanager
-def _cache_errors(folder: Path):
-    """Raises CacheError for what the system refuses inside."""
+def cache_errors(what: str, folder: Path):
+    """Raises CacheError for what the system refuses inside; `what` names the cache."""
     try:
         yield
     except OSError as error:
         raise CacheError(
-            f"the clip cache is not complete, and {folder} cannot be written ({error.strerror or error}): "
+            f"the {what} is not complete, and {folder} cannot be written ({error.strerror or error}): "
             "make room or give the right to write there, or name another folder with --cache-dir"
         ) from error
 

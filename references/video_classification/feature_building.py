@@ -9,10 +9,10 @@ from itertools import islice
 
 import torch
 from acceleration import freed_memory_kept
-from clip_cache import CacheError
+from cache_building import cache_errors, on_main
 from clip_sources import Clips
 from datasets import Batch, ClipDataset, Sample
-from distributed import barrier, broadcast_object, gather_objects, is_main, print_main, rank, world_size
+from distributed import barrier, gather_objects, is_main, print_main, rank, world_size
 from engine import Precision, to_device
 from feature_cache import FeatureCache, FeatureDataset, FeatureSettings, state_digest
 from loading import ClipLoader, run_ahead
@@ -124,41 +124,35 @@ def _complete(cache: FeatureCache, trunk: Trunk, clips: Clips, what: str) -> Non
     """Computes what `cache` lacks of `clips`; every process calls it."""
     if not any(gather_objects(len(cache.missing(clips.videos)))):
         return
-    with build_lock(cache.folder) if is_main() else contextlib.nullcontext():
-        error = _prepare(cache, clips.videos) if is_main() else None
-        if (error := broadcast_object(error)) is not None:
-            raise error
+    with contextlib.ExitStack() as stack:
+        on_main(lambda: _prepare(cache, clips.videos, stack))
         cache.reload()
         missing = cache.missing(clips.videos)  # none where another run has made them meanwhile
         size = f"{cache.settings.entry_bytes / 1e3:.0f} kB each"
         print_main(f"Features of {what}: {len(missing)} to compute, {size}, in {cache.folder}")
         own = missing[rank() :: world_size()]
         barrier()  # every process has looked before one of them adds to it
-        try:
-            with (
-                Progress(f"Features of {what}", len(own), "clip", quiet=not is_main()) as progress,
-                contextlib.closing(compute_features(trunk, clips, own, progress)) as features,
-            ):
-                cache.add(features)
-        except OSError as error:
-            raise CacheError(f"the features cannot be written in {cache.folder}: {error.strerror}") from error
+        with (
+            cache_errors("feature cache", cache.folder),
+            Progress(f"Features of {what}", len(own), "clip", quiet=not is_main()) as progress,
+            contextlib.closing(compute_features(trunk, clips, own, progress)) as features,
+        ):
+            cache.add(features)
         barrier()
     cache.reload()
 
 
-def _prepare(cache: FeatureCache, videos: Tensor) -> CacheError | None:
-    """Under the lock: looks again, clears away what is of no use, and returns what is in the way."""
-    cache.reload()
-    for damage in cache.damage:
-        print_main(f"Feature cache: {damage}: its features are computed again")
-    remove_leftovers(cache.folder)
-    for shard in [*cache.damage, *cache.stale]:
-        shard.path.unlink(missing_ok=True)
-    try:
-        cache.check_space(len(cache.missing(videos)))
-    except CacheError as error:
-        return error
-    return None
+def _prepare(cache: FeatureCache, videos: Tensor, stack: contextlib.ExitStack) -> None:
+    """Takes the lock, looks again, clears away what is of no use, and checks the space. Raises CacheError."""
+    with cache_errors("feature cache", cache.folder):
+        stack.enter_context(build_lock(cache.folder))
+        cache.reload()
+        for damage in cache.damage:
+            print_main(f"Feature cache: {damage}: its features are computed again")
+        remove_leftovers(cache.folder)
+        for shard in [*cache.damage, *cache.stale]:
+            shard.path.unlink(missing_ok=True)
+    cache.check_space(len(cache.missing(videos)))
 
 
 def compute_features(
