@@ -1,3 +1,5 @@
+import zipfile
+
 import numpy as np
 import pytest
 import torch
@@ -71,11 +73,14 @@ def test_missing_videos_are_counted_and_named_unless_they_are_not_trained_on(fol
         ({"classes": np.array(["a", "b", "d"])}, "lacks c; it has beyond them d"),
         ({"classes": np.array(["a", "b", "b"])}, "lacks c"),
         ({"logits": np.full((4, 3), np.nan)}, "4 rows hold logits that are not numbers"),
+        ({"logits": np.full((4, 3), 1e300)}, "4 rows hold logits that are not numbers, or too large for float32"),
+        ({"clips": np.full(4, np.nan)}, "is no file of logits: expected"),
+        ({"clips": np.array(["0", "0", "0", "0"])}, "is no file of logits: expected"),
         ({"logits": np.ones((4, 2))}, "is no file of logits: expected"),
         ({"logits": np.ones((4, 3), int)}, "is no file of logits: expected"),
         ({"videos": np.array([NAMES])}, "is no file of logits: expected"),
         ({"videos": np.arange(4)}, "is no file of logits: expected"),
-        ({"logits": None}, "logits is not a file"),
+        ({"logits": None}, "it has no `logits`"),
         ({"videos": np.array([NAMES[0]] * 4)}, "holds clip 0 of a/1.mp4 4 times"),
         ({"videos": np.array(NAMES, object)}, "without pickled objects"),
     ],
@@ -93,6 +98,26 @@ def test_what_is_no_archive_is_refused(folder, tmp_path, content):
         read_teacher(tmp_path / "bad.npz", folder, torch.arange(4), 1.0)
     with pytest.raises(LogitsFileError, match=r"absent\.npz"):
         read_teacher(tmp_path / "absent.npz", folder, torch.arange(4), 1.0)
+
+
+@pytest.mark.parametrize("before, after", [(b"videos.npy", 20), (b"PK\x01\x02", 6)], ids=["packed data", "method"])
+def test_a_damaged_archive_is_refused(folder, write, tmp_path, before, after):
+    with np.load(write()) as arrays:
+        np.savez_compressed(tmp_path / "teacher.npz", **arrays)
+    data = bytearray((tmp_path / "teacher.npz").read_bytes())
+    position = data.index(before) + len(before) + after
+    data[position : position + 2] = b"\xff\xff"
+    (tmp_path / "teacher.npz").write_bytes(data)
+    with pytest.raises(LogitsFileError, match=r"teacher\.npz cannot be read"):
+        read_teacher(tmp_path / "teacher.npz", folder, torch.arange(4), 1.0)
+
+
+def test_members_that_are_no_arrays_are_refused(folder, tmp_path):
+    with zipfile.ZipFile(tmp_path / "teacher.npz", "w") as archive:
+        for name in ("videos", "logits", "classes"):
+            archive.writestr(f"{name}.npy", "text")
+    with pytest.raises(LogitsFileError, match=r"teacher\.npz cannot be read .*videos"):
+        read_teacher(tmp_path / "teacher.npz", folder, torch.arange(4), 1.0)
 
 
 def test_what_is_written_is_read_back(folder, tmp_path):

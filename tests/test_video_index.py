@@ -5,6 +5,7 @@ import pytest
 import video_index
 from conftest import write_moving_bar
 from datasets import VideoFolder
+from tables import pack_columns, unpack_columns
 from video_index import scan_videos
 
 
@@ -77,6 +78,25 @@ def test_motion_is_metered_when_first_asked_for(root, tmp_path, scanned):
 def test_a_damaged_index_is_made_anew(root, tmp_path, content):
     store = tmp_path / "x.index"
     store.write_bytes(content)
+    assert scan_videos(VideoFolder(root), store, 0).num_frames.tolist() == [10, 11, 12, 13, 0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda columns: columns.pop("fps"),
+        lambda columns: columns.pop("motion"),
+        lambda columns: columns.update(names=np.arange(5)),
+        lambda columns: columns.update(num_frames=columns["num_frames"][:2]),
+        lambda columns: columns.update(reasons=np.frombuffer(b"[]", np.uint8)),
+    ],
+)
+def test_a_table_that_is_not_an_index_is_made_anew(root, tmp_path, change):
+    store = tmp_path / "x.index"
+    scan_videos(VideoFolder(root), store, 0)
+    columns = unpack_columns(store.read_bytes())
+    change(columns)
+    store.write_bytes(pack_columns(columns))
     assert scan_videos(VideoFolder(root), store, 0).num_frames.tolist() == [10, 11, 12, 13, 0]
 
 

@@ -10,7 +10,6 @@ An `.npz` file of numpy, without pickled objects:
 """
 
 import tempfile
-import zipfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,9 +19,10 @@ import torch
 from datasets import Sample, VideoFolder
 from distributed import gather_objects, is_main, print_main
 from errors import UserError
-from tables import replaced_file
+from tables import read_arrays, replaced_file
 from torch import Tensor
 
+COLUMNS = ("videos", "clips", "logits", "classes")
 NAMED = 5  # missing videos named in a message
 
 
@@ -117,31 +117,34 @@ def read_teacher(path: Path, folder: VideoFolder, videos: Tensor, temperature: f
 def _read(path: Path) -> tuple[list[str], np.ndarray, list[str]]:
     """Names (N,), logits (N, K) and classes (K,) of a file that is whole. Raises LogitsFileError."""
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            videos, logits, classes = (arrays[name] for name in ("videos", "logits", "classes"))
-            clips = arrays["clips"] if "clips" in arrays.files else np.zeros(len(videos), np.int64)
-    except KeyError as error:
-        raise LogitsFileError(f"{path} is no file of logits: {error.args[0]}") from error
-    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        with open(path, "rb") as file:
+            arrays = read_arrays(file, COLUMNS)
+    except (OSError, ValueError) as error:
         raise LogitsFileError(f"{path} cannot be read as .npz without pickled objects: {error}") from error
+    if lacking := [name for name in COLUMNS if name not in arrays and name != "clips"]:
+        raise LogitsFileError(f"{path} is no file of logits: it has no `{lacking[0]}`")
+    videos, logits, classes = (arrays[name] for name in ("videos", "logits", "classes"))
+    clips = arrays.get("clips", np.zeros(videos.shape, np.int64))
     is_text = videos.dtype.kind == "U" and classes.dtype.kind == "U"
     fits = (
         videos.ndim == classes.ndim == 1 and logits.shape == (videos.size, classes.size) and clips.shape == videos.shape
     )
-    if not (is_text and fits and logits.dtype.kind == "f"):
+    if not (is_text and fits and logits.dtype.kind == "f" and clips.dtype.kind in "iu"):
         raise LogitsFileError(
             f"{path} is no file of logits: expected text `videos` (N,), float `logits` (N, K), text `classes` (K,) "
             f"and int `clips` (N,) if any; it has {videos.dtype} {videos.shape}, {logits.dtype} {logits.shape}, "
             f"{classes.dtype} {classes.shape}, {clips.dtype} {clips.shape}"
         )
+    with np.errstate(over="ignore"):
+        logits = logits.astype(np.float32)
     if not np.isfinite(logits).all():
         bad = int((~np.isfinite(logits).all(1)).sum())
-        raise LogitsFileError(f"{path}: {bad} rows hold logits that are not numbers")
+        raise LogitsFileError(f"{path}: {bad} rows hold logits that are not numbers, or too large for float32")
     names = videos.tolist()
     row, times = Counter(zip(names, clips.tolist(), strict=True)).most_common(1)[0] if names else (None, 1)
     if times > 1:
         raise LogitsFileError(f"{path} holds clip {row[1]} of {row[0]} {times} times")
-    return names, logits.astype(np.float32), classes.tolist()
+    return names, logits, classes.tolist()
 
 
 def _check_classes(path: Path, found: Sequence[str], expected: Sequence[str]) -> None:

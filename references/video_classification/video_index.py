@@ -111,28 +111,34 @@ def _death_reason(death: WorkerDied) -> str:
 
 def _load(store: Path, files: Files, with_motion: bool) -> VideoIndex:
     """What `store` holds of `files` as they are now; a row for each, empty where it holds nothing."""
-    count = len(files)
-    index = VideoIndex(np.zeros(count, np.int64), np.zeros(count), Ragged.of([[]] * count, np.uint8), {})
     try:
         columns = unpack_columns(store.read_bytes())
-        stored = {name: row for row, name in enumerate(columns["names"].strings())}
-        reasons = {int(row): reason for row, reason in json.loads(columns["reasons"].tobytes()).items()}
-        if with_motion and not columns["with_motion"]:
-            return index
-    except (OSError, ValueError, KeyError):  # none yet, or damaged: scan again
-        return index
+        if columns["with_motion"] or not with_motion:
+            return _rows_of(files, columns)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # none yet, or damaged: scan again
+        pass
+    count = len(files)
+    return VideoIndex(np.zeros(count, np.int64), np.zeros(count), Ragged.of([[]] * count, np.uint8), {})
+
+
+def _rows_of(files: Files, columns: dict[str, np.ndarray | Ragged]) -> VideoIndex:
+    """The rows of `files` in a stored table, empty where it has none or the file has changed since."""
+    count = len(files)
+    stored = {name: row for row, name in enumerate(columns["names"].strings())}
+    reasons = {int(row): reason for row, reason in json.loads(columns["reasons"].tobytes()).items()}
     rows = np.array([stored.get(name, -1) for name in files.names.strings()], np.int64)
     same = rows >= 0
     same[same] = (columns["sizes"][rows[same]] == files.sizes[same]) & (
         columns["mtimes_ns"][rows[same]] == files.mtimes_ns[same]
     )
     kept = rows[same]
-    index.num_frames[same], index.fps[same] = columns["num_frames"][kept], columns["fps"][kept]
+    num_frames, fps = np.zeros(count, np.int64), np.zeros(count)
+    num_frames[same], fps[same] = columns["num_frames"][kept], columns["fps"][kept]
     empty = len(columns["motion"])  # one more row, for videos that the store does not know
     padded = Ragged(columns["motion"].flat, np.append(columns["motion"].offsets, columns["motion"].offsets[-1]))
-    index.motion = padded.take(np.where(same, rows, empty))
-    index.reasons = {i: reasons[row] for i, row in enumerate(rows.tolist()) if same[i] and row in reasons}
-    return index
+    motion = padded.take(np.where(same, rows, empty))
+    reasons = {i: reasons[row] for i, row in enumerate(rows.tolist()) if same[i] and row in reasons}
+    return VideoIndex(num_frames, fps, motion, reasons)
 
 
 def _save(store: Path, files: Files, index: VideoIndex, with_motion: bool) -> None:
