@@ -1,3 +1,4 @@
+import itertools
 import math
 import random
 from functools import partial
@@ -186,17 +187,48 @@ def test_motion_of_a_still_video_is_the_uniform_choice():
         assert FRAME_SELECTORS["motion"](video, 16, 4, **options).tolist() == uniform.tolist()
 
 
+@pytest.mark.parametrize("seed", [None, 0])
+def test_a_single_frame_needs_no_motion_curve(seed):
+    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    assert FRAME_SELECTORS["motion"](VideoTiming(1, 30.0), 4, 4, generator=generator).tolist() == [0] * 4
+
+
 def test_motion_without_a_curve_is_refused():
     with pytest.raises(ValueError, match="motion curve"):
         FRAME_SELECTORS["motion"](VideoTiming(10, 30.0), 4, 4, clip=0, clips_per_video=1, generator=None)
 
 
 @pytest.mark.parametrize(
-    "arguments", [(0, 30.0, 4, 16), (10, 0.0, 4, 16), (10, 30.0, 0, 16), (10, float("nan"), 4, 16)]
+    "arguments",
+    [
+        *((0, 30.0, 4, 16), (10, 0.0, 4, 16), (10, 30.0, 0, 16), (10, math.nan, 4, 16), (10, 30.0, math.nan, 16)),
+        *((10, math.inf, 4, 16), (10, 30.0, math.inf, 16), (10, 30.0, -4, 16), (10, 30.0, 4, 0)),
+    ],
 )
 def test_impossible_counts_and_rates_are_refused(arguments):
     with pytest.raises(ValueError, match="positive"):
         official_strip(*arguments)
+
+
+def test_absurd_rates_give_the_official_rule_or_are_refused():
+    rates = [5e-324, 1e-300, 1e-9, 1.0, 1e9, 1e300, 1e308, 1.7e308]
+    refused = 0
+    for n, fps, frame_rate, clip_len in itertools.product((1, 16, 10_000), rates, rates, (1, 16)):
+        try:
+            strip = official_strip(n, fps, frame_rate, clip_len)
+        except ValueError as error:
+            assert "beyond all measure" in str(error)
+            refused += 1
+        else:
+            assert strip.tolist() == slow_official_strip(n, fps, frame_rate, clip_len), (n, fps, frame_rate, clip_len)
+            assert len(strip) >= clip_len and strip.max() < n
+    assert 0 < refused < 3 * 2 * len(rates) ** 2
+
+
+@pytest.mark.parametrize("clip, clips_per_video", [(-1, 1), (1, 1), (5, 5), (0, 0)])
+def test_a_clip_that_there_is_not_is_refused(clip, clips_per_video):
+    with pytest.raises(ValueError, match="there is no clip"):
+        official_clip(100, 30.0, 4, 4, clip, clips_per_video)
 
 
 def test_snap_takes_the_nearest_candidate():

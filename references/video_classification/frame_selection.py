@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+MAX_STRIP = 1 << 24  # frames: as far as float32, in which the official rule computes, counts in ones
 MOTION_SHARE = 0.7  # of the mass that `motion` cuts into equal parts; the rest is spread evenly over the video
 MOTION_POWER = 0.5  # evens out bursts of motion (MGSampler, arXiv 2104.09952, section 3.2)
 
@@ -58,13 +59,17 @@ def official_strip(num_frames: int, fps: float, frame_rate: float, clip_len: int
         LongTensor of at least `clip_len` sorted indices.
 
     Raises:
-        ValueError: a count or rate that is not positive.
+        ValueError: a count or rate that is not positive and finite, or rates beyond MAX_STRIP frames.
     """
-    if num_frames < 1 or clip_len < 1 or not fps > 0 or not frame_rate > 0:
-        raise ValueError(f"counts and rates must be positive: {num_frames=}, {fps=}, {frame_rate=}, {clip_len=}")
+    given = f"{num_frames=}, {fps=}, {frame_rate=}, {clip_len=}"
+    if num_frames < 1 or clip_len < 1 or not (0 < fps < math.inf and 0 < frame_rate < math.inf):
+        raise ValueError(f"counts and rates must be positive and finite: {given}")
     total = num_frames * frame_rate / fps
+    rate_of_one_clip = clip_len / (num_frames / fps)
+    if total > MAX_STRIP or not 0 < rate_of_one_clip < math.inf:
+        raise ValueError(f"rates beyond all measure: {given}")
     if total < clip_len:
-        frame_rate = math.ceil(clip_len / (num_frames / fps))
+        frame_rate = math.ceil(rate_of_one_clip)
         total = clip_len
     step = fps / frame_rate
     if step.is_integer():
@@ -78,8 +83,11 @@ def official_clip(
 ) -> Tensor:
     """Clip number `clip` of `clips_per_video` clips spread evenly over the official strip: LongTensor (clip_len,).
 
-    Arguments and errors as `official_strip`; `clip=0` of 1 is the clip that the challenge scores.
+    Arguments and errors as `official_strip`, and ValueError for a `clip` that is not among them; `clip=0` of 1 is the
+    clip that the challenge scores.
     """
+    if not 0 <= clip < clips_per_video:
+        raise ValueError(f"there is no clip {clip} of {clips_per_video}: they count from 0")
     strip = official_strip(num_frames, fps, frame_rate, clip_len)
     starts = torch.linspace(0, len(strip) - clip_len, clips_per_video, dtype=torch.float64).floor().long()
     start = int(starts[clip])
@@ -146,14 +154,15 @@ def motion(
 
     The motion curve, evened out by `MOTION_POWER` and mixed with a uniform share, is cumulated over the video and cut
     into parts of equal mass; training draws a point in each, evaluation takes the frame nearest its centre. A still
-    video gives the uniform choice.
+    video, as one of a single frame, gives the uniform choice.
 
     Raises:
-        ValueError: the video has no motion curve.
+        ValueError: a video of several frames has no motion curve.
     """
-    if video.motion is None:
+    if video.motion is None and video.num_frames > 1:
         raise ValueError("motion selection needs the video's motion curve")
-    mass = video.motion.to(torch.float64).clamp(min=0) ** MOTION_POWER
+    curve = torch.zeros(0) if video.motion is None else video.motion
+    mass = curve.to(torch.float64).clamp(min=0) ** MOTION_POWER
     if not mass.sum() > 0:
         options = {"clip": clip, "clips_per_video": clips_per_video, "generator": generator}
         return uniform(video, clip_len, frame_rate, **options)

@@ -47,9 +47,8 @@ class VideoIndex:
     def timing(self, video: int) -> VideoTiming:
         """What frame selection may know of a video."""
         curve = self.motion[video]
-        num_frames = int(self.num_frames[video])
-        motion = motion_from_curve(curve) if len(curve) or num_frames == 1 else None
-        return VideoTiming(num_frames, float(self.fps[video]), motion)
+        motion = motion_from_curve(curve) if len(curve) else None
+        return VideoTiming(int(self.num_frames[video]), float(self.fps[video]), motion)
 
 
 def scan_videos(
