@@ -21,7 +21,3 @@ def test_gained_and_lost_are_paired_with_the_official_rule():
     assert f"75.000 [{100 * low:.1f}, {100 * high:.1f}]" in table[2]
     low, high = binomtest(2, 8).proportion_ci(method="wilson")
     assert f"25.000 [{100 * low:.1f}, {100 * high:.1f}]" in table[2]
-
-
-def test_without_the_official_rule_nothing_is_paired():
-    assert selection_table({"uniform": results([0], [0])}).splitlines()[1].split()[-2:] == ["-", "-"]

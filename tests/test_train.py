@@ -420,3 +420,14 @@ def test_a_validation_that_is_not_the_trainings_says_so(finished_run, tmp_path, 
     assert train.main([*test, "--resume", str(folder / "checkpoint.pth"), "--clip-len", "6"]) == 0
     assert "otherwise than the training did: clip_len 6 instead of 4\n" in capsys.readouterr().out
     assert train.main(test) == 0 and "WARNING: these are random weights" in capsys.readouterr().out
+
+
+def test_selections_are_compared_with_the_official_one_unless_they_are_one():
+    def resolved(*names):
+        parser = train.get_args_parser()
+        args = parser.parse_args(["--data-path", "x", "--test-only", "--val-frame-selection", *names])
+        train.check_args(parser, args)
+        return args.val_frame_selection
+
+    assert resolved("uniform", "motion") == ["uniform", "motion", "official"]
+    assert resolved("uniform", "official") == ["uniform", "official"] and resolved("uniform") == ["uniform"]

@@ -8,6 +8,7 @@ import torch
 from models import ModelError, build_model, trunk_blocks
 from optimization import default_milestones
 from options import resolve_amp, resolve_device
+from selection_table import BASELINE
 from starting import is_file_name
 
 
@@ -25,6 +26,8 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
         args.lr_milestones = default_milestones(args.epochs)
     if len(args.val_frame_selection) > 1 and not args.test_only:
         parser.error("several --val-frame-selection are compared with --test-only; training validates by one")
+    if len(args.val_frame_selection) > 1 and BASELINE not in args.val_frame_selection:
+        args.val_frame_selection.append(BASELINE)  # last: the report tells of the first
     args.cache_dataset |= args.cache_only
     beyond_strip = sorted({args.frame_selection, *args.val_frame_selection} - {"official"})
     if args.cache_dataset and beyond_strip and args.cache_frame_rate is None:

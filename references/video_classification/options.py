@@ -235,7 +235,7 @@ def add_selection_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=["official"],
         choices=FRAME_SELECTORS,
-        help="in validation; several are compared with --test-only (official)",
+        help="in validation; several are compared with --test-only, official too (official)",
     )
 
 

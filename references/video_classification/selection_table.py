@@ -11,20 +11,17 @@ BASELINE = "official"
 def selection_table(results: dict[str, VideoResults]) -> str:
     """A line a selection: accuracies in percent with their 95 % Wilson intervals, and the paired change.
 
-    *Gained* are videos that the official rule gets wrong and this one right, *lost* the reverse; `-` where the official
-    rule is not among `results`.
+    *Gained* are videos that the official rule gets wrong and this one right, *lost* the reverse.
 
     Args:
-        results: by name of the selection, all over the same videos.
+        results: by name of the selection, BASELINE among them, all over the same videos.
     """
     header = ["frames", "Clip Acc@1", "Clip Acc@5", "Video Acc@1", "Video Acc@5", "gained", "lost"]
-    baseline = _right(results[BASELINE]) if BASELINE in results else None
+    baseline = _right(results[BASELINE])
     rows = [header]
     for name, result in results.items():
         right = _right(result)
-        changes = ["-", "-"]
-        if baseline is not None:
-            changes = [str(int((right & ~baseline).sum())), str(int((baseline & ~right).sum()))]
+        changes = [str(int((right & ~baseline).sum())), str(int((baseline & ~right).sum()))]
         shares = [_with_interval(accuracy, top) for accuracy in (result.clip, result.video) for top in ("top1", "top5")]
         rows.append([name, *shares, *changes])
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
