@@ -451,6 +451,13 @@ def test_a_note_of_unreadable_files_that_cannot_be_written_is_a_clear_error(root
         open_cache(root, tmp_path / "cache")
 
 
+@pytest.mark.parametrize("fps", [-2.0, float("nan"), 1e-300])
+def test_a_rate_by_which_no_frames_can_be_chosen_is_unreadable(root, tmp_path, monkeypatch, fps):
+    monkeypatch.setattr(WholeVideo, "promised_timing", lambda self: (30, fps))
+    cache = open_cache(root, tmp_path / "cache")
+    assert len(cache.index.reasons) == 4 and f"{fps=}" in cache.index.reasons[0]
+
+
 def test_a_file_on_which_a_worker_died_is_tried_again(root, tmp_path, monkeypatch, decoded):
     def results(function, paths, *_, on_death, **__):
         for number, path in enumerate(paths):

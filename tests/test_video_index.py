@@ -74,6 +74,14 @@ def test_motion_is_metered_when_first_asked_for(root, tmp_path, scanned):
     assert len(scan_videos(VideoFolder(root), store, 0).timing(0).motion) == 9 and not scanned
 
 
+@pytest.mark.parametrize("fps", [-2.0, 0.0, float("inf"), float("nan")])
+def test_a_rate_that_cannot_be_is_unreadable(root, tmp_path, monkeypatch, fps):
+    real = video_index.probe_video
+    monkeypatch.setattr(video_index, "probe_video", lambda path: real(path)._replace(fps=fps))
+    index = scan_videos(VideoFolder(root), tmp_path / "x.index", 0)
+    assert not index.num_frames.any() and f"frame rate of {fps:g} a second" in index.reasons[0]
+
+
 @pytest.mark.parametrize("content", [b"", b"garbage", b"PK\x03\x04 cut short"])
 def test_a_damaged_index_is_made_anew(root, tmp_path, content):
     store = tmp_path / "x.index"

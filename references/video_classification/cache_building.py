@@ -76,7 +76,7 @@ class DecodeStrip:
         encode, meter, blobs = ENCODERS[self.settings.encoding], MotionMeter(), []
         with open_whole(path) as video:
             timing = timing or video.promised_timing()
-            keep = self.settings.frames_to_keep(*timing)
+            keep = _frames_to_keep(self.settings, path, timing)
             wanted = set(keep.tolist())
             for number, frame in enumerate(video.frames()):
                 meter.add(frame)
@@ -86,6 +86,14 @@ class DecodeStrip:
         # Raw frames are all of one size: nothing to look up.
         frame_bytes = np.array([len(blob) for blob in blobs if self.settings.encoding != "raw"], np.int32)
         return Entry(b"".join(blobs), frame_bytes, keep, info.frames, info.fps, meter.curve()), timing
+
+
+def _frames_to_keep(settings: CacheSettings, path: str, timing: tuple[int, float]) -> np.ndarray:
+    """See there. Raises VideoError where no frames can be chosen by such a count and rate."""
+    try:
+        return settings.frames_to_keep(*timing)
+    except ValueError as error:
+        raise VideoError(path, f"no frames can be chosen: {error}") from error
 
 
 def complete_cache(cache: ClipCache, num_workers: int) -> None:
@@ -156,7 +164,7 @@ def check_space(cache: ClipCache) -> None:
     frames = []
     for path in map(cache.files.path, sample.tolist()):
         with contextlib.suppress(VideoError), open_whole(path) as video:
-            frames.append(len(settings.frames_to_keep(*video.promised_timing())))
+            frames.append(len(_frames_to_keep(settings, path, video.promised_timing())))
     raw = int(np.mean(frames or [0]) * len(videos)) * 3 * settings.size[0] * settings.size[1]
     needed = {"raw": raw, "jpeg": int(raw * JPEG_SHARE)}
     free = shutil.disk_usage(cache.folder).free

@@ -3,6 +3,7 @@ so that each file is scanned once. A room of its own between decoding and datase
 """
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -101,6 +102,8 @@ class Scan:
                     meter.add(frame)
         except VideoError as error:
             return error.reason
+        if not 0 < info.fps < math.inf:  # from a duration below 0, for one
+            return f"tells a frame rate of {info.fps:g} a second, which cannot be"
         return info, meter.curve()
 
 
