@@ -82,8 +82,33 @@ def test_what_does_not_go_together_is_refused(run, tmp_path, capsys):
         assert words in error and "other.pth" in error and not (tmp_path / "soup.pth").exists()
 
 
-@pytest.mark.parametrize("arguments", [["a.pth"], ["a.pth", "b.pth", "--greedy"]])
-def test_wrong_usage(arguments, tmp_path):
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["a.pth", "--output", "c.pth"], "two checkpoints or more"),
+        (["a.pth", "b.pth", "--greedy", "--output", "c.pth"], "--data-path"),
+        (["a.pth", "b.pth", "sub/../a.pth", "--output", "c.pth"], "a.pth and sub/../a.pth are the same file"),
+        (["a.pth", "link.pth", "--output", "c.pth"], "a.pth and link.pth are the same file"),
+        (["absent.pth", "absent.pth", "--output", "c.pth"], "are the same file"),
+        (["a.pth", "b.pth", "--output", "./b.pth"], "--output b.pth is one of the checkpoints"),
+        (["a.pth", "b.pth", "--output", "sub"], "--output sub is a folder"),
+    ],
+)
+def test_wrong_usage(arguments, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    for name in ("a.pth", "b.pth"):
+        (tmp_path / name).write_bytes(name.encode())
+    (tmp_path / "link.pth").hardlink_to("a.pth")
     with pytest.raises(SystemExit) as stop:
-        average_checkpoints.main([*arguments, "--output", str(tmp_path / "c.pth")])
-    assert stop.value.code == 2
+        average_checkpoints.main(arguments)
+    assert stop.value.code == 2 and words in capsys.readouterr().err
+    assert (tmp_path / "b.pth").read_bytes() == b"b.pth" and not (tmp_path / "c.pth").exists()
+
+
+def test_an_average_that_cannot_be_written_says_so_alone(run, tmp_path, capsys):
+    files = [str(run[0] / f"model_{epoch}.pth") for epoch in (0, 1)]
+    (tmp_path / "file").write_bytes(b"")
+    assert average_checkpoints.main([*files, "--output", str(tmp_path / "file" / "soup.pth")]) == 1
+    error = capsys.readouterr().err
+    assert "soup.pth cannot be written: " in error and "--resume" not in error

@@ -9,13 +9,14 @@ from typing import Any
 
 import options
 import torch
-from checkpoint import CheckpointError, is_legacy, load_checkpoint, write_checkpoint
+from checkpoint import CheckpointError, is_legacy, load_checkpoint
 from clip_sources import open_clips
 from datasets import VideoFolder
 from engine import Precision, evaluate
 from errors import UserError
 from metrics import VideoResults
 from models import load_state
+from tables import replaced_file
 from torch import Tensor, nn
 from trained_model import load_trained_model
 
@@ -57,6 +58,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("give two checkpoints or more")
     if args.greedy and args.data_path is None:
         parser.error("--greedy validates: add --data-path")
+    check_paths(parser, args.checkpoints, args.output)
     try:
         device = options.resolve_device(args.device)
     except ValueError as error:
@@ -77,6 +79,28 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     print(f"The average of {', '.join(names)}: {args.output}")
     return 0
+
+
+def check_paths(parser: argparse.ArgumentParser, checkpoints: Sequence[Path], output: Path) -> None:
+    """Refuses what would count a checkpoint twice, or be written over one."""
+    if output.is_dir():
+        parser.error(f"--output {output} is a folder: give the name of a file")
+    seen: dict[Any, Path] = {}
+    for path in checkpoints:
+        other = seen.setdefault(file_identity(path), path)
+        if other is not path:
+            parser.error(f"{other} and {path} are the same file, which would count twice: give it once")
+    if file_identity(output) in seen:
+        parser.error(f"--output {output} is one of the checkpoints and would replace it: give another name")
+
+
+def file_identity(path: Path) -> Any:
+    """The same for all names of a file: train.py gives an epoch's checkpoint several, as hard links."""
+    try:
+        status = path.stat()
+    except OSError:  # none yet
+        return path.resolve()
+    return status.st_dev, status.st_ino
 
 
 def check_alike(paths: Sequence[Path], checkpoints: Sequence[dict[str, Any]]) -> None:
@@ -166,9 +190,11 @@ def write_average(path: Path, checkpoints: Sequence[dict[str, Any]], names: Sequ
     kept = {name: checkpoints[0][name] for name in KEPT if name in checkpoints[0]}
     model = average([checkpoint["model"] for checkpoint in checkpoints])
     try:
-        write_checkpoint(path, {"model": model, "averaged_from": list(names), **kept})
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be written: {error.strerror}") from error
+        with replaced_file(path) as file:
+            torch.save({"model": model, "averaged_from": list(names), **kept}, file)
+    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError on a full disk
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error).splitlines()[0]
+        raise CheckpointError(f"{path} cannot be written: {reason}") from error
 
 
 if __name__ == "__main__":
