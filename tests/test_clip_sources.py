@@ -1,13 +1,18 @@
-"""Opening splits: which videos each selection sees."""
+"""Opening splits: which videos each selection sees, and the space that all of them need."""
 
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
+import cache_building
 import pytest
 import video_index
+from clip_cache import CacheError
 from clip_sources import ClipOptions, open_splits
 from conftest import make_dataset
 from datasets import VideoFolder
 from decoding import VideoError
+from worker_pool import WorkerDied
 
 OPTIONS = {
     "clip_len": 4,
@@ -24,6 +29,32 @@ OPTIONS = {
 @pytest.fixture
 def data(tmp_path):
     return make_dataset(tmp_path / "data", ["a", "b"], num_train=1, num_val=2)
+
+
+def test_the_space_for_all_splits_is_checked_before_the_first_is_built(data, tmp_path, monkeypatch):
+    options = ClipOptions(**OPTIONS, selection="official", cached=True, cache_dir=tmp_path / "cache")
+    splits = [(VideoFolder(data / split), options) for split in ("train", "val", "val")]
+    videos = 2 + 4  # those of val once
+    needed = videos * 4 * 3 * 32 * 40  # 4 frames of 32x40 each
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=needed - 1))
+    with pytest.raises(CacheError, match="are free"):
+        open_splits(splits)
+    assert not list((tmp_path / "cache").glob("*/*.shard"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=needed))
+    assert [len(clips.videos) for clips in open_splits(splits)] == [2, 4, 4]
+
+
+def test_a_file_on_which_a_worker_died_is_left_out_by_all_selections(data, tmp_path, monkeypatch):
+    real = cache_building.map_in_workers
+
+    def results(function, paths, *rest, on_death):
+        for number, result in enumerate(real(function, paths, *rest)):
+            yield on_death(WorkerDied("", -9)) if number == 1 else result
+
+    monkeypatch.setattr(cache_building, "map_in_workers", results)
+    options = {**OPTIONS, "cached": True, "candidate_rate": 8.0, "cache_dir": tmp_path / "cache"}
+    splits = [(VideoFolder(data / "val"), ClipOptions(**options, selection=name)) for name in ("official", "uniform")]
+    assert [clips.videos.tolist() for clips in open_splits(splits)] == [[0, 2, 3]] * 2
 
 
 @pytest.mark.parametrize("selections", [["official"], ["official", "motion"], ["motion", "uniform"]])

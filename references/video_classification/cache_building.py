@@ -7,7 +7,7 @@ import contextlib
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -96,8 +96,13 @@ def _frames_to_keep(settings: CacheSettings, path: str, timing: tuple[int, float
         raise VideoError(path, f"no frames can be chosen: {error}") from error
 
 
-def complete_cache(cache: ClipCache, num_workers: int) -> None:
+def complete_cache(cache: ClipCache, num_workers: int, later: Sequence[ClipCache] = ()) -> None:
     """Builds what `cache` lacks; every process calls it, and each video is decoded by one of them.
+
+    Args:
+        cache: to complete.
+        num_workers: processes that decode, of each process.
+        later: further caches, on the same disk, that there must be space for too.
 
     Raises:
         CacheError: too little space, or the folder cannot be written; on every process.
@@ -105,7 +110,7 @@ def complete_cache(cache: ClipCache, num_workers: int) -> None:
     if not any(gather_objects(len(cache.missing))):
         return
     with contextlib.ExitStack() as stack:
-        on_main(lambda: _prepare(cache, stack))
+        on_main(lambda: _prepare(cache, stack, later))
         cache.reload()
         unreadable, error = {}, None
         try:
@@ -157,24 +162,32 @@ def build(cache: ClipCache, videos: np.ndarray, num_workers: int, quiet: bool = 
     return unreadable
 
 
-def check_space(cache: ClipCache) -> None:
-    """Raises CacheError where the disk has not the space that the missing videos need, by the headers of some."""
+def check_space(caches: Sequence[ClipCache]) -> None:
+    """Raises CacheError where the disk has not the space that the missing videos of all `caches` need."""
+    settings, folder = caches[0].settings, caches[0].folder
+    raw = sum(map(_raw_bytes, caches))
+    needed = {"raw": raw, "jpeg": int(raw * JPEG_SHARE)}
+    free = shutil.disk_usage(folder).free
+    if needed[settings.encoding] > free:
+        advice = f"; --cache-format jpeg would need about {_gigabytes(needed['jpeg'])}"
+        raise CacheError(
+            f"the clip cache needs about {_gigabytes(needed[settings.encoding])} in {folder.parent}, where "
+            f"{_gigabytes(free)} are free: free some, or name another disk with --cache-dir"
+            f"{advice if settings.encoding == 'raw' else ''}"
+        )
+
+
+def _raw_bytes(cache: ClipCache) -> int:
+    """What the missing videos take without compression, by the headers of some."""
     settings, videos = cache.settings, cache.missing
+    if not len(videos):
+        return 0
     sample = videos[np.linspace(0, len(videos) - 1, min(len(videos), SPACE_SAMPLE)).astype(np.int64)]
     frames = []
     for path in map(cache.files.path, sample.tolist()):
         with contextlib.suppress(VideoError), open_whole(path) as video:
             frames.append(len(_frames_to_keep(settings, path, video.promised_timing())))
-    raw = int(np.mean(frames or [0]) * len(videos)) * 3 * settings.size[0] * settings.size[1]
-    needed = {"raw": raw, "jpeg": int(raw * JPEG_SHARE)}
-    free = shutil.disk_usage(cache.folder).free
-    if needed[settings.encoding] > free:
-        advice = f"; --cache-format jpeg would need about {_gigabytes(needed['jpeg'])}"
-        raise CacheError(
-            f"the clip cache needs about {_gigabytes(needed[settings.encoding])} in {cache.folder.parent}, where "
-            f"{_gigabytes(free)} are free: free some, or name another disk with --cache-dir"
-            f"{advice if settings.encoding == 'raw' else ''}"
-        )
+    return int(np.mean(frames or [0]) * len(videos)) * 3 * settings.size[0] * settings.size[1]
 
 
 def on_main(action: Callable[[], None]) -> None:
@@ -189,7 +202,7 @@ def on_main(action: Callable[[], None]) -> None:
         raise error
 
 
-def _prepare(cache: ClipCache, stack: contextlib.ExitStack) -> None:
+def _prepare(cache: ClipCache, stack: contextlib.ExitStack, later: Sequence[ClipCache]) -> None:
     """Takes the lock, looks again, since another run may have built it meanwhile, and clears away what is of no use."""
     with cache_errors("clip cache", cache.folder):
         stack.enter_context(build_lock(cache.folder))
@@ -202,7 +215,7 @@ def _prepare(cache: ClipCache, stack: contextlib.ExitStack) -> None:
         with replaced_file(cache.folder / "settings.json") as file:  # for people who wonder what lies here
             file.write(json.dumps(cache.settings.key(cache.files.root), indent=2).encode())
     if len(cache.missing):
-        check_space(cache)
+        check_space([cache, *later])
 
 
 @contextlib.contextmanager

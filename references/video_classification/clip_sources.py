@@ -101,41 +101,41 @@ class Clips:
         return self.options.batch_size * self.options.batches_per_step * world_size()
 
 
+def open_clips(folder: VideoFolder, options: ClipOptions) -> Clips:
+    """Scans or caches every video of `folder`. Raises as `open_splits`."""
+    return open_splits([(folder, options)])[0]
+
+
 def open_splits(splits: Sequence[tuple[VideoFolder, ClipOptions]]) -> list[Clips]:
-    """`open_clips` of each, so that one run finds all that is wrong, and sees the same videos by all selections.
+    """Opens all that a run reads at once: it finds all that is wrong, and all selections see the same videos.
 
     Raises:
-        UnreadableVideos: of all splits together. DatasetError, CacheError: see `open_clips`.
+        UnreadableVideos: files that cannot be read and may not be skipped, of all splits together.
+        DatasetError: not one of a split can be read.
+        CacheError: a cache cannot be built, or there is not the space for all.
     """
+    # Some files fail only when the whole of them is decoded, as the motion selection does.
     metered = {folder.root for folder, options in splits if options.selection == "motion"}
     opened, listings = [], {}
-    for folder, options in splits:
+    for (folder, options), cache in zip(splits, _complete_caches(splits), strict=True):
+        if cache is not None:
+            reader, index, pixels = cache, cache.index, f"clip cache, uint8 ({cache.settings.encoding})"
+        else:
+            reader = DecodingReader(folder, options.resize_size)
+            index, pixels = _scan(folder, options, folder.root in metered), "decoded, float"
         try:
-            opened.append(open_clips(folder, options, with_motion=folder.root in metered))
+            _report_unreadable(folder, index, options.skip_unreadable)
         except UnreadableVideos as error:
             listings[folder.root] = error.listing
+        else:
+            opened.append(_clips(folder, options, reader, index, pixels))
     if listings:
         raise UnreadableVideos("\n".join(listings.values()), splits[0][0].root.parent)
     return opened
 
 
-def open_clips(folder: VideoFolder, options: ClipOptions, with_motion: bool = False) -> Clips:
-    """Scans or caches every video of `folder`.
-
-    Args:
-        folder, options: see there.
-        with_motion: decode the whole of each video, as the motion selection always does: some fail only then.
-
-    Raises:
-        UnreadableVideos: files that cannot be read and may not be skipped.
-        DatasetError: not one can be read.
-        CacheError: the cache cannot be built.
-    """
-    if options.cached:
-        reader, index, pixels = _open_cache(folder, options)
-    else:
-        reader, index, pixels = _open_videos(folder, options, with_motion or options.selection == "motion")
-    _report_unreadable(folder, index, options.skip_unreadable)
+def _clips(folder: VideoFolder, options: ClipOptions, reader: ClipReader, index: VideoIndex, pixels: str) -> Clips:
+    """The loader over the videos that can be read. Raises DatasetError where not one can."""
     videos = torch.from_numpy(index.num_frames > 0).nonzero()[:, 0]
     if not len(videos):
         raise DatasetError(f"{folder.root}: no video can be read")
@@ -167,8 +167,8 @@ def _may_flip(classes: Sequence[str], mirrors: Tensor | None) -> Tensor:
     return alike if mirrors is None else alike | (mirrors != torch.arange(len(classes)))
 
 
-def _open_videos(folder: VideoFolder, options: ClipOptions, with_motion: bool) -> tuple[ClipReader, VideoIndex, str]:
-    """The videos with their index: rank 0 scans while the others wait, and then find the work done."""
+def _scan(folder: VideoFolder, options: ClipOptions, with_motion: bool) -> VideoIndex:
+    """The index of the videos: rank 0 scans while the others wait, and then find the work done."""
     name = hashlib.sha256(str(folder.root.resolve()).encode()).hexdigest()[:16]
     scan = partial(
         scan_videos,
@@ -180,17 +180,26 @@ def _open_videos(folder: VideoFolder, options: ClipOptions, with_motion: bool) -
     )
     index = scan() if is_main() else None
     barrier()
-    return DecodingReader(folder, options.resize_size), index or scan(), "decoded, float"
+    return index or scan()
 
 
-def _open_cache(folder: VideoFolder, options: ClipOptions) -> tuple[ClipReader, VideoIndex, str]:
-    """The complete cache: missing entries are built, each video by one process."""
-    settings = CacheSettings(
-        options.resize_size, options.clip_len, options.frame_rate, options.candidate_rate, options.cache_format
-    )
-    cache = ClipCache(folder, settings, settings.folder(options.cache_dir, folder.root))
-    complete_cache(cache, options.num_workers)
-    return cache, cache.index, f"clip cache, uint8 ({settings.encoding})"
+def _complete_caches(splits: Sequence[tuple[VideoFolder, ClipOptions]]) -> list[ClipCache | None]:
+    """Each split's cache, the same one where only their selection differs; None for those that are to be decoded.
+
+    Missing entries are built, each video by one process, once there is the space for all.
+    """
+    caches: dict[Path, ClipCache] = {}
+    places = []
+    for folder, options in splits:
+        rates = (options.frame_rate, options.candidate_rate)
+        settings = CacheSettings(options.resize_size, options.clip_len, *rates, options.cache_format)
+        places.append(settings.folder(options.cache_dir, folder.root))
+        if options.cached and places[-1] not in caches:
+            caches[places[-1]] = ClipCache(folder, settings, places[-1])
+    order = list(caches.values())
+    for number, cache in enumerate(order, 1):
+        complete_cache(cache, splits[0][1].num_workers, later=order[number:])
+    return [caches.get(place) for place in places]
 
 
 def _report_unreadable(folder: VideoFolder, index: VideoIndex, skip_unreadable: bool) -> None:
