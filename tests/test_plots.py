@@ -1,3 +1,5 @@
+import builtins
+
 import numpy as np
 import pytest
 from calibration import reliability
@@ -25,3 +27,24 @@ def test_the_confusion_image_of_92_classes_leaves_each_label_its_line():
     image = plots.confusion_image(np.eye(92, dtype=int), class_names(91) + ["$not$ a $formula"])
     assert image.dtype == np.uint8 and image.shape[2] == 3
     assert min(image.shape[:2]) >= 92 * 14  # pixels, of text that is 11 pixels high
+
+
+@pytest.mark.parametrize("error", [ImportError("built for another numpy"), AttributeError("_ARRAY_API not found")])
+def test_a_matplotlib_that_is_found_but_does_not_work_plots_nothing(monkeypatch, error):
+    real = builtins.__import__
+
+    def broken(name, *rest):
+        if name.startswith("matplotlib"):
+            raise error
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", broken)
+    plots.can_plot.cache_clear()
+    try:
+        assert not plots.can_plot()
+    finally:
+        plots.can_plot.cache_clear()
+
+
+def test_class_names_that_the_font_lacks_are_drawn_without_a_warning():
+    assert plots.confusion_image(np.eye(2, dtype=int), ["深蹲", "スクワット"]).any()

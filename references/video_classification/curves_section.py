@@ -28,11 +28,11 @@ COLUMNS = {
 
 
 def curves_section(report: Report) -> str:
-    """Did it converge? Plots where matplotlib is installed, and the numbers in any case."""
+    """Did it converge? Plots where matplotlib works, and the numbers in any case."""
     if not plots.can_plot():
         return (
-            f"<p><strong>No plots:</strong> matplotlib is not installed (pip install -r {escape(REQUIREMENTS.name)}). "
-            f"Nothing else is missing.</p>{_log_table(report.log, is_open=True)}"
+            "<p><strong>No plots:</strong> matplotlib is not installed, or cannot be imported (pip install -r "
+            f"{escape(REQUIREMENTS.name)}). Nothing else is missing.</p>{_log_table(report.log, is_open=True)}"
         )
     figures = [
         _figure(title, plots.curves(report.log, series, unit), _in_words(report.log, series))

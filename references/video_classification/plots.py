@@ -1,8 +1,9 @@
 """Plots by matplotlib, which is optional: imported when the first plot is made."""
 
-import importlib.util
 import io
+import warnings
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,16 @@ INK, FAINT = "#1d2733", "#d7dde4"
 BLUE, ORANGE, GREEN = "#1b6ca8", "#d1600a", "#2a8a57"
 
 
+@cache
 def can_plot() -> bool:
-    """Whether matplotlib is installed."""
-    return importlib.util.find_spec("matplotlib") is not None
+    """Whether matplotlib is installed and can be imported, which one that was built for another numpy cannot."""
+    try:
+        import matplotlib.backends.backend_agg
+        import matplotlib.backends.backend_svg
+        import matplotlib.figure  # noqa: F401
+    except Exception:
+        return False
+    return True
 
 
 def curves(log: Sequence[dict[str, Any]], series: dict[str, str], unit: str) -> bytes:
@@ -81,7 +89,10 @@ def confusion_image(matrix: np.ndarray, classes: Sequence[str]) -> np.ndarray:
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()
+    with warnings.catch_warnings():
+        # Its font lacks the characters of some languages: their places are drawn as boxes.
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 

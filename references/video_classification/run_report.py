@@ -71,8 +71,11 @@ class RunReport:
     _events: TensorBoardLog | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        if not plots.can_plot():
-            print_main(f"matplotlib is not installed: the report will have no plots (pip install -r {REQUIREMENTS})")
+        if is_main() and not plots.can_plot():
+            print_main(
+                "matplotlib is not installed, or cannot be imported: the report will have no plots (pip install -r "
+                f"{REQUIREMENTS})"
+            )
         if self.tensorboard and is_main():
             self._events = TensorBoardLog(self.folder, self.start_epoch)
 
