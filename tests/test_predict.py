@@ -1,10 +1,14 @@
 import csv
 import io
 import json
+from fractions import Fraction
 
+import annotating
+import numpy as np
 import predict
 import pytest
 import torch
+from annotating import Annotation, annotate
 from clip_sources import ClipOptions, open_clips
 from datasets import VideoFolder
 from decoding import probe_video
@@ -12,7 +16,7 @@ from engine import Precision, evaluate
 from small_models import CLASSES, legacy_checkpoint, small_checkpoint, small_preprocessing, write_coloured_videos
 from trained_model import load_trained_model
 from video_files import find_videos
-from videos import write_numbered_video
+from videos import write_numbered_video, write_video
 
 FOLDERS = [name.replace(" ", "_") for name in CLASSES]
 
@@ -181,6 +185,76 @@ def test_annotated_copies_show_every_frame(capsys, tmp_path, data, checkpoint):
     assert {probe_video(path)[:2] for path in written} == {(24, 12.0)}
     code, _, err = run(capsys, checkpoint, data / "val", "--annotate", data / "val", "-j", 0)
     assert code == 1 and "take the place" in err
+
+
+@pytest.mark.parametrize(
+    "height, width, fps, expected", [(1, 64, 12, (2, 64)), (47, 1, 12, (48, 2)), (16, 16, Fraction(1, 5000), (16, 16))]
+)
+def test_copies_of_odd_sizes_and_slow_videos(tmp_path, height, width, fps, expected):
+    pytest.importorskip("PIL")
+    frames = np.full((3, height, width, 3), 200, np.uint8)
+    source = write_video(tmp_path / "v.mov", frames, fps, "png", pix_fmt="rgb24")
+    assert annotate(Annotation(str(source), tmp_path / "copies" / "v.mp4", ("dips 100.0 %",)), tmp_path) is None
+    copy = probe_video(tmp_path / "copies" / "v.mp4")
+    assert (copy.frames, copy.height, copy.width) == (3, *expected)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["copies", "v.mov"]
+
+
+def test_one_copy_that_fails_leaves_the_others(capsys, tmp_path, data, checkpoint, monkeypatch):
+    pytest.importorskip("PIL")
+    probe = annotating.probe_video
+    monkeypatch.setattr(annotating, "probe_video", lambda path: {}[path] if path.endswith("0.mp4") else probe(path))
+    code, _, err = run(capsys, checkpoint, data / "val" / "dips", "--annotate", tmp_path / "copies", "-j", 0)
+    assert code == 1 and "0.mp4 has no copy" in err and "KeyError" in err
+    assert [path.name for path in (tmp_path / "copies").iterdir()] == ["1.mp4"]
+
+
+def test_an_interruption_leaves_no_unfinished_copy(capsys, tmp_path, checkpoint, monkeypatch):
+    pytest.importorskip("PIL")
+    videos, copies = tmp_path / "videos", tmp_path / "copies"
+    for name, length in (("long.mp4", 1500), ("a.mp4", 20)):
+        write_numbered_video(videos / name, length)
+
+    def interrupt(progress, count=1, note=""):  # when the first copy is there, and a worker is busy with the other
+        if progress._description == "Annotating":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(predict.Progress, "update", interrupt)
+    code, _, err = run(capsys, checkpoint, videos, "--annotate", copies, "-j", 2)
+    assert code == 130 and "interrupted" in err
+    assert [path.name for path in copies.iterdir()] == ["a.mp4"]
+
+
+@pytest.mark.parametrize("height, width", [(640, 360), (568, 320), (200, 200), (120, 90)])
+def test_the_label_fits_narrow_pictures(height, width):
+    font = pytest.importorskip("PIL.ImageFont")
+    label = "lying_down_in_random_position 100.0 %"
+    size, lines = annotating.fit_text([label, "dips 0.0 %"], height, width)
+    assert size >= 10 and "".join(lines) == f"{label}dips 0.0 %"
+    assert all(font.load_default(size).getlength(line.rstrip()) <= width - size + 1 for line in lines)
+    assert any("100.0 %" in line for line in lines)
+    assert len(lines) == 2 or size == 10
+
+
+def test_a_wide_picture_has_large_text_in_one_line():
+    pytest.importorskip("PIL")
+    label = "lying_down_in_random_position 100.0 %"
+    assert annotating.fit_text([label], 720, 1280) == (40, [label])
+
+
+def test_copies_have_names_of_their_own(tmp_path):
+    names = ["w/a.avi", "w/a.avi.mp4", "w/a.avi_2.mp4", "b.MP4"]
+    copies = annotating.destinations([str(tmp_path / name) for name in names], tmp_path)
+    assert [str(copy.relative_to(tmp_path)) for copy in copies] == [
+        *("w/a.avi.mp4", "w/a.avi_2.mp4", "w/a.avi_2_2.mp4", "b.MP4")
+    ]
+
+
+def test_a_folder_of_copies_that_cannot_be_made_stops_before_the_work(capsys, tmp_path, data, checkpoint):
+    pytest.importorskip("PIL")
+    (tmp_path / "file").write_text("")
+    code, out, err = run(capsys, checkpoint, data / "val", "--annotate", tmp_path / "file")
+    assert code == 1 and "file: File exists" in err and not out
 
 
 @pytest.mark.parametrize("flags", [["--device", "abacus"], ["--output", "."], ["--top-k", "0"]])

@@ -5,7 +5,9 @@ import contextlib
 import dataclasses
 import os
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -75,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         print(f"error: {error.filename or args.output}: {error.strerror or error}", file=sys.stderr)
     except KeyboardInterrupt:
-        print("interrupted: nothing is kept of this run's --output", file=sys.stderr)
+        print("interrupted: no file that was begun is kept", file=sys.stderr)
         return 130
     return 1
 
@@ -102,7 +104,7 @@ def run(args: argparse.Namespace, device: torch.device) -> int:
     failed = sum(prediction.error is not None for prediction in done)
     if failed:
         print(f"{failed} of {len(done)} videos have no label: their rows say why", file=sys.stderr)
-    failed_copies = write_copies(done, copies, args.workers) if copies else 0
+    failed_copies = write_copies(done, copies, args.annotate, args.workers) if copies else 0
     return 1 if failed or failed_copies else 0
 
 
@@ -141,8 +143,17 @@ def open_output(path: Path | None) -> Iterator[IO[str]]:
 
 
 def plan_copies(folder: Path, paths: list[str]) -> list[Path]:
-    """Where the annotated copies go. Raises DatasetError where one would take a video's place, MissingExtra."""
+    """Where the annotated copies go; makes their folder.
+
+    Raises:
+        DatasetError: a copy would take a video's place.
+        MissingExtra: no Pillow.
+        OSError: the folder cannot be written: better known now than after the work.
+    """
     require("PIL.ImageFont")
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
     copies = destinations(paths, folder)
     videos = {os.path.realpath(path) for path in paths}
     if taken := [copy for copy in copies if os.path.realpath(copy) in videos]:
@@ -150,21 +161,27 @@ def plan_copies(folder: Path, paths: list[str]) -> list[Path]:
     return copies
 
 
-def write_copies(predictions: list[Prediction], copies: list[Path], workers: int) -> int:
-    """Writes the annotated copies of what could be read; returns how many failed, after naming them."""
+def write_copies(predictions: list[Prediction], copies: list[Path], folder: Path, workers: int) -> int:
+    """Writes the annotated copies of what could be read; returns how many failed, after naming them.
+
+    Each appears whole or not at all, and nothing else stays in `folder`, however this ends.
+    """
     work = [
         Annotation(prediction.video, copy, tuple(f"{label} {100 * share:.1f} %" for label, share in prediction.top[:3]))
         for prediction, copy in zip(predictions, copies, strict=True)
         if prediction.error is None
     ]
     failed = 0
-    results = map_in_workers(annotate, work, min(workers, len(work)), on_death=lambda death: death.how)
-    with Progress("Annotating", len(work), "video", quiet=not sys.stderr.isatty()) as progress:
-        for annotation, reason in zip(work, results, strict=True):
-            progress.update()
-            if reason is not None:
-                failed += 1
-                print(f"error: {printable(annotation.source)} has no copy: {reason}", file=sys.stderr)
+    with tempfile.TemporaryDirectory(prefix=".unfinished.", dir=folder, ignore_cleanup_errors=True) as unfinished:
+        function = partial(annotate, unfinished=Path(unfinished))
+        copying = map_in_workers(function, work, min(workers, len(work)), on_death=lambda death: death.how)
+        progress = Progress("Annotating", len(work), "video", quiet=not sys.stderr.isatty())
+        with contextlib.closing(copying) as results, progress:  # no worker is left when that folder is removed
+            for annotation, reason in zip(work, results, strict=True):
+                progress.update()
+                if reason is not None:
+                    failed += 1
+                    print(f"error: {printable(annotation.source)} has no copy: {reason}", file=sys.stderr)
     return failed
 
 
