@@ -162,6 +162,21 @@ def test_what_cannot_be_read_is_named(tmp_path, kind):
             read(path)
 
 
+@pytest.mark.parametrize("lines", [400, 4000])
+def test_text_is_no_video(tmp_path, lines):
+    path = tmp_path / "seq.txt"
+    path.write_text("".join(f"{number}\n" for number in range(lines)))
+    with pytest.raises(VideoError, match="is text"):
+        probe_video(path)
+
+
+@pytest.mark.parametrize("name", ["a\0b.mp4", "\ud800.mp4"])
+def test_a_name_that_no_file_can_have_is_a_video_error(name):
+    for read in (probe_video, lambda path: read_frames(path, [0])):
+        with pytest.raises(VideoError, match="not a file's name"):
+            read(name)
+
+
 def test_a_truncated_video_with_its_header_in_front_is_found_by_the_probe(tmp_path):
     path = write_numbered_video(tmp_path / "v.mp4", 200, container_options={"movflags": "faststart"})
     data = path.read_bytes()

@@ -258,10 +258,12 @@ def _open_video(path: str | os.PathLike):
     """Yields (container, first real video stream); every failure of FFmpeg inside becomes a VideoError."""
     try:
         # Opening a pipe would wait for ever; a directory's error would be puzzling.
-        if not stat.S_ISREG(os.stat(path).st_mode):
+        if not _is_regular_file(path):
             raise VideoError(path, "not a regular file")
         # Absolute, so that FFmpeg never takes a name such as `a:b.mp4` for a protocol.
         with av.open(str(Path(path).absolute()), **LENIENT_METADATA) as container:
+            if container.format.name == "tty":
+                raise VideoError(path, "is text, not a video")  # which FFmpeg would show as on a terminal
             streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
             if not streams:
                 raise VideoError(path, "holds no video stream")
@@ -273,6 +275,14 @@ def _open_video(path: str | os.PathLike):
             yield container, stream
     except (av.FFmpegError, OSError) as error:
         raise VideoError(path, f"{error.strerror or error}") from error
+
+
+def _is_regular_file(path: str | os.PathLike) -> bool:
+    """Raises OSError, and VideoError for a name that no file can have."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except ValueError as error:  # a NUL byte, or half a character
+        raise VideoError(path, f"not a file's name: {error}") from error
 
 
 def _video_info(container, stream, packets: _PacketScan, frames: int) -> VideoInfo:
