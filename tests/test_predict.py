@@ -131,9 +131,20 @@ def test_found_videos_are_named_once_and_linked_folders_are_entered(tmp_path, da
     assert find_videos(["absent*.mp4"]) == ["absent*.mp4"]
 
 
-def test_a_folder_without_videos_is_refused(capsys, tmp_path, checkpoint):
-    code, _, err = run(capsys, checkpoint, tmp_path)
-    assert code == 1 and "holds no video" in err
+def test_a_folder_without_videos_has_its_row_and_the_others_go_on(capsys, tmp_path, data, checkpoint):
+    (tmp_path / "empty").mkdir()
+    code, out, err = run(capsys, checkpoint, tmp_path / "empty", data / "val" / "dips", "-j", 0, "--format", "json")
+    empty, *others = json.loads(out)
+    assert code == 1 and empty["video"] == str(tmp_path / "empty") and "holds no video" in empty["error"]
+    assert len(others) == 2 and all(row["label"] for row in others) and "1 of 3 videos" in err
+
+
+def test_a_class_whose_name_is_not_utf8_is_spelled_out(capsys, tmp_path, data):
+    checkpoint = small_checkpoint(tmp_path / "model.pth", classes=["a\udcff", "b\udcff", "c\udcff"])
+    output = tmp_path / "labels.csv"
+    code, _, err = run(capsys, checkpoint, data / "val" / "dips", "-j", 0, "--format", "csv", "--output", output)
+    assert code == 0, err
+    assert "\\xff" in output.read_text()
 
 
 def test_temperature_divides_the_logits(capsys, tmp_path, data, checkpoint):

@@ -75,7 +75,7 @@ def _predict_together(
             yield Prediction(path, error="the network's outputs for it are not numbers")
             continue
         values, indices = probabilities.topk(min(top_k, len(model.classes)))
-        labels = [model.classes[index] for index in indices.tolist()]
+        labels = [printable(model.classes[index]) for index in indices.tolist()]
         yield Prediction(path, tuple(zip(labels, values.tolist(), strict=True)))
 
 
@@ -132,7 +132,7 @@ FORMATS = {"table": table_lines, "json": json_lines, "csv": csv_lines}
 
 
 def printable(path: str) -> str:
-    """A file's name as text that every output can hold; bytes that are not UTF-8 are shown as \\xNN."""
+    """The name of a file or folder as text that every output can hold; bytes that are not UTF-8 are shown as \\xNN."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
-from datasets import VIDEO_ENDINGS, ClipDataset, DatasetError, DecodingReader, Sample
+from datasets import VIDEO_ENDINGS, ClipDataset, DecodingReader, Sample
 from decoding import VideoError, motion_from_curve
 from frame_selection import FRAME_SELECTORS, VideoTiming
 from loading import run_ahead
@@ -22,15 +22,13 @@ VIDEOS_AHEAD = 8  # read while the network is busy
 def find_videos(names: Iterable[str]) -> list[str]:
     """The files that `names` (files, folders with all that lies below, patterns) stand for, each once.
 
-    A file's ending does not matter, in a folder it does. What does not exist is kept: reading it will say so.
-
-    Raises:
-        DatasetError: a folder without a video.
+    A file's ending does not matter, in a folder it does. What does not exist, and a folder without a video, is kept:
+    reading it will say so.
     """
     found: dict[str, None] = {}
     for name in names:
         for path in _matches(name):
-            found.update(dict.fromkeys(_videos_below(path) if os.path.isdir(path) else [path]))
+            found.update(dict.fromkeys(_videos_below(path) or [path]))
     return list(found)
 
 
@@ -60,6 +58,8 @@ class ProbedTiming:
         """Raises VideoError."""
         if self._last is None or self._last[0] != video:
             path = self._files.path(video)
+            if os.path.isdir(path):
+                raise VideoError(path, f"holds no video: none of its files ends in {', '.join(VIDEO_ENDINGS)}")
             result = self._scan(path)
             if isinstance(result, str):
                 raise VideoError(path, result)
@@ -127,7 +127,7 @@ def _matches(name: str) -> list[str]:
 
 
 def _videos_below(root: str) -> list[str]:
-    """All videos in a folder and its folders, linked ones too, sorted. Raises DatasetError where there is none."""
+    """All videos in a folder and its folders, linked ones too, sorted; none in a file."""
     paths, seen = [], set()
     for folder, folders, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
@@ -136,6 +136,4 @@ def _videos_below(root: str) -> list[str]:
             videos = [name for name in names if name.lower().endswith(VIDEO_ENDINGS) and not name.startswith(".")]
             paths += [os.path.join(folder, name) for name in videos]
         seen.add(real)
-    if not paths:
-        raise DatasetError(f"{root} holds no video: none of its files ends in {', '.join(VIDEO_ENDINGS)}")
     return sorted(paths)
