@@ -46,10 +46,62 @@ def test_h5_with_groups(capsys, tmp_path, manifest):
     assert code == 0 and "Video Acc@1 75.000" in out
 
 
-def test_logits_that_are_not_numbers_are_never_right(capsys, tmp_path, manifest):
-    np.savez(tmp_path / "logits.npz", **{name: LOGITS[row] * np.nan for row, name in enumerate(names("video"))})
-    code, out, _ = run(capsys, manifest, tmp_path / "logits.npz")
-    assert code == 0 and "Video Acc@1 0.000" in out
+def save(path, changes=()):
+    np.savez(path, **{**dict(zip(names("video"), LOGITS, strict=True)), **dict(changes)})
+    return path
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])
+def test_logits_that_are_no_finite_numbers_are_refused_by_name(capsys, tmp_path, manifest, value):
+    changes = {name: np.array([0.0, value, 0.0]) for name in names("video")[1:3]}
+    code, out, err = run(capsys, manifest, save(tmp_path / "logits.npz", changes))
+    assert code == 1 and "2 of 4 rows hold values that are no finite numbers: c2/1.mp4, c1/2.mp4" in err and not out
+
+
+def rewrite(manifest, **changes):
+    rows = [{**json.loads(line), **changes} for line in manifest.read_text().splitlines()]
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_logits_of_another_number_of_classes_are_refused(capsys, tmp_path, manifest):
+    rewrite(manifest, num_classes=3)
+    assert run(capsys, manifest, save(tmp_path / "logits.npz"))[0] == 0
+    rewrite(manifest, num_classes=5)
+    code, out, err = run(capsys, manifest, save(tmp_path / "logits.npz"))
+    assert code == 1 and "logits of 3 classes, the manifest is of 5" in err and not out
+
+
+@pytest.mark.parametrize("shape", [(1,), (1, 1)])
+def test_one_class(capsys, tmp_path, manifest, shape):
+    rewrite(manifest, label=0, num_classes=1)
+    np.savez(tmp_path / "logits.npz", **{name: np.zeros(shape) for name in names("video")})
+    code, out, err = run(capsys, manifest, tmp_path / "logits.npz")
+    assert code == 0 and "Video Acc@1 100.000" in out, err
+
+
+@pytest.mark.parametrize("key, value", [("video", "c0/0.mp4"), ("tensor", "000000.npy")])
+def test_a_manifest_that_names_something_twice_is_refused(capsys, tmp_path, manifest, key, value):
+    rewrite(manifest, **{key: value})
+    code, _, err = run(capsys, manifest, save(tmp_path / "logits.npz"))
+    assert code == 1 and f"names the {key} {value} 4 times" in err
+
+
+def test_a_damaged_file_is_one_clear_message(capsys, tmp_path, manifest):
+    whole = tmp_path / "whole.npz"
+    np.savez_compressed(whole, **dict(zip(names("video"), LOGITS, strict=True)))
+    data, damaged = whole.read_bytes(), tmp_path / "logits.npz"
+    cases = [data[: len(data) // 2], data[:-5], *(data[:at] + b"\xff\xff" + data[at + 2 :] for at in range(0, 300, 7))]
+    failed = 0
+    for case in cases:
+        damaged.write_bytes(case)
+        code, _, err = run(capsys, manifest, damaged)
+        failed += code
+        assert code == 0 or str(damaged) in err
+    assert failed > 10
+    with open(damaged, "wb") as file:
+        np.save(file, LOGITS)
+    code, _, err = run(capsys, manifest, damaged)
+    assert code == 1 and "a single array" in err
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ own between export and scoring, which may run weeks and machines apart.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from torch import Tensor
 from trained_model import Preprocessing
 
 MANIFEST = "manifest.jsonl"
+NAMED = 3  # rows in a message
 
 
 class LogitsError(UserError):
@@ -28,8 +30,8 @@ def dump_tensors(folder: Path, clips: Clips, device_format: DeviceFormat, prepro
     """Writes each video's official clip to `folder` as `<row>.npy`, float32 with a batch axis of 1, and the manifest.
 
     Returns:
-        The manifest, written last: a line a video with `video`, `label` (the index of its class), `class`, `tensor`
-        (the file's name), `shape` and `dtype`.
+        The manifest, written last: a line a video with `video`, `label` (the index of its class), `class`,
+        `num_classes`, `tensor` (the file's name), `shape` and `dtype`.
     """
     files = clips.loader.dataset.folder
     lines = []
@@ -38,7 +40,8 @@ def dump_tensors(folder: Path, clips: Clips, device_format: DeviceFormat, prepro
         name = f"{row:06d}.npy"
         with replaced_file(folder / name) as file:
             np.save(file, tensor)
-        entry = {"video": files.names.string(row), "label": label, "class": files.classes[label], "tensor": name}
+        truth = {"label": label, "class": files.classes[label], "num_classes": len(files.classes)}
+        entry = {"video": files.names.string(row), **truth, "tensor": name}
         lines.append(json.dumps({**entry, "shape": tensor.shape, "dtype": str(tensor.dtype)}))
     with replaced_file(folder / MANIFEST) as file:
         file.write(("\n".join(lines) + "\n").encode())
@@ -56,6 +59,10 @@ def read_manifest(path: Path) -> list[dict]:
             raise LogitsError(f"{path}, line {number}: a row needs the names `video` and `tensor`")
         if not isinstance(row.get("label"), int) or row["label"] < 0:
             raise LogitsError(f"{path}, line {number}: `label` must be the index of a class")
+    for key in ("video", "tensor"):
+        name, times = Counter(row[key] for row in rows).most_common(1)[0] if rows else ("", 0)
+        if times > 1:
+            raise LogitsError(f"{path} names the {key} {name} {times} times")
     if not rows:
         raise LogitsError(f"{path} lists no tensor")
     return rows
@@ -73,7 +80,9 @@ def read_logits(path: Path) -> dict[str, np.ndarray]:
         raise LogitsError(f"{path}: logits are read from {', '.join(readers)}")
     try:
         return readers[path.suffix.lower()](path)
-    except (OSError, ValueError, EOFError, KeyError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # a damaged file ends zipfile, zlib, numpy and h5py in errors of every kind
         raise LogitsError(f"{path} cannot be read: {error}") from error
 
 
@@ -83,7 +92,8 @@ def match_rows(rows: Iterable[Mapping], arrays: Mapping[str, np.ndarray], source
     An array is named as the row's `video`, or its `tensor` with or without the ending, and holds one clip's logits.
 
     Raises:
-        LogitsError: a row without an array, or with several; an array without a row; other shapes.
+        LogitsError: a row without an array, or with several; an array without a row; other shapes; values that are
+            not numbers, or infinite.
     """
     unused = set(arrays)
     matched, missing = [], []
@@ -92,21 +102,30 @@ def match_rows(rows: Iterable[Mapping], arrays: Mapping[str, np.ndarray], source
         if len(names) > 1:
             raise LogitsError(f"{source} holds several arrays for {row['video']}: {', '.join(sorted(names))}")
         unused -= names
-        matched += [(row["video"], np.asarray(arrays[name]).squeeze()) for name in names]
+        matched += [(row["video"], np.atleast_1d(np.squeeze(arrays[name]))) for name in names]
         missing += [] if names else [row["video"]]
     if missing or unused:
-        lacking = f"no logits for {len(missing)} videos ({', '.join(missing[:3])}, ...); " if missing else ""
-        unknown = f"{len(unused)} arrays that the manifest does not name ({', '.join(sorted(unused)[:3])}, ...)"
+        lacking = f"no logits for {len(missing)} videos ({', '.join(missing[:NAMED])}, ...); " if missing else ""
+        unknown = f"{len(unused)} arrays that the manifest does not name ({', '.join(sorted(unused)[:NAMED])}, ...)"
         raise LogitsError(f"{source} and its manifest differ: {lacking}{unknown if unused else ''}".rstrip("; "))
     for video, logits in matched:
         if logits.ndim != 1 or logits.shape != matched[0][1].shape or logits.dtype.kind not in "fiu":
             raise LogitsError(f"{source}: {video} has {logits.dtype} values of shape {logits.shape}, not logits")
-    return torch.from_numpy(np.stack([logits.astype(np.float32) for _, logits in matched]))
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as that
+        logits = np.stack([logits for _, logits in matched]).astype(np.float32)
+    if bad := [matched[row][0] for row in np.flatnonzero(~np.isfinite(logits).all(1))]:
+        shown = ", ".join(bad[:NAMED]) + (", ..." if len(bad) > NAMED else "")
+        raise LogitsError(f"{source}: {len(bad)} of {len(logits)} rows hold values that are no finite numbers: {shown}")
+    return torch.from_numpy(logits)
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as arrays:
-        return dict(arrays)
+    with open(path, "rb") as file:
+        arrays = np.load(file, allow_pickle=False)
+        if isinstance(arrays, np.ndarray):
+            raise LogitsError(f"{path} is a single array, not an .npz file of arrays with names")
+        with arrays:
+            return dict(arrays)
 
 
 def _read_h5(path: Path) -> dict[str, np.ndarray]:

@@ -41,6 +41,8 @@ def score_logits(manifest: Path, logits_file: Path) -> VideoResults:
     rows = read_manifest(manifest)
     logits = match_rows(rows, read_logits(logits_file), logits_file)
     num_classes = logits.shape[1]
+    if others := {row["num_classes"] for row in rows if "num_classes" in row} - {num_classes}:
+        raise LogitsError(f"{logits_file} has logits of {num_classes} classes, the manifest is of {others.pop()}")
     if (highest := max(row["label"] for row in rows)) >= num_classes:
         raise LogitsError(f"{logits_file} has logits of {num_classes} classes, and the manifest names class {highest}")
     targets, videos = torch.tensor([row["label"] for row in rows]), torch.arange(len(rows))
