@@ -31,11 +31,23 @@ def test_a_resumed_log_keeps_the_epochs_before(tmp_path):
     assert [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()] == expected
 
 
-@pytest.mark.parametrize("text", [None, "no json", "[1, 2]\n", '{"other": 1}\n'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(None, "no json", "[1, 2]\n", '{"other": 1}\n', '{"epoch": "x", "lr": 1}\n', '{"epoch": 0, "lr": "a"}\n'),
+        *('{"epoch": true}\n', '{"epoch": 0.5}\n', '{"epoch": 0, "seconds": [1]}\n'),
+    ],
+)
 def test_what_is_no_log_is_none(tmp_path, text):
     if text is not None:
         (tmp_path / "log.jsonl").write_text(text)
     assert read_log(tmp_path) == []
+
+
+def test_lines_of_epochs_are_kept_beside_others(tmp_path):
+    lines = ['{"epoch": 0, "lr": 0.1, "val_loss": NaN, "seconds": null}', '{"epoch": 1, "lr": "a"}', '{"epoch": 2}']
+    (tmp_path / "log.jsonl").write_text("\n".join(lines))
+    assert [entry["epoch"] for entry in read_log(tmp_path)] == [0, 2]
 
 
 def test_a_folder_with_checkpoints_is_left_alone(tmp_path):

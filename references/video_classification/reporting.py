@@ -54,12 +54,21 @@ class RunLog:
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a finished run's log; none where there is none, or it is something else."""
+    """The lines of a finished run's log, without those that are something else; none where there is none."""
     try:
         entries = [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
     except (OSError, ValueError):
         return []
-    return [entry for entry in entries if isinstance(entry, dict) and "epoch" in entry]
+    return [entry for entry in entries if _is_entry(entry)]
+
+
+def _is_entry(entry: Any) -> bool:
+    """Whether it is an epoch's line: its number, and other numbers."""
+    return (
+        isinstance(entry, dict)
+        and type(entry.get("epoch")) is int
+        and all(value is None or type(value) in (int, float) for value in entry.values())
+    )
 
 
 class RunFolderError(UserError):
