@@ -1,4 +1,7 @@
 import csv
+import os
+import subprocess
+import sys
 
 import compare_runs
 import pytest
@@ -71,6 +74,21 @@ def test_a_run_against_itself(tmp_path, capsys):
     assert compare_runs.main([a, a + "/predictions.csv"]) == 0
     out = capsys.readouterr().out
     assert "+0.000 points" in out and "p = 1" in out and "Gained 0, lost 0" in out
+
+
+def test_a_file_that_a_spreadsheet_saved_is_read(tmp_path, capsys):
+    a, b = runs(tmp_path, both=2, only_a=1, only_b=1)
+    (tmp_path / "b" / "predictions.csv").write_text((tmp_path / "b" / "predictions.csv").read_text(), "utf-8-sig")
+    assert compare_runs.main([a, b]) == 0 and "Gained 1, lost 1" in capsys.readouterr().out
+
+
+def test_a_reader_that_has_seen_enough_ends_it_quietly(tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)  # as `| head` does, only sooner
+    command = [sys.executable, compare_runs.__file__, *runs(tmp_path, both=2, only_a=1, only_b=1)]
+    process = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert process.returncode == 1 and process.stderr == ""
 
 
 @pytest.mark.parametrize(

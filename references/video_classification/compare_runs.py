@@ -3,6 +3,7 @@
 import argparse
 import csv
 import io
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -45,8 +46,13 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         print(f"error: {args.output} cannot be written: {error.strerror}", file=sys.stderr)
         return 1
-    for line in comparison.lines(args.list):
-        print(printable(line))
+    try:
+        for line in comparison.lines(args.list):
+            print(printable(line))
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     return 0
 
 

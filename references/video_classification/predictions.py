@@ -34,7 +34,8 @@ def read_predictions(run: Path) -> dict[str, Prediction]:
     path = run / PREDICTIONS if run.is_dir() else run
     predictions: dict[str, Prediction] = {}
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+        # With the mark that spreadsheets put in front.
+        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             reader = csv.DictReader(file, strict=True)
             if missing := [name for name in COLUMNS[:4] if name not in (reader.fieldnames or [])]:
                 raise ResultError(f"{path} is not a list of predictions: it has no column {', '.join(missing)}")
