@@ -163,7 +163,7 @@ def test_a_legacy_checkpoint_takes_its_names_from_a_file(capsys, tmp_path, data,
     code, _, err = run(capsys, legacy, video)
     assert code == 1 and "--classes-file" in err
     names = tmp_path / "names.txt"
-    names.write_text("\n".join(FOLDERS))
+    names.write_text("\n".join(FOLDERS), "utf-8-sig")  # as some editors save it
     assert rows_of(capsys, legacy, video, "--classes-file", names) == rows_of(capsys, checkpoint, video)
     names.write_text("one\ntwo\n")
     code, _, err = run(capsys, legacy, video, "--classes-file", names)
@@ -177,6 +177,11 @@ def test_a_legacy_checkpoint_takes_its_names_from_a_file(capsys, tmp_path, data,
         ({"preprocessing": {}}, "incomplete"),
         ({"temperature": 0.0}, "temperature"),
         ({"classes": ["one"]}, "names 1 classes"),
+        ({"classes": 3}, "not names"),
+        ({"classes": [0, 1, 2]}, "not names"),
+        ({"model": {}}, "model"),
+        ({"model": {"fc.bias": torch.tensor(1.0)}}, "layer of outputs"),
+        ({"args": None}, "args"),
     ],
 )
 def test_a_checkpoint_that_cannot_be_used_is_refused(capsys, tmp_path, changes, message):

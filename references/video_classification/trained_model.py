@@ -101,6 +101,8 @@ def load_trained_model(path: str | os.PathLike, classes_file: Path | None = None
         ModelError: weights that are not those of the network it names.
     """
     checkpoint = load_checkpoint(path)
+    if not isinstance(checkpoint["args"], Mapping):
+        raise CheckpointError(f"{path}: its `args` are no settings")
     classes = _classes(checkpoint, path, classes_file)
     name = checkpoint["args"].get("model", "r2plus1d_18")
     preprocessing = _preprocessing(checkpoint, path)
@@ -114,7 +116,8 @@ def load_trained_model(path: str | os.PathLike, classes_file: Path | None = None
 def read_classes(path: Path) -> list[str]:
     """Class names in the order of a network's outputs, one a line. Raises CheckpointError."""
     try:
-        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        # With the mark that some editors put in front.
+        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     names = [name for name in names if name]
@@ -130,7 +133,12 @@ def _classes(checkpoint: Mapping[str, Any], path: str | os.PathLike, classes_fil
         raise CheckpointError(f"{path} has no class names: give them with --classes-file, one a line, in output order")
     if given is not None and list(classes) != given:
         raise CheckpointError(f"{path} has class names of its own, and others than {classes_file}: leave the file out")
-    outputs = len(list(checkpoint["model"].values())[-1])
+    if not isinstance(classes, list | tuple) or not all(isinstance(name, str) for name in classes):
+        raise CheckpointError(f"{path}: its `classes` are not names")
+    shapes = [value.shape for value in checkpoint["model"].values()]
+    if not shapes or not shapes[-1]:
+        raise CheckpointError(f"{path}: its `model` does not end in a layer of outputs")
+    outputs = shapes[-1][0]
     if outputs != len(classes):
         raise CheckpointError(f"{path} has {outputs} outputs, but {classes_file or 'it'} names {len(classes)} classes")
     return classes
