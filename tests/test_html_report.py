@@ -12,7 +12,8 @@ from confusion_section import cluster_order
 from evaluations import made_up_evaluation, made_up_log, made_up_mistakes, results_of
 from html_report import render, write_report
 from report_content import Report
-from result_files import Evaluation
+from result_files import Evaluation, write_result_files
+from run_report import calibration_line
 
 ATTACK = "<script>window.attacked=1</script>"
 STAGES = {"Training steps": 70.0, "Waiting for training data": 20.0, "Preparing": 10.0}
@@ -92,6 +93,17 @@ def test_unusual_validations_have_a_page_too(scores, classes):
     evaluation = Evaluation(results, [f"{name}/1.mp4" for name in classes], classes, "rule", "pixels")
     page = render(Report("title", "subtitle", evaluation, evaluation.metrics()))
     assert "No video was taken for another class" in page and "No log" in page
+
+
+@pytest.mark.parametrize("temperature", [1.0, 1.5])
+def test_where_no_output_is_a_number_the_calibration_error_is_none(tmp_path, temperature):
+    results = results_of(torch.full((2, 2), torch.nan, dtype=torch.float64), torch.arange(2))
+    evaluation = Evaluation(results, ["a/1.mp4", "b/1.mp4"], ["a", "b"], "rule", "pixels", temperature=temperature)
+    metrics = write_result_files(tmp_path, evaluation)
+    assert metrics["expected_calibration_error"] is metrics["expected_calibration_error_uncalibrated"] is None
+    card = 'Expected calibration error</dt><dd><span class="value">not a number'
+    assert card in render(Report("title", "subtitle", evaluation, metrics))
+    assert "not a number" in calibration_line(metrics)
 
 
 def test_classes_that_are_confused_stand_together():

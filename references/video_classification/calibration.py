@@ -61,8 +61,9 @@ class Reliability(NamedTuple):
 
     @property
     def expected_calibration_error(self) -> float:
-        """The mean distance between probability and share, over videos; from 0 to 1."""
-        return float((self.counts * np.abs(self.confidence - self.accuracy)).sum() / max(self.counts.sum(), 1))
+        """The mean distance between probability and share, over videos; from 0 to 1, nan of no videos."""
+        count = self.counts.sum()
+        return float((self.counts * np.abs(self.confidence - self.accuracy)).sum() / count) if count else math.nan
 
 
 def reliability(probabilities: np.ndarray, right: np.ndarray) -> Reliability:

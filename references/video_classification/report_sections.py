@@ -26,11 +26,10 @@ def headline_section(report: Report) -> str:
     error, uncalibrated = (
         metrics[name] for name in ("expected_calibration_error", "expected_calibration_error_uncalibrated")
     )
-    scaled = f"; {uncalibrated:.3f} before temperature {metrics['temperature']:.3f}"
+    scaled = f"; {_number(uncalibrated, 3)} before temperature {metrics['temperature']:.3f}"
     note = scaled if metrics["temperature"] != 1 else ""
-    loss = "not a number" if metrics["loss"] is None else f"{metrics['loss']:.4f}"
-    cards.append(_plain_card("Expected calibration error", f"{error:.3f}", f"0 is best{note}"))
-    cards.append(_plain_card("Loss", loss, "cross-entropy, mean over clips"))
+    cards.append(_plain_card("Expected calibration error", _number(error, 3), f"0 is best{note}"))
+    cards.append(_plain_card("Loss", _number(metrics["loss"], 4), "cross-entropy, mean over clips"))
     skipped = f", {metrics['videos_not_scored']} unreadable videos not scored" if metrics["videos_not_scored"] else ""
     clips = f"{metrics['clips_per_video']} clip{'s' if metrics['clips_per_video'] > 1 else ''}"
     return f"""<p>{metrics["videos"]} videos of {metrics["classes_with_videos"]} classes,
@@ -126,6 +125,10 @@ def _plain_card(label: str, value: str, note: str) -> str:
         f'<div class="card"><dt>{label}</dt><dd><span class="value">{value}</span>'
         f'<br><span class="quiet">{escape(note)}</span></dd></div>'
     )
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "not a number" if value is None else f"{value:.{digits}f}"
 
 
 def _span(value: float, low: float, high: float) -> str:

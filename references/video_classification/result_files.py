@@ -114,9 +114,9 @@ class Evaluation:
             entries[name], entries[f"{name}_interval"] = 100 * value, [100 * low, 100 * high]
         return {
             **entries,
-            "loss": self.results.loss if math.isfinite(self.results.loss) else None,
-            "expected_calibration_error": self.reliability(self.temperature).expected_calibration_error,
-            "expected_calibration_error_uncalibrated": self.reliability(1.0).expected_calibration_error,
+            "loss": _number(self.results.loss),
+            "expected_calibration_error": _number(self.reliability(self.temperature).expected_calibration_error),
+            "expected_calibration_error_uncalibrated": _number(self.reliability(1.0).expected_calibration_error),
             "calibration_bins": BINS,
             "temperature": self.temperature,
             "videos": len(self.paths),
@@ -170,6 +170,11 @@ def _prediction_rows(evaluation: Evaluation) -> Iterable[Sequence[Any]]:
         evaluation.paths, *(column.tolist() for column in columns), strict=True
     ):
         yield path, classes[target], classes[prediction], f"{probability:.6f}", rank + 1, results.clips_per_video
+
+
+def _number(value: float) -> float | None:
+    """As JSON has it, which knows no others than finite ones."""
+    return value if math.isfinite(value) else None
 
 
 def _sha256(path: Path) -> str:

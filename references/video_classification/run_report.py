@@ -160,7 +160,7 @@ class RunReport:
         if self._events is not None:
             self._events.add_evaluation(evaluation, mistakes, log[-1]["epoch"] if log else 0)
             self._events.close()
-        print_main(_calibration_line(metrics))
+        print_main(calibration_line(metrics))
         print_main(f"Report: {path}")
 
 
@@ -175,8 +175,11 @@ def software() -> dict[str, str]:
     }
 
 
-def _calibration_line(metrics: dict[str, Any]) -> str:
+def calibration_line(metrics: dict[str, Any]) -> str:
+    """What `metrics.json` says of calibration, in words."""
     error, temperature = metrics["expected_calibration_error"], metrics["temperature"]
+    if error is None:
+        return "Expected calibration error: not a number, since no output of the network is one"
     if temperature == 1:
         return f"Expected calibration error {error:.4f}"
     before = metrics["expected_calibration_error_uncalibrated"]
