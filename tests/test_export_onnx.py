@@ -90,6 +90,8 @@ def test_the_file_computes_what_validation_computes(capsys, tmp_path, network, l
     np.testing.assert_allclose(given, expected, atol=1e-4)
 
     model = onnx.load(path)
+    residual = [f"layer{stage}.{block}/Add" for stage in (1, 2, 3, 4) for block in (0, 1)]
+    assert [node.name for node in model.graph.node if node.op_type == "Add"] == residual
     assert model.opset_import[0].version == (20 if "--opset" in flags else 18)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     assert json.loads(metadata["classes"]) == CLASSES
@@ -162,11 +164,14 @@ def test_int8_and_tensors_of_a_trained_network(capsys, tmp_path, trained):
     data, checkpoint = trained
     path, tensors = tmp_path / "model.onnx", tmp_path / "tensors"
     argv = ["--output", path, "--data-path", data, "--quantize", "int8", "--calibration-clips", 16]
-    assert export(checkpoint, *argv, "--dump-tensors", tensors, "--keep-float", "fc") == 0
+    assert export(checkpoint, *argv, "--dump-tensors", tensors, "--keep-float", "fc", "layer1") == 0
     out = capsys.readouterr().out
     assert "12 validation videos" in out and "interval, paired" in out
-    kinds = {node.name: node.op_type for node in onnx.load(path).graph.node}
-    assert "QuantizeLinear" in kinds.values()
+    nodes = onnx.load(path).graph.node
+    dequantized = {output for node in nodes if node.op_type == "DequantizeLinear" for output in node.output}
+    assert len(dequantized) > 50
+    inputs = {node.name: set(node.input) for node in nodes}
+    assert not inputs["layer1.1/Add"] & dequantized and inputs["layer2.1/Add"] <= dequantized
     int8_bytes, float_bytes = (file.stat().st_size for file in (path, tmp_path / "model_float.onnx"))
     assert int8_bytes < 0.3 * float_bytes
 

@@ -1,6 +1,7 @@
 """A network as a device runs it: tensor layout and normalisation at its entry, BatchNorm folded, written as ONNX."""
 
 import json
+import os
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -146,15 +147,30 @@ def to_onnx(model: TrainedModel, device_format: DeviceFormat):
 
 
 def name_nodes(proto) -> None:
-    """Names each node by the module that it comes from, such as `layer4.0.conv1.0.0/Conv`, for people and tools."""
+    """Names each node by the module that it comes from, such as `layer4.0.conv1.0.0/Conv`, for people and tools.
+
+    An operation that stands between modules, such as the Add of a residual block, belongs to the one that holds them.
+    """
+    nodes = proto.graph.node
+    modules = [_module_of(node) for node in nodes]
+    makers = {output: index for index, node in enumerate(nodes) for output in node.output}
     seen: Counter[str] = Counter()
-    for node in proto.graph.node:
-        scopes = {entry.key: entry.value for entry in node.metadata_props}.get("pkg.torch.onnx.name_scopes", "['']")
-        # The scopes run from the root to the operation; the last but one is its module.
-        module = [scope.strip(" '") for scope in scopes.strip("[]").split(",")][:-1] or [""]
-        name = "/".join(filter(None, (module[-1].removeprefix("network").removeprefix("."), node.op_type)))
+    for index, node in enumerate(nodes):
+        before = max((makers[name] for name in node.input if name in makers), default=None)
+        after = next((later for later, other in enumerate(nodes) if node.output[0] in other.input), None)
+        if not modules[index] and before is not None and after is not None:
+            modules[index] = os.path.commonprefix([modules[before], modules[after]])
+        name = "/".join(filter(None, (".".join(modules[index]), node.op_type)))
         node.name = f"{name}_{seen[name]}" if seen[name] else name
         seen[name] += 1
+
+
+def _module_of(node) -> list[str]:
+    """The module that a node was written in, as the parts of its name: `layer4`, `0`, `conv1`; none at the top."""
+    scopes = {entry.key: entry.value for entry in node.metadata_props}.get("pkg.torch.onnx.name_scopes", "['']")
+    # The scopes run from the root to the operation; the last but one is its module.
+    module = [scope.strip(" '") for scope in scopes.strip("[]").split(",")][:-1] or [""]
+    return module[-1].split(".")[1:]  # without `network`
 
 
 def metadata_of(model: TrainedModel, device_format: DeviceFormat) -> dict[str, str]:
