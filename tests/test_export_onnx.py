@@ -1,4 +1,5 @@
 import json
+import logging
 import re
 import sys
 from pathlib import Path
@@ -220,6 +221,27 @@ def test_a_missing_package_is_named(capsys, tmp_path, checkpoint, monkeypatch):
     assert "requirements-extras.txt" in capsys.readouterr().err
 
 
+def test_an_opset_that_torch_cannot_write_is_one_clear_message(capfd, tmp_path, checkpoint, monkeypatch):
+    def fail(*args, **kwargs):
+        logging.getLogger("torch.onnx").error("Traceback")
+        raise KeyError("no adapter")
+
+    monkeypatch.setattr(torch.onnx, "export", fail)
+    assert export(checkpoint, "--output", tmp_path / "model.onnx", "--opset", 20) == 1
+    err = capfd.readouterr().err
+    assert "to opset 20" in err and "no adapter" in err and "Traceback" not in err
+
+
+def test_a_file_that_cannot_be_read_is_not_called_unwritable(capsys, tmp_path, checkpoint, monkeypatch):
+    def gone(*args):
+        raise FileNotFoundError(2, "No such file or directory", "gone.pth")
+
+    monkeypatch.setattr(export_onnx, "load_trained_model", gone)
+    assert export(checkpoint, "--output", tmp_path / "model.onnx") == 1
+    err = capsys.readouterr().err
+    assert err.startswith("error: gone.pth: No such file or directory; ") and "cannot be written" not in err
+
+
 def test_a_legacy_checkpoint_needs_names(capsys, tmp_path):
     assert export(legacy_checkpoint(tmp_path / "legacy.pth"), "--output", tmp_path / "model.onnx") == 1
     assert "--classes-file" in capsys.readouterr().err
@@ -231,6 +253,7 @@ def test_a_legacy_checkpoint_needs_names(capsys, tmp_path):
         ["--quantize", "int8"],
         ["--dump-tensors", "out"],
         ["--opset", "13"],
+        ["--opset", "99"],
         ["--data-path", "data", "--keep-float", "fc"],
         ["--output", "."],
     ],

@@ -1,6 +1,7 @@
 """A network as a device runs it: tensor layout and normalisation at its entry, BatchNorm folded, written as ONNX."""
 
 import json
+import logging
 import os
 from collections import Counter
 from dataclasses import dataclass
@@ -124,6 +125,7 @@ def to_onnx(model: TrainedModel, device_format: DeviceFormat):
     network = DeviceNetwork(fold_batch_norm(model.network), device_format, model.preprocessing).eval()
     batch = {0: torch.export.Dim("batch")} if device_format.dynamic_batch else None
     example = torch.zeros(device_format.shape(model.preprocessing, 2 if batch else 1))
+    logging.disable(logging.CRITICAL)  # where it fails, it prints the stack before it raises
     try:
         program = torch.onnx.export(
             network,
@@ -135,8 +137,11 @@ def to_onnx(model: TrainedModel, device_format: DeviceFormat):
             opset_version=device_format.opset,
             dynamic_shapes=(batch,) if batch else None,
         )
-    except torch.onnx.OnnxExporterError as error:
-        raise ExportError(f"torch cannot export {model.name}: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # the converters of opsets have errors of their own
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ExportError(f"torch cannot export {model.name} to opset {device_format.opset}: {reason[0]}") from error
+    finally:
+        logging.disable(logging.NOTSET)
     proto = program.model_proto
     written = {entry.domain: entry.version for entry in proto.opset_import}
     if written.get("") != device_format.opset:

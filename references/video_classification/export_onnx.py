@@ -81,14 +81,15 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the script: 0 when written, 1 when it is not to be trusted or could not be made, 2 on wrong usage."""
     parser = get_args_parser()
     args = parser.parse_args(argv)
-    check_args(parser, args)
     try:
+        check_args(parser, args)
         run(args)
     except UserError as error:
         print(f"error: {error}; {args.output} was not written", file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"error: {error.filename or args.output} cannot be written: {error.strerror or error}", file=sys.stderr)
+        reason = f"{error.filename or args.output}: {error.strerror or error}"
+        print(f"error: {reason}; {args.output} was not written", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"interrupted: {args.output} was not written", file=sys.stderr)
@@ -97,9 +98,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Refuses what cannot be right, before any work, and fills in what depends on other flags."""
-    if args.opset < DEFAULT_OPSET:
-        parser.error(f"--opset {args.opset}: torch's exporter writes {DEFAULT_OPSET} and above")
+    """Refuses what cannot be right, before any work, and fills in what depends on other flags. Raises MissingExtra."""
+    newest = DEFAULT_OPSET if args.opset == DEFAULT_OPSET else require("onnx.defs").onnx_opset_version()
+    if not DEFAULT_OPSET <= args.opset <= newest:
+        parser.error(f"--opset {args.opset}: from {DEFAULT_OPSET}, which torch's exporter writes, to onnx's {newest}")
     if args.output.is_dir():
         parser.error(f"--output {args.output} is a folder: name a file in it")
     for flag in ("quantize", "dump_tensors"):
