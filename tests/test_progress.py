@@ -67,6 +67,14 @@ def test_one_bar_and_then_the_summary_on_a_terminal():
     assert text.count("\n") == 1 and text.rstrip().endswith("Epoch: [3] summary")
 
 
+def test_the_bar_of_a_resumed_epoch_goes_on_where_it_was(monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    meter = StepMeter("x", range(3), 10, 1, first_step=7)
+    for step, _ in enumerate(meter, 7):
+        meter.update(step, 1)
+    assert meter._bar.n == meter._bar.total == 10
+
+
 def test_the_data_share_is_the_time_waited(capsys):
     def slow():
         for _ in range(3):

@@ -137,7 +137,7 @@ def train_one_epoch(
         Whatever `after_step` raises.
     """
     set_train_mode(getattr(model, "module", model), frozen)
-    meter = StepMeter(f"Epoch: [{epoch}]", in_groups(batches, batches_per_step), num_steps, print_freq)
+    meter = StepMeter(f"Epoch: [{epoch}]", in_groups(batches, batches_per_step), num_steps, print_freq, first_step)
     sums = torch.tensor(totals or [0.0, 0.0, 0.0], dtype=torch.float64)  # loss, right, clips
     for step, group in enumerate(meter, first_step):
         # Dropout and the like: the same at this step however the run came here.

@@ -64,14 +64,19 @@ def remaining_time(begin: float, done: int, total: int) -> str:
 class StepMeter:
     """Times the steps of an epoch and shows them: a bar on a terminal, a line every `print_freq` steps elsewhere.
 
-    Iterate over it instead of over the batches; call `update` after each step.
+    Iterate over it instead of over the batches; call `update` after each step. `first_step` is the number of the first
+    of them, where the epoch goes on from an interruption.
     """
 
-    def __init__(self, header: str, batches: Iterable[Any], num_steps: int, print_freq: int) -> None:
+    def __init__(
+        self, header: str, batches: Iterable[Any], num_steps: int, print_freq: int, first_step: int = 0
+    ) -> None:
         self._header, self._batches, self._num_steps, self._print_freq = header, batches, num_steps, print_freq
         self._bar = None
         if is_main() and sys.stderr.isatty():
-            self._bar = tqdm(desc=header, total=num_steps, unit="step", dynamic_ncols=True, leave=False)
+            self._bar = tqdm(
+                desc=header, total=num_steps, initial=first_step, unit="step", dynamic_ncols=True, leave=False
+            )
         self._start = time.perf_counter()
         self.data_seconds = 0.0  # spent waiting for batches
         self.clips = 0
