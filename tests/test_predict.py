@@ -181,7 +181,7 @@ def test_a_legacy_checkpoint_takes_its_names_from_a_file(capsys, tmp_path, data,
         ({"classes": [0, 1, 2]}, "not names"),
         ({"model": {}}, "model"),
         ({"model": {"fc.bias": torch.tensor(1.0)}}, "layer of outputs"),
-        ({"args": None}, "args"),
+        ({"args": None}, "another network's"),
     ],
 )
 def test_a_checkpoint_that_cannot_be_used_is_refused(capsys, tmp_path, changes, message):

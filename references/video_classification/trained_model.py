@@ -101,8 +101,6 @@ def load_trained_model(path: str | os.PathLike, classes_file: Path | None = None
         ModelError: weights that are not those of the network it names.
     """
     checkpoint = load_checkpoint(path)
-    if not isinstance(checkpoint["args"], Mapping):
-        raise CheckpointError(f"{path}: its `args` are no settings")
     classes = _classes(checkpoint, path, classes_file)
     name = checkpoint["args"].get("model", "r2plus1d_18")
     preprocessing = _preprocessing(checkpoint, path)
