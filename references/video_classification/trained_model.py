@@ -129,14 +129,14 @@ def _classes(checkpoint: Mapping[str, Any], path: str | os.PathLike, classes_fil
     classes = given if is_legacy(checkpoint) else checkpoint["classes"]
     if classes is None:
         raise CheckpointError(f"{path} has no class names: give them with --classes-file, one a line, in output order")
-    if given is not None and list(classes) != given:
-        raise CheckpointError(f"{path} has class names of its own, and others than {classes_file}: leave the file out")
     if not isinstance(classes, list | tuple) or not all(isinstance(name, str) for name in classes):
         raise CheckpointError(f"{path}: its `classes` are not names")
-    shapes = [value.shape for value in checkpoint["model"].values()]
-    if not shapes or not shapes[-1]:
+    if given is not None and list(classes) != given:
+        raise CheckpointError(f"{path} has class names of its own, and others than {classes_file}: leave the file out")
+    shape = list(checkpoint["model"].values())[-1].shape
+    if not shape:
         raise CheckpointError(f"{path}: its `model` does not end in a layer of outputs")
-    outputs = shapes[-1][0]
+    outputs = shape[0]
     if outputs != len(classes):
         raise CheckpointError(f"{path} has {outputs} outputs, but {classes_file or 'it'} names {len(classes)} classes")
     return classes
