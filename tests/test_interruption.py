@@ -8,6 +8,7 @@ import time
 
 import pytest
 import torch
+import train
 from conftest import SMALL, make_dataset
 from interruption import StopRequest, resume_command
 from template_process import Run
@@ -132,6 +133,14 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_videos(options, tm
     batch = json.loads(listing.read_text())
     assert len(batch["videos"]) == 2 and all(name.endswith(".mp4") for name in batch["videos"])
     assert batch["epoch"] == 0 and str(batch["step"]) in output
+
+
+def test_a_signal_before_the_first_step_ends_the_run_at_once(options, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train, "load_clips", lambda *_: signal.raise_signal(signal.SIGUSR1))
+    assert train.main([*options, "--output-dir", str(tmp_path)]) == 138
+    told = capsys.readouterr().out.splitlines()[-1]
+    assert told.startswith("stopped by SIGUSR1. Continue with: python ") and told.endswith("--resume auto")
+    assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
 
 
 def test_the_signals_are_noted_and_given_back():

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from distributed import end_process_group, is_distributed, is_peers_failure, print_main, rank
 from errors import UserError
-from interruption import Stopped, resume_command
+from interruption import Stopped, StopRequest, resume_command
 
 
 def exit_code_of(work: Callable[[], None], command: list[str]) -> int:
@@ -20,9 +20,10 @@ def exit_code_of(work: Callable[[], None], command: list[str]) -> int:
     """
     code, failed = 0, False
     try:
-        work()
+        with StopRequest(at_once=True):
+            work()
     except Stopped as stopped:
-        print_main(f"{stopped}, the run is saved. Continue with: {resume_command(command)}")
+        print_main(f"{stopped}. Continue with: {resume_command(command)}")
         code = stopped.exit_code
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

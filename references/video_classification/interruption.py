@@ -11,23 +11,30 @@ from types import FrameType
 STOP_SIGNALS = ("SIGTERM", "SIGUSR1")
 
 
-class Stopped(Exception):
-    """The run has saved and ends, as `signal_number` asked for."""
+class Stopped(BaseException):
+    """The run ends, as `signal_number` asked for; before that it has been saved, or there was nothing to save.
 
-    def __init__(self, signal_number: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signal_number).name}")
+    No Exception, as KeyboardInterrupt is none: code that goes on after whatever error must not go on after this.
+    """
+
+    def __init__(self, signal_number: int, is_saved: bool = True) -> None:
+        saved = ", the run is saved" if is_saved else ""
+        super().__init__(f"stopped by {signal.Signals(signal_number).name}{saved}")
         self.exit_code = 128 + signal_number
 
 
 class StopRequest:
-    """Notes the signals while the block runs; they interrupt nothing.
+    """Notes the signals while the block runs.
+
+    Args:
+        at_once: raise Stopped where the run is, since it has nothing to save; else the signals interrupt nothing.
 
     Attributes:
         signal_number: of the first that came, 0 before.
     """
 
-    def __init__(self) -> None:
-        self.signal_number = 0
+    def __init__(self, at_once: bool = False) -> None:
+        self.signal_number, self._at_once = 0, at_once
         self._numbers = [getattr(signal, name) for name in STOP_SIGNALS if hasattr(signal, name)]
 
     def __enter__(self) -> "StopRequest":
@@ -40,6 +47,8 @@ class StopRequest:
 
     def _note(self, number: int, _: FrameType | None) -> None:
         self.signal_number = self.signal_number or number
+        if self._at_once:
+            raise Stopped(number, is_saved=False)
 
 
 def resume_command(argv: list[str]) -> str:
