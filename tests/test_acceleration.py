@@ -1,4 +1,4 @@
-import sys
+import ctypes
 
 import acceleration
 import pytest
@@ -132,21 +132,29 @@ def test_a_missing_compiler_is_said_at_once(monkeypatch):
         compile_network(make_network(), CPU)
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
+class MemoryInfo(ctypes.Structure):
+    """glibc's struct mallinfo2; hblkhd: bytes that are mapped for single large blocks."""
+
+    names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+    _fields_ = [(name, ctypes.c_size_t) for name in names.split()]
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="glibc's allocator")
 def test_freed_memory_is_used_again():
-    import resource
+    mallinfo = ctypes.CDLL(None).mallinfo2
+    mallinfo.restype = MemoryInfo
 
-    def faults():
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        for _ in range(12):
-            torch.ones(160 << 18)  # 160 MB, always mapped anew by default
-        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    def is_mapped_anew(gigabytes):
+        """More than earlier tests can have left free; never written to, so that it takes no memory."""
+        before = mallinfo().hblkhd
+        large = torch.empty(gigabytes << 30, dtype=torch.uint8)
+        return mallinfo().hblkhd - before >= large.nbytes
 
-    usual = faults()
+    assert is_mapped_anew(2)
+    with freed_memory_kept("cuda"):
+        assert is_mapped_anew(2)
     with freed_memory_kept():
         with freed_memory_kept():
             pass
-        kept = faults()  # the outer block goes on
-    assert kept < usual / 4
-    with freed_memory_kept("cuda"):
-        assert faults() > usual / 2
+        assert not is_mapped_anew(2)  # the outer block goes on
+    assert is_mapped_anew(3)
