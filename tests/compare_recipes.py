@@ -25,13 +25,12 @@ from scipy import stats
 TOP = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(TOP), str(TOP / "references" / "video_classification")]
 
-import engine  # noqa: E402
-import presets  # noqa: E402
 import train  # noqa: E402
-from predictions import read_predictions  # noqa: E402
-from synthetic_videos import generate_release  # noqa: E402
-
+from clips import presets  # noqa: E402
+from evaluation.predictions import read_predictions  # noqa: E402
 from refactor_dataset import DatasetRefactorer  # noqa: E402
+from synthetic.videos import generate_release  # noqa: E402
+from training import engine  # noqa: E402
 
 PRETRAINING = (
     *("arm raises", "biceps curls", "overhead presses", "squat jumps", "high knees", "lunges", "punches", "kicks"),

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from videos import write_video
+
+from helpers.numbered_videos import write_video
 
 # Small enough that an epoch takes seconds on a CPU; mc3_18 has the fewest parameters to compute and to save.
 SMALL = [

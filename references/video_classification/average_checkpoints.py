@@ -7,18 +7,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import options
 import torch
-from checkpoint import CheckpointError, is_legacy, load_checkpoint
-from clip_sources import open_clips
-from datasets import VideoFolder
-from engine import Precision, evaluate
-from errors import UserError
-from metrics import VideoResults
-from models import load_state
-from tables import replaced_file
 from torch import Tensor, nn
-from trained_model import load_trained_model
+
+from caching.splits import open_clips
+from evaluation.evaluate import evaluate
+from evaluation.metrics import VideoResults
+from network.checkpoint import CheckpointError, is_legacy, load_checkpoint
+from network.models import load_state
+from network.precision import Precision
+from network.trained_model import load_trained_model
+from runtime import arguments
+from runtime.errors import UserError
+from runtime.files import replaced_file
+from training import options
+from videos.folder import VideoFolder
 
 KEPT = ("classes", "preprocessing", "args", "layout")  # of the first checkpoint; the rest belongs to one training
 
@@ -37,11 +40,11 @@ def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
     parser.add_argument(
         "--cache-dir", type=Path, metavar="DIR", help="where the index is kept (<data-path>/.clip_cache)"
     )
-    parser.add_argument("--batch-size", "-b", default=24, type=options.positive_int, metavar="N", help="clips (24)")
+    parser.add_argument("--batch-size", "-b", default=24, type=arguments.positive_int, metavar="N", help="clips (24)")
     parser.add_argument(
         *("--workers", "-j"),
         default=options.default_workers(),
-        type=options.non_negative_int,
+        type=arguments.non_negative_int,
         metavar="N",
         help="processes that decode (the cores, at most 16)",
     )

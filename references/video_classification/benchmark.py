@@ -7,17 +7,18 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import options
-from benchmark_cache import benchmark_cache, benchmark_startup
-from benchmark_dataset_tools import benchmark_check, benchmark_refactor
-from benchmark_input import benchmark_decode, benchmark_loader, benchmark_motion
-from benchmark_model import benchmark_model
-from benchmark_training import benchmark_epoch, benchmark_step
-from engine import AMP_TYPES
-from errors import UserError
-from measuring import AnyVideos, BenchmarkOptions, generated_videos
-from tables import replaced_file
-from worker_pool import WorkerDied, default_workers
+from benchmarks.cache import benchmark_cache, benchmark_startup
+from benchmarks.dataset_tools import benchmark_check, benchmark_refactor
+from benchmarks.input import benchmark_decode, benchmark_loader, benchmark_motion
+from benchmarks.measuring import AnyVideos, BenchmarkOptions, generated_videos
+from benchmarks.model import benchmark_model
+from benchmarks.training import benchmark_epoch, benchmark_step
+from network.precision import AMP_TYPES
+from runtime import arguments
+from runtime.errors import UserError
+from runtime.files import replaced_file
+from runtime.worker_pool import WorkerDied, default_workers
+from training import options
 
 # Each takes BenchmarkOptions and gives its figures, by names that carry their units.
 BENCHMARKS: dict[str, Callable[[BenchmarkOptions], dict[str, float]]] = {
@@ -46,13 +47,13 @@ def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
     parser.add_argument("--amp", nargs="?", default="off", const="auto", choices=(*AMP_TYPES, "auto"), help="(off)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here, as one flat object")
     parser.add_argument("--scratch", type=Path, metavar="DIR", help="for caches, removed at the end (the system's)")
-    number = {"type": options.positive_int, "metavar": "N"}
+    number = {"type": arguments.positive_int, "metavar": "N"}
     parser.add_argument("--workers", "-j", default=default_workers(), help="(the cores, at most 16)", **number)
     parser.add_argument("--rounds", default=3, help="times that each is measured; medians count (3)", **number)
     parser.add_argument("--batch-size", "-b", default=24, help="(24)", **number)
     parser.add_argument("--steps", default=10, help="training steps measured (10)", **number)
     parser.add_argument("--clip-len", default=16, help="(16)", **number)
-    size = {"nargs": 2, "type": options.positive_int, "metavar": ("H", "W")}
+    size = {"nargs": 2, "type": arguments.positive_int, "metavar": ("H", "W")}
     parser.add_argument("--resize-size", default=(128, 171), help="(128 171)", **size)
     parser.add_argument("--crop-size", default=(112, 112), help="(112 112)", **size)
     return parser

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from comparison import Interval, mcnemar_test, paired_difference, wilson_interval
-from predictions import Prediction, ResultError, read_predictions
-from tables import printable, replaced_file
+from evaluation.intervals import Interval, mcnemar_test, paired_difference, wilson_interval
+from evaluation.predictions import Prediction, ResultError, read_predictions
+from runtime.files import printable, replaced_file
 
 SIGNIFICANCE = 0.05
 NAMED = 3  # videos of an error message

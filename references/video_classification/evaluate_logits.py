@@ -5,11 +5,12 @@ import sys
 from pathlib import Path
 
 import torch
-from device_tensors import LogitsError, match_rows, read_logits, read_manifest
-from errors import UserError
-from metrics import VideoResults, VideoScores
-from reporting import print_results
 from torch.nn import functional as F
+
+from deployment.device_tensors import LogitsError, match_rows, read_logits, read_manifest
+from evaluation.metrics import VideoResults, VideoScores
+from runtime.errors import UserError
+from training.screen import print_results
 
 
 def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import options
 import torch
-from clip_sources import Clips, open_clips
-from comparison import paired_difference
-from datasets import VideoFolder
-from device_network import (
+
+from caching.splits import Clips, open_clips
+from deployment.device_tensors import dump_tensors
+from deployment.latency import measure_latency
+from deployment.onnx_network import (
     DEFAULT_OPSET,
     LAYOUTS,
     NORMALIZE,
@@ -24,7 +24,7 @@ from device_network import (
     check_operators,
     to_onnx,
 )
-from device_proof import (
+from deployment.parity import (
     OnnxNetwork,
     Scored,
     TorchNetwork,
@@ -35,14 +35,14 @@ from device_proof import (
     random_clips,
     score,
 )
-from device_tensors import dump_tensors
-from errors import UserError
-from extras import require
-from latency import measure_latency
-from quantization import quantize_int8
-from tables import replaced_file
-from trained_model import TrainedModel, load_trained_model
-from worker_pool import default_workers
+from deployment.quantization import quantize_int8
+from evaluation.intervals import paired_difference
+from network.trained_model import TrainedModel, load_trained_model
+from runtime import arguments
+from runtime.errors import UserError, require
+from runtime.files import replaced_file
+from runtime.worker_pool import default_workers
+from videos.folder import VideoFolder
 
 
 def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
@@ -62,16 +62,16 @@ def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
     data.add_argument("--cache-dir", type=Path, metavar="DIR", help="where the index is kept (<data-path>/.clip_cache)")
     data.add_argument("--skip-unreadable", action="store_true", help="go on without files that cannot be read")
     data.add_argument(
-        "--workers", "-j", default=default_workers(), type=options.non_negative_int, metavar="N", help="(the cores)"
+        "--workers", "-j", default=default_workers(), type=arguments.non_negative_int, metavar="N", help="(the cores)"
     )
     data.add_argument("--dump-tensors", type=Path, metavar="DIR", help="write the val clips for a device")
     int8 = parser.add_argument_group("quantisation")
     int8.add_argument("--quantize", choices=("int8",), help="--output is int8, and <output>_float.onnx is beside it")
     int8.add_argument(
-        "--calibration-clips", default=512, type=options.positive_int, metavar="N", help="of training (512)"
+        "--calibration-clips", default=512, type=arguments.positive_int, metavar="N", help="of training (512)"
     )
     int8.add_argument(
-        "--max-drop", default=1.0, type=options.non_negative_float, metavar="POINTS", help="of accuracy (1)"
+        "--max-drop", default=1.0, type=arguments.non_negative_float, metavar="POINTS", help="of accuracy (1)"
     )
     int8.add_argument("--keep-float", nargs="+", default=[], metavar="NAME", help="nodes or modules, such as fc")
     return parser

@@ -11,20 +11,21 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
-import options
 import torch
-from acceleration import freed_memory_kept
-from annotating import Annotation, annotate, destinations
-from datasets import DatasetError
-from errors import UserError
-from extras import require
-from frame_selection import FRAME_SELECTORS
-from prediction import FORMATS, Prediction, predict, printable
-from progress import Progress
-from tables import replaced_file
-from trained_model import TrainedModel, load_trained_model
-from video_files import find_videos, read_clips
-from worker_pool import default_workers, map_in_workers
+
+from deployment.annotating import Annotation, annotate, destinations
+from deployment.prediction import FORMATS, Prediction, predict, printable
+from deployment.video_files import find_videos, read_clips
+from network.acceleration import freed_memory_kept
+from network.trained_model import TrainedModel, load_trained_model
+from runtime import arguments
+from runtime.errors import UserError, require
+from runtime.files import replaced_file
+from runtime.progress import Progress
+from runtime.worker_pool import default_workers, map_in_workers
+from training import options
+from videos.folder import DatasetError
+from videos.frame_selection import FRAME_SELECTORS
 
 
 def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
@@ -38,21 +39,21 @@ def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
         "checkpoint", metavar="CHECKPOINT", help="written by train.py, or by the public sample solution"
     )
     parser.add_argument("videos", nargs="+", metavar="VIDEO|DIR|GLOB", help="files, folders or patterns in quotes")
-    parser.add_argument("--top-k", default=5, type=options.positive_int, metavar="K", help="labels a video (5)")
+    parser.add_argument("--top-k", default=5, type=arguments.positive_int, metavar="K", help="labels a video (5)")
     parser.add_argument("--format", default="table", choices=FORMATS, help="(table)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write there (standard output)")
     parser.add_argument("--annotate", type=Path, metavar="DIR", help="write copies with the labels drawn in")
     parser.add_argument(
-        "--batch-size", "-b", default=8, type=options.positive_int, metavar="N", help="clips at once (8)"
+        "--batch-size", "-b", default=8, type=arguments.positive_int, metavar="N", help="clips at once (8)"
     )
     parser.add_argument("--device", metavar="DEVICE", help="cuda or cpu (cuda where there is one)")
     parser.add_argument("--frame-selection", choices=FRAME_SELECTORS, help="in place of the checkpoint's")
     parser.add_argument(
-        "--clips-per-video", default=1, type=options.positive_int, metavar="N", help="averaged over (1)"
+        "--clips-per-video", default=1, type=arguments.positive_int, metavar="N", help="averaged over (1)"
     )
     parser.add_argument("--classes-file", type=Path, metavar="FILE", help="of a checkpoint without class names")
     parser.add_argument(
-        "--workers", "-j", default=default_workers(), type=options.non_negative_int, metavar="N", help="(the cores)"
+        "--workers", "-j", default=default_workers(), type=arguments.non_negative_int, metavar="N", help="(the cores)"
     )
     return parser
 

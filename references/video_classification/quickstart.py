@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from synthetic_videos import NUM_PARTS, generate_release
+from synthetic.videos import NUM_PARTS, generate_release
 
 SCRIPTS = Path(__file__).resolve().parent
 EXERCISES = ("jumping jacks", "side lunges", "squats", "toe touches")

@@ -10,14 +10,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import options
-import presets
 import torch
-from acceleration import freed_memory_kept
-from checkpoint import BEST, NEWEST, plain, preprocessing_of, temperature_of, training_state
-from clip_sources import ClipOptions, Clips, open_splits
-from datasets import VideoFolder
-from distributed import (
+
+from caching.splits import ClipOptions, Clips, open_splits
+from clips import presets
+from clips.presets import read_flip_map
+from evaluation.metrics import VideoResults
+from evaluation.selection_table import selection_table
+from network.acceleration import freed_memory_kept
+from network.checkpoint import BEST, NEWEST, plain, preprocessing_of, temperature_of, training_state
+from network.models import check_fits
+from reporting.html_report import REPORT
+from reporting.run_folder import RunLog, check_run_folder, open_run_folder
+from reporting.run_report import RunReport, open_evaluation_folder
+from runtime.distributed import (
     DistributedError,
     init_process_group,
     is_distributed,
@@ -26,22 +32,18 @@ from distributed import (
     world_size,
     wrap_model,
 )
-from exit_codes import exit_code_of
-from extras import require
-from flip_map import read_flip_map
-from html_report import REPORT
-from interruption import StopRequest
-from metrics import VideoResults
-from models import check_fits
-from option_checks import check_args
-from overfitting import check_overfits
-from recipe import Work, load_average, load_network, load_optimizer, load_targets, load_trainer, recalibrate
-from recipe_options import add_recipe_arguments
-from reporting import RunLog, check_run_folder, open_run_folder, print_plan, print_settings
-from run_report import RunReport, open_evaluation_folder
-from saving import RunProgress, RunSaver
-from selection_table import selection_table
-from starting import (
+from runtime.errors import require
+from runtime.script import exit_code_of
+from runtime.signals import StopRequest
+from training import options
+from training.loop import fit
+from training.option_checks import check_args
+from training.options import add_recipe_arguments
+from training.overfitting import check_overfits
+from training.recipe import Work, load_average, load_network, load_optimizer, load_targets, load_trainer, recalibrate
+from training.saving import RunProgress, RunSaver
+from training.screen import print_plan, print_settings
+from training.starting import (
     Start,
     check_same_start,
     checkpoint_to_resume,
@@ -51,9 +53,9 @@ from starting import (
     start_from_checkpoint,
     start_from_weights,
 )
-from training_loop import fit
-from validation import report_best, run_validation, validate_selections
-from weight_averaging import WeightAverage
+from training.validation import report_best, run_validation, validate_selections
+from training.weight_averaging import WeightAverage
+from videos.folder import VideoFolder
 
 
 def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:

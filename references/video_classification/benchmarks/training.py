@@ -1,0 +1,278 @@
+"""How fast the network is trained: its steps alone, and real epochs beside them, in the three ways there are: most
+blocks frozen, the same on cached features, and all blocks.
+"""
+
+import functools
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.cache import FRAME_RATE, built_cache
+from benchmarks.measuring import BenchmarkOptions, peak_megabytes
+from caching.feature_building import TRUNK_BATCH_SIZES, train_on_features
+from caching.splits import ClipOptions, Clips
+from clips.dataset import Batch, ClipDataset
+from clips.loading import ClipLoader
+from clips.samplers import training_samples
+from network.acceleration import freed_memory_kept, set_up_hardware
+from network.models import DEFAULT_TRAINABLE, build_model, freeze
+from network.precision import Precision, to_device
+from network.trunk_and_head import split, trunk_blocks
+from training.engine import EpochSummary, set_train_mode, train_one_epoch
+from training.optimization import OPTIMIZERS, build_schedule, parameter_groups
+from videos.frame_selection import official
+
+MODEL = "r2plus1d_18"
+TRAINABLE = {"frozen": list(DEFAULT_TRAINABLE), "features": list(DEFAULT_TRAINABLE), "full": ["all"]}
+WARMUP_STEPS = 2
+MATRIX_SIZE = 8192  # of the products that the device's rate is measured by
+
+
+def as_in_training(benchmark: Callable[[BenchmarkOptions], dict[str, float]]) -> Callable[..., dict[str, float]]:
+    """The benchmark with memory kept as the training script keeps it."""
+
+    @functools.wraps(benchmark)
+    def run(options: BenchmarkOptions) -> dict[str, float]:
+        with freed_memory_kept(torch.device(options.device).type):
+            return benchmark(options)
+
+    return run
+
+
+@as_in_training
+def benchmark_step(options: BenchmarkOptions) -> dict[str, float]:
+    """Training steps on one batch that lies on the device, for each of TRAINABLE."""
+    figures = {}
+    rate = matrix_rate(options) if options.device.startswith("cuda") else None
+    for name in TRAINABLE:
+        run = _Run(options, name)
+        run.bare_step_seconds(WARMUP_STEPS)
+        seconds = run.bare_step_seconds(options.steps)
+        figures[f"step_{name}_seconds"] = seconds
+        figures[f"step_{name}_clips_per_second"] = options.batch_size / seconds
+        figures[f"step_{name}_peak_megabytes"] = run.peak_megabytes()
+        if rate is not None:
+            figures[f"step_{name}_share_of_matrix_rate"] = run.operations_per_step() / seconds / rate
+    for name in ("features", "full"):
+        figures[f"step_{name}_to_frozen_rate"] = figures["step_frozen_seconds"] / figures[f"step_{name}_seconds"]
+    return figures
+
+
+@as_in_training
+def benchmark_epoch(options: BenchmarkOptions) -> dict[str, float]:
+    """Real epochs from warm caches beside bare steps, for each of TRAINABLE in turn; and the building of features."""
+    clips = _clips(options)
+    runs = {name: _Run(options, name, clips) for name in TRAINABLE}
+    rounds = {name: [] for name in TRAINABLE}
+    for epoch in range(options.rounds):
+        for name, run in runs.items():
+            run.bare_step_seconds(WARMUP_STEPS)
+            rounds[name].append(run.epoch(epoch))
+    figures = {"epoch_steps": options.steps}
+    for name, measured in rounds.items():
+        figures |= {
+            f"epoch_{name}_clips_per_second": statistics.median(of.clips_per_second for of in measured),
+            f"epoch_{name}_model_share_of_time": statistics.median(of.model_share for of in measured),
+            f"epoch_{name}_waiting_percent": statistics.median(of.waiting_percent for of in measured),
+            f"epoch_{name}_device_peak_megabytes": runs[name].peak_megabytes(),
+        }
+    for name in ("features", "full"):
+        pairs = zip(rounds[name], rounds["frozen"], strict=True)
+        figures[f"epoch_{name}_to_frozen_rate"] = statistics.median(
+            of.clips_per_second / frozen.clips_per_second for of, frozen in pairs
+        )
+    return figures | _build_figures(options, clips) | {"epoch_peak_megabytes": peak_megabytes()}
+
+
+@dataclass(frozen=True)
+class _Epoch:
+    """A measured epoch. model_share: of the time that bare steps would take."""
+
+    clips_per_second: float
+    model_share: float
+    waiting_percent: float
+
+
+class _Run:
+    """A network of random weights with what training it needs, and its clips where epochs are asked for."""
+
+    def __init__(self, options: BenchmarkOptions, name: str, clips: Clips | None = None) -> None:
+        self._options, self._device = options, torch.device(options.device)
+        torch.manual_seed(0)
+        model = build_model(MODEL, max(2, len(options.videos.classes)))
+        self._frozen = freeze(model, TRAINABLE[name])
+        self._network = model.to(self._device)
+        self._precision = Precision.of(options.amp, self._device)
+        if self._device.type == "cuda":
+            set_up_hardware(self._precision)
+            torch.backends.cudnn.benchmark = True
+            torch.cuda.reset_peak_memory_stats()
+        self._clips, self._batch = clips, _made_up_batch(options)
+        self._inputs = _inputs(self._batch, self._precision)
+        if name == "features":
+            self._take_head(model)
+        self._criterion = nn.CrossEntropyLoss(reduction="none")
+        self._optimizer = OPTIMIZERS["sgd"](parameter_groups(model, 1e-4), 1e-4, 0.9)
+        self._targets = self._batch.targets.to(self._device)
+
+    def _take_head(self, model: nn.Module) -> None:
+        trunk, self._network = split(model, trunk_blocks(model, TRAINABLE["features"]))
+        with torch.no_grad(), self._precision.autocast():
+            self._inputs = torch.cat([trunk.eval()(part) for part in self._inputs.split(4)]).float()
+        if self._clips is not None:
+            self._network, self._frozen, self._clips, _ = train_on_features(
+                *(model, self._frozen, TRAINABLE["features"], self._clips, []),
+                precision=self._precision,
+                dtype="fp16",
+                views=1,
+            )
+        self._frozen = [name for name in self._frozen if name in dict(self._network.named_modules())]
+
+    def bare_step_seconds(self, steps: int) -> float:
+        """Median seconds of a step, as `train_one_epoch` does it, on a batch that lies on the device."""
+        set_train_mode(self._network, self._frozen)
+        return statistics.median(_seconds(self._step) for _ in range(steps))
+
+    def epoch(self, epoch: int) -> _Epoch:
+        """An epoch of `options.steps` steps beside as many bare ones."""
+        options, clips = self._options, self._clips
+        bare = self.bare_step_seconds(options.steps)
+        num_clips = options.steps * options.batch_size
+        videos = clips.videos.repeat(-(-num_clips // len(clips.videos)))
+        samples = training_samples(videos, 1, 0, epoch)[:num_clips]
+        summary = self._train(clips.loader.batches(samples), clips.loader.dataset.to_inputs, epoch)
+        waiting = 100 * summary.data_seconds / summary.seconds
+        return _Epoch(num_clips / summary.seconds, bare * options.steps / summary.seconds, waiting)
+
+    def operations_per_step(self) -> float:
+        """Floating point operations of a step."""
+        with FlopCounterMode(display=False) as counter:
+            self._step()
+        return counter.get_total_flops()
+
+    def peak_megabytes(self) -> float:
+        """Of the device; of the process where that is the CPU."""
+        return torch.cuda.max_memory_allocated() / 1e6 if self._device.type == "cuda" else peak_megabytes()
+
+    def _step(self) -> None:
+        self._optimizer.zero_grad(set_to_none=True)
+        with self._precision.autocast():
+            loss = self._criterion(self._network(self._inputs), self._targets).mean()
+        scaler = self._precision.scaler
+        (scaler.scale(loss) if scaler else loss).backward()
+        if scaler:
+            scaler.step(self._optimizer)
+            scaler.update()
+        else:
+            self._optimizer.step()
+        loss.item()  # waits for the device
+
+    def _train(self, batches: Iterable[Batch], to_inputs: Callable[..., Tensor], epoch: int) -> EpochSummary:
+        steps = self._options.steps
+        schedule = build_schedule(self._optimizer, epochs=epoch + 1, steps_per_epoch=steps, warmup_epochs=0)
+        return train_one_epoch(
+            self._network,
+            self._criterion,
+            self._optimizer,
+            schedule,
+            batches,
+            to_inputs=to_inputs,
+            num_steps=steps,
+            precision=self._precision,
+            frozen=self._frozen,
+            seed=0,
+            print_freq=steps,
+            epoch=epoch,
+        )
+
+
+def matrix_rate(options: BenchmarkOptions) -> float:
+    """Floating point operations a second of large matrix products on the device, in the type of --amp."""
+    precision = Precision.of(options.amp, torch.device(options.device))
+    matrix = torch.randn(MATRIX_SIZE, MATRIX_SIZE, device=precision.device, dtype=precision.amp or torch.float32)
+
+    def multiply() -> None:
+        _ = (matrix @ matrix)[0, 0].item()
+
+    multiply()
+    return 2 * MATRIX_SIZE**3 / min(_seconds(multiply) for _ in range(options.steps))
+
+
+def _build_figures(options: BenchmarkOptions, clips: Clips) -> dict[str, float]:
+    """The building of features, beside forward passes of the trunk over as many clips that are ready."""
+    precision = Precision.of(options.amp, torch.device(options.device))
+    model = build_model(MODEL, 2)
+    frozen = freeze(model, TRAINABLE["features"])
+    trunk, _ = split(model.to(precision.device), trunk_blocks(model, TRAINABLE["features"]))
+    size = TRUNK_BATCH_SIZES[precision.device.type]
+    num_batches = max(1, min(options.steps * options.batch_size, len(clips.videos)) // size)
+    part = Clips(clips.loader, clips.videos[: num_batches * size], 0, clips.pixels, clips.options)
+    inputs = _inputs(_made_up_batch(options, size), precision)
+
+    @torch.inference_mode()
+    def forward() -> None:
+        with precision.autocast():
+            for _ in range(num_batches):
+                trunk.eval()(inputs).cpu()
+
+    def build() -> None:
+        shutil.rmtree(options.scratch / "features", ignore_errors=True)
+        train_on_features(*(model, frozen, TRAINABLE["features"], part, []), precision=precision, dtype="fp16", views=1)
+
+    forward()
+    seconds = [(_seconds(forward), _seconds(build)) for _ in range(options.rounds)]
+    return {
+        "features_build_clips_per_second": len(part.videos) / statistics.median(of for _, of in seconds),
+        "features_build_in_trunk_passes": statistics.median(of / bare for bare, of in seconds),
+    }
+
+
+def _clips(options: BenchmarkOptions) -> Clips:
+    """The benchmark's videos, from a warm cache, drawn as training does."""
+    cache = built_cache(options, "raw")
+    is_gpu = options.device.startswith("cuda")
+    shared = {"clip_len": options.clip_len, "frame_rate": FRAME_RATE, "clips_per_video": 1, "seed": 0}
+    sizes = {"resize_size": options.resize_size, "crop_size": options.crop_size}
+    clip_options = ClipOptions(
+        **shared,
+        **sizes,
+        selection="official",
+        random=True,
+        cache_dir=options.scratch,
+        cached=True,
+        skip_unreadable=True,
+        batch_size=options.batch_size,
+        num_workers=options.workers,
+        pin_memory=is_gpu,
+    )
+    may_flip = torch.ones(len(options.videos.classes), dtype=torch.bool)
+    timing = cache.index.timing
+    dataset = ClipDataset(options.videos, timing, cache, official, **shared, **sizes, may_flip=may_flip, random=True)
+    loader = ClipLoader(dataset, options.batch_size, options.workers, pin_memory=is_gpu)
+    videos = torch.from_numpy(np.flatnonzero(cache.index.num_frames))
+    return Clips(loader, videos, 0, "clip cache, uint8 (raw)", clip_options)
+
+
+def _made_up_batch(options: BenchmarkOptions, size: int | None = None) -> Batch:
+    size = size or options.batch_size
+    clips = torch.randint(256, (size, options.clip_len, *options.crop_size, 3), dtype=torch.uint8)
+    zeros = torch.zeros(size, dtype=torch.int64)
+    return Batch(clips, zeros, zeros, zeros.bool())
+
+
+def _inputs(batch: Batch, precision: Precision) -> Tensor:
+    """What the network takes of a batch, on the device."""
+    return to_device(batch, ClipDataset.to_inputs, precision)[0]
+
+
+def _seconds(action: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start

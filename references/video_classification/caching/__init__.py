@@ -1,0 +1,1 @@
+"""What is computed once and kept: clips and features, in shards on disk."""

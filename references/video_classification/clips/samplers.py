@@ -1,0 +1,85 @@
+"""Which clips a process sees in an epoch, and in what order."""
+
+import hashlib
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+EVALUATION = -1  # in place of an epoch: nothing is random
+REPEAT = 1 << 24  # epochs added to a clip that comes again in the same one, so that it is drawn anew
+
+
+class Sample(NamedTuple):
+    """Which clip: a video's row, the number of the clip, and the epoch that its randomness belongs to."""
+
+    video: int
+    clip: int = 0
+    epoch: int = EVALUATION
+
+
+def seeded_generator(*key: int) -> torch.Generator:
+    """A generator for this key alone: neighbouring keys give unrelated numbers."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+def training_samples(
+    videos: Tensor,
+    clips_per_video: int,
+    seed: int,
+    epoch: int,
+    rank: int = 0,
+    world_size: int = 1,
+    seen: int = 0,
+    balance: Tensor | None = None,
+) -> list[Sample]:
+    """This process's share of an epoch: all clips of `videos` in an order of (seed, epoch) alone.
+
+    At most `world_size - 1` clips are seen twice, so that every process takes the same number of steps. The first
+    `seen` clips of the order are left out: processes deal it out in turn, so together they have seen the first of it.
+    With `balance`, the labels of `videos`, the order is that of `sampling.balanced_order`.
+    """
+    generator = seeded_generator(seed, epoch)
+    if balance is None:
+        order = torch.randperm(len(videos) * clips_per_video, generator=generator)
+        repeats = torch.zeros_like(order)
+    else:
+        order, repeats = balanced_order(balance.repeat_interleave(clips_per_video), generator)
+    places = torch.arange(seen, len(order))
+    needed = -(-len(places) // world_size) * world_size
+    places = places.repeat(needed // max(len(places), 1) + 1)[:needed][rank::world_size]
+    order, epochs = order[places], epoch + REPEAT * repeats[places]
+    columns = (videos[order // clips_per_video], order % clips_per_video, epochs)
+    return [Sample(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
+
+
+def evaluation_samples(videos: Tensor, clips_per_video: int, rank: int = 0, world_size: int = 1) -> list[Sample]:
+    """This process's share of validation: each video whole and once, no padding."""
+    own = videos[rank::world_size].tolist()
+    return [Sample(video, clip) for video in own for clip in range(clips_per_video)]
+
+
+def balanced_order(labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """An epoch as long as `labels`, in which the classes are seen equally often, to within one.
+
+    A small class's clips come again, each as often as the others of its class to within one; of a large class some are
+    left out, others in the next epoch.
+
+    Args:
+        labels: int64 (N,), the class of each clip.
+        generator: of all choices.
+
+    Returns:
+        int64 (N,), which clip each is; int64 (N,), how many times it came before.
+    """
+    classes = labels.unique()
+    share, more = divmod(len(labels), len(classes))
+    picks, rounds = [], []
+    for place, label in enumerate(classes[torch.randperm(len(classes), generator=generator)].tolist()):
+        own, count = (labels == label).nonzero()[:, 0], share + (place < more)
+        shuffles = [own[torch.randperm(len(own), generator=generator)] for _ in range(-(-count // len(own)))]
+        picks += [torch.cat(shuffles)[:count]] if shuffles else []
+        rounds.append(torch.arange(count) // len(own))
+    order = torch.randperm(len(labels), generator=generator)
+    return torch.cat(picks)[order], torch.cat(rounds)[order]

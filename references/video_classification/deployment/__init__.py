@@ -1,0 +1,1 @@
+"""A trained network at work: prediction, export, and proof that the export computes the same."""

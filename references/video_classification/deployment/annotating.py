@@ -1,0 +1,134 @@
+"""Copies of videos with their predicted labels drawn in. A room of its own: the only writer of videos among the tools
+for trained models. Text is drawn by Pillow, since few FFmpeg builds have a filter that writes.
+"""
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+from runtime.errors import require
+from runtime.files import replaced_file
+from videos.decoding import VideoError, iter_frames, probe_video, to_rgb
+
+LINES_PER_PICTURE = 18  # how many lines of text would fill the picture's height
+MIN_TEXT_PIXELS = 10
+SLOWEST_RATE = Fraction(1, 1001)  # frames a second of a copy
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """A copy to make: `lines` are drawn at the top left."""
+
+    source: str
+    destination: Path
+    lines: tuple[str, ...]
+
+
+def annotate(annotation: Annotation, unfinished: Path) -> str | None:
+    """Writes the copy: H.264 in MP4, upright, without sound, at the average rate. Returns why not, else None.
+
+    It grows in the folder `unfinished`, on the same file system, so that whoever ends this process can tidy up.
+    """
+    try:
+        rate = max(Fraction(probe_video(annotation.source).fps).limit_denominator(1001), SLOWEST_RATE)
+        temporary = unfinished / f"{os.getpid()}.mp4"  # a process makes one at a time
+        with replaced_file(temporary) as file:
+            _write(file, annotation, rate)
+        annotation.destination.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(temporary, annotation.destination)
+    except VideoError as error:
+        return error.reason
+    except (av.FFmpegError, OSError) as error:
+        return f"{annotation.destination} cannot be written: {error.strerror or error}"
+    except Exception as error:  # whatever is odd about this video, the other copies go on
+        return f"{annotation.destination} cannot be written: {type(error).__name__}: {error}"
+    return None
+
+
+def destinations(paths: Sequence[str], folder: Path) -> list[Path]:
+    """Where each video's copy goes: below `folder` as they lie below the folder that they have in common.
+
+    Where `a.avi` and `a.avi.mp4` would have the same copy, the later one's is `a.avi_2.mp4`.
+    """
+    absolute = [os.path.abspath(path) for path in paths]
+    root = os.path.commonpath([os.path.dirname(path) for path in absolute])
+    copies: dict[str, None] = {}
+    for path in absolute:
+        name = os.path.relpath(path, root)
+        stem, ending = os.path.splitext(name) if name.lower().endswith(".mp4") else (name, ".mp4")
+        copy, number = f"{stem}{ending}", 1
+        while copy in copies:
+            number += 1
+            copy = f"{stem}_{number}{ending}"
+        copies[copy] = None
+    return [folder / copy for copy in copies]
+
+
+def fit_text(lines: Sequence[str], height: int, width: int) -> tuple[int, list[str]]:
+    """The size in pixels of text for a picture of `height` x `width`, and its lines.
+
+    Where the picture is narrow, the text is small, and where that is not enough, lines are broken after `_` and spaces.
+    """
+    font = require("PIL.ImageFont")
+
+    def is_too_wide(text: str) -> bool:
+        return font.load_default(size).getlength(text) + 2 * _margin(size) > width
+
+    size = max(MIN_TEXT_PIXELS, height // LINES_PER_PICTURE)
+    while size > MIN_TEXT_PIXELS and any(map(is_too_wide, lines)):
+        size -= 1
+    return size, [part for line in lines for part in _broken(line, is_too_wide)]
+
+
+def _write(file, annotation: Annotation, rate: Fraction) -> None:
+    label = None
+    with av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=rate, options={"crf": "20", "preset": "veryfast"})
+        stream.pix_fmt = "yuv420p"
+        for index, frame in enumerate(iter_frames(annotation.source)):
+            rgb = to_rgb(frame)
+            odd = [(0, side % 2) for side in rgb.shape[:2]]
+            rgb = np.pad(rgb, (*odd, (0, 0)), mode="edge")  # the encoder takes even sizes only
+            if label is None:
+                stream.height, stream.width = rgb.shape[:2]
+                label = _label(annotation.lines, stream.height, stream.width)
+            if rgb.shape[:2] != (stream.height, stream.width):
+                raise VideoError(annotation.source, "the picture's size changes between frames")
+            rgb[: label.shape[0], : label.shape[1]] = label
+            picture = av.VideoFrame.from_ndarray(rgb, format="rgb24")
+            picture.pts, picture.time_base = index, 1 / rate
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+
+
+def _label(lines: Sequence[str], height: int, width: int) -> np.ndarray:
+    """White text on black, uint8 (H, W, 3), no larger than the picture."""
+    image, draw, font = (require(f"PIL.{name}") for name in ("Image", "ImageDraw", "ImageFont"))
+    size, lines = fit_text(lines, height, width)
+    typeface, text, corner = font.load_default(size), "\n".join(lines), (_margin(size), size // 4)
+    probe = draw.Draw(image.new("RGB", (1, 1)))
+    _, _, right, bottom = probe.multiline_textbbox(corner, text, font=typeface)
+    shape = min(int(right) + _margin(size), width), min(int(bottom) + _margin(size), height)
+    label = image.new("RGB", shape)
+    draw.Draw(label).multiline_text(corner, text, font=typeface, fill="white")
+    return np.asarray(label)
+
+
+def _broken(line: str, is_too_wide: Callable[[str], bool]) -> list[str]:
+    """The line in as few parts as are not too wide; a number and its percent sign stay together."""
+    parts = [""]
+    for word in re.split(r"(?<=[_ ])(?!%)", line):
+        if parts[-1] and is_too_wide((parts[-1] + word).rstrip()):
+            parts.append("")
+        parts[-1] += word
+    return parts
+
+
+def _margin(size: int) -> int:
+    return size // 2

@@ -1,0 +1,51 @@
+"""One pass over a validation split."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from clips.loading import ClipLoader
+from clips.samplers import Sample, evaluation_samples
+from evaluation.metrics import VideoResults, VideoScores
+from network.precision import Precision, to_device
+from runtime.distributed import rank, world_size
+from runtime.progress import StepMeter
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module,
+    criterion: nn.Module,
+    loader: ClipLoader,
+    videos: Tensor,
+    *,
+    num_classes: int,
+    precision: Precision,
+    print_freq: int,
+    on_logits: Callable[[Sequence[Sample], Tensor], None] | None = None,
+) -> VideoResults:
+    """Scores every one of `videos`, int64, once: each process its share, without padding.
+
+    `on_logits` is told of each batch: its samples, and their logits (B, num_classes).
+
+    Raises:
+        RuntimeError: the scores of a video did not arrive exactly once.
+    """
+    model.eval()
+    dataset = loader.dataset
+    scores = VideoScores(torch.from_numpy(dataset.folder.labels), num_classes, dataset.clips_per_video)
+    samples = evaluation_samples(videos, dataset.clips_per_video, rank(), world_size())
+    meter = StepMeter("Test:", loader.batches(samples), loader.num_batches(len(samples)), print_freq)
+    for step, batch in enumerate(meter):
+        clips, targets = to_device(batch, dataset.to_inputs, precision)
+        with precision.autocast():
+            logits = model(clips)
+            losses = criterion(logits, targets)
+        scores.update(batch.videos, logits, losses)
+        if on_logits is not None:
+            begin = step * loader.batch_size
+            on_logits(samples[begin : begin + loader.batch_size], logits)
+        meter.update(step, len(targets), loss=losses.mean().item())
+    return replace(scores.reduce(videos), seconds=meter.seconds, data_seconds=meter.data_seconds)

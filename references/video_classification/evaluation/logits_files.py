@@ -1,0 +1,160 @@
+"""Logits on disk, by video and clip: what `--save-logits` writes and a student reads as its teacher. A room of its own:
+such a file may come from any framework, so it is plain, and everything in it is checked.
+
+An `.npz` file of numpy, without pickled objects:
+
+    videos    text (N,): the video of each row, relative to its split's folder: `squats/00000012.mp4`
+    clips     int (N,): the number of the clip within its video; may be absent where each video has one row
+    logits    float (N, K): before any softmax
+    classes   text (K,): names of the columns, in their order
+"""
+
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clips.samplers import Sample
+from runtime.columns import read_arrays
+from runtime.distributed import gather_objects, is_main, print_main
+from runtime.errors import UserError
+from runtime.files import replaced_file
+from videos.folder import VideoFolder
+
+COLUMNS = ("videos", "clips", "logits", "classes")
+NAMED = 5  # missing videos named in a message
+
+
+class LogitsFileError(UserError):
+    """A file of logits that cannot be written or used; the message says why."""
+
+
+class LogitsWriter:
+    """Gathers the logits of a validation, over all processes, and writes them.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        LogitsFileError: there is no writing to it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._samples: list[Sample] = []
+        self._logits: list[Tensor] = []
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path.parent):
+                pass
+        except OSError as error:
+            raise LogitsFileError(f"{path} cannot be written: {error.strerror}") from error
+        if path.is_dir():
+            raise LogitsFileError(f"{path} is a folder: give --save-logits the name of a file")
+
+    def add(self, samples: Sequence[Sample], logits: Tensor) -> None:
+        """Notes the logits (B, num_classes) of a batch."""
+        self._samples += samples
+        self._logits.append(logits.float().cpu())
+
+    def write(self, folder: VideoFolder) -> None:
+        """Writes what all processes have noted of `folder`'s videos. Raises LogitsFileError."""
+        own = torch.cat(self._logits).numpy() if self._logits else np.zeros((0, len(folder.classes)), np.float32)
+        parts = gather_objects((self._samples, own))
+        if not is_main():
+            return
+        samples = [sample for part, _ in parts for sample in part]
+        try:
+            with replaced_file(self._path) as file:
+                np.savez(
+                    file,
+                    videos=np.array([folder.names.string(sample.video) for sample in samples], str),
+                    clips=np.array([sample.clip for sample in samples], np.int64),
+                    logits=np.concatenate([logits for _, logits in parts]),
+                    classes=np.array(folder.classes, str),
+                )
+        except OSError as error:
+            raise LogitsFileError(f"{self._path} cannot be written: {error.strerror}") from error
+        print_main(f"Logits of {len(samples)} clips: {self._path}")
+
+
+def read_teacher(path: Path, folder: VideoFolder, videos: Tensor, temperature: float) -> Tensor:
+    """A teacher's probabilities for each video of `folder`, the mean over its clips of softmax(logits / temperature).
+
+    Args:
+        path: of the file.
+        folder: its names find the rows, its classes the columns.
+        videos: int64, the rows of `folder` that must be there.
+        temperature: above 0.
+
+    Returns:
+        float32 (len(folder), num_classes); zeros for videos that the file lacks and `videos` does not name.
+
+    Raises:
+        LogitsFileError: no such file, not of the form above, other classes, or videos that are missing.
+    """
+    names, logits, classes = _read(path)
+    _check_classes(path, classes, folder.classes)
+    columns = [classes.index(name) for name in folder.classes]
+    row_of = {name: row for row, name in enumerate(folder.names.strings())}
+    rows = torch.tensor([row_of.get(name, -1) for name in names], dtype=torch.int64)
+    known = rows >= 0
+    probabilities = (torch.from_numpy(logits[:, columns])[known].double() / temperature).softmax(1)
+    sums = torch.zeros(len(folder), len(columns), dtype=torch.float64).index_add_(0, rows[known], probabilities)
+    counts = rows[known].bincount(minlength=len(folder))
+    missing = videos[counts[videos] == 0].tolist()
+    if missing:
+        shown = ", ".join(folder.names.string(video) for video in missing[:NAMED])
+        more = ", ..." if len(missing) > NAMED else ""
+        raise LogitsFileError(
+            f"{path} lacks {len(missing)} of the {len(videos)} training videos: {shown}{more}. Write it for the whole "
+            "split, with names relative to it: train.py --test-only --eval-split train --save-logits"
+        )
+    return (sums / counts.clamp(min=1)[:, None]).float()
+
+
+def _read(path: Path) -> tuple[list[str], np.ndarray, list[str]]:
+    """Names (N,), logits (N, K) and classes (K,) of a file that is whole. Raises LogitsFileError."""
+    try:
+        with open(path, "rb") as file:
+            arrays = read_arrays(file, COLUMNS)
+    except (OSError, ValueError) as error:
+        raise LogitsFileError(f"{path} cannot be read as .npz without pickled objects: {error}") from error
+    if lacking := [name for name in COLUMNS if name not in arrays and name != "clips"]:
+        raise LogitsFileError(f"{path} is no file of logits: it has no `{lacking[0]}`")
+    videos, logits, classes = (arrays[name] for name in ("videos", "logits", "classes"))
+    clips = arrays.get("clips", np.zeros(videos.shape, np.int64))
+    is_text = videos.dtype.kind == "U" and classes.dtype.kind == "U"
+    fits = (
+        videos.ndim == classes.ndim == 1 and logits.shape == (videos.size, classes.size) and clips.shape == videos.shape
+    )
+    if not (is_text and fits and logits.dtype.kind == "f" and clips.dtype.kind in "iu"):
+        raise LogitsFileError(
+            f"{path} is no file of logits: expected text `videos` (N,), float `logits` (N, K), text `classes` (K,) "
+            f"and int `clips` (N,) if any; it has {videos.dtype} {videos.shape}, {logits.dtype} {logits.shape}, "
+            f"{classes.dtype} {classes.shape}, {clips.dtype} {clips.shape}"
+        )
+    with np.errstate(over="ignore"):
+        logits = logits.astype(np.float32)
+    if not np.isfinite(logits).all():
+        bad = int((~np.isfinite(logits).all(1)).sum())
+        raise LogitsFileError(f"{path}: {bad} rows hold logits that are not numbers, or too large for float32")
+    names = videos.tolist()
+    row, times = Counter(zip(names, clips.tolist(), strict=True)).most_common(1)[0] if names else (None, 1)
+    if times > 1:
+        raise LogitsFileError(f"{path} holds clip {row[1]} of {row[0]} {times} times")
+    return names, logits, classes.tolist()
+
+
+def _check_classes(path: Path, found: Sequence[str], expected: Sequence[str]) -> None:
+    if sorted(found) == sorted(expected):
+        return
+    lacking, further = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
+    raise LogitsFileError(
+        f"{path} has other classes than the data, or one of them twice: it lacks {', '.join(lacking) or 'none'}; "
+        f"it has beyond them {', '.join(further) or 'none'}"
+    )

@@ -1,0 +1,178 @@
+"""What makes a network run faster on the hardware at hand without changing what it computes. A room of its own: the
+scripts set these up once, and nothing else needs to know of them.
+"""
+
+import contextlib
+import copy
+import ctypes
+import sys
+import time
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from network.models import ModelError
+from network.precision import LAYOUTS, Precision
+from runtime.distributed import broadcast_object, is_main, print_main
+
+CHANNELS_LAST = ("auto", "on", "off")
+PROBE_SECONDS, PROBE_WARMUP = 1.0, 3  # timed, and steps before, for each layout
+# Two layouts give the same result when they differ by less than this, relative to the largest output: rounding of
+# these types over some twenty layers stays well below, a wrong kernel well above.
+PROBE_TOLERANCES = {None: 0.01, torch.float16: 0.02, torch.bfloat16: 0.1}
+
+# glibc's mallopt parameters, and what it comes to by itself in a program that uses large blocks.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
+GLIBC_USUAL = {M_TRIM_THRESHOLD: 64 << 20, M_MMAP_THRESHOLD: 32 << 20, M_MMAP_MAX: 65536}
+
+
+def known_problems(
+    torch_version: str, cudnn_version: int | None, device_type: str, amp: torch.dtype | None
+) -> list[str]:
+    """Warnings of versions that are known to compute 3D convolutions slowly or wrongly.
+
+    Args:
+        torch_version: such as 2.9.0+cu128.
+        cudnn_version: such as 91002, None without cuDNN.
+        device_type: cuda or cpu.
+        amp: the type of autocast, None for float32.
+    """
+    problems = []
+    if device_type == "cuda" and amp is not None and torch_version.split("+")[0] == "2.9.0":
+        problems.append(
+            "torch 2.9.0 computes 3D convolutions in mixed precision about 4 times slower: use 2.9.1 or 2.8"
+        )
+    if device_type == "cuda" and amp == torch.bfloat16 and cudnn_version == 91002:
+        problems.append(
+            "cuDNN 9.10.2 gives wrong results for 3D convolutions of large shapes in bfloat16: install a newer "
+            "nvidia-cudnn, or use --amp fp16"
+        )
+    return problems
+
+
+def set_up_hardware(precision: Precision) -> None:
+    """Lets a GPU compute float32 matrix products in TF32, and warns of known bad versions."""
+    if precision.device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+    cudnn_version = torch.backends.cudnn.version() if precision.device.type == "cuda" else None
+    for problem in known_problems(torch.__version__, cudnn_version, precision.device.type, precision.amp):
+        print_main(f"WARNING: {problem}")
+
+
+def lay_out(
+    model: nn.Module, choice: str, batch_shape: Sequence[int], precision: Precision, remembered: str | None = None
+) -> None:
+    """Puts `model`, on its device, into the layout to compute in, and notes it in `precision`.
+
+    Args:
+        model: its trained parts marked.
+        choice: one of CHANNELS_LAST. `auto` is the remembered layout, else on a GPU the faster one, by a probe of a few
+            seconds, else contiguous.
+        batch_shape: (B, C, T, H, W) of a step.
+        precision: see there.
+        remembered: the layout of the run that is continued.
+    """
+    if choice != "auto":
+        precision.layout = {"on": "channels last", "off": "contiguous"}[choice]
+    elif remembered in LAYOUTS:
+        precision.layout = remembered
+    elif precision.device.type == "cuda":
+        # One process decides for all: they must compute the same.
+        precision.layout = broadcast_object(probe_layouts(model, batch_shape, precision) if is_main() else None)
+    model.to(memory_format=precision.memory_format)
+
+
+def probe_layouts(model: nn.Module, batch_shape: Sequence[int], precision: Precision) -> str:
+    """Times training steps in both layouts on copies of `model`, says the outcome, and returns the better layout.
+
+    Channels last is taken only where it is faster and gives the same outputs, within rounding.
+    """
+    seconds, outputs = {}, {}
+    clips = torch.randn(*batch_shape, device=precision.device)
+    for name, layout in LAYOUTS.items():
+        trial = copy.deepcopy(model).to(memory_format=layout).eval()
+        inputs = clips.contiguous(memory_format=layout)
+        with torch.inference_mode(), precision.autocast():
+            outputs[name] = trial(inputs).float()
+        seconds[name] = _step_seconds(trial, inputs, precision)
+        del trial
+    plain, other = (outputs[name] for name in LAYOUTS)
+    difference = ((plain - other).abs().max() / plain.abs().max()).item()
+    is_same = difference <= PROBE_TOLERANCES[precision.amp]
+    better = "channels last" if is_same and seconds["channels last"] < seconds["contiguous"] else "contiguous"
+    times = ", ".join(f"{name} {1000 * value:.1f} ms" for name, value in seconds.items())
+    verdict = "the same outputs" if is_same else f"DIFFERENT outputs, by {difference:.2g}"
+    print_main(f"Layout: a training step of {len(clips)} clips takes {times}, with {verdict}: {better} is used")
+    return better
+
+
+def _step_seconds(model: nn.Module, inputs: Tensor, precision: Precision) -> float:
+    """Seconds of a forward and a backward pass, the fastest of those that fit into the time."""
+    fastest, steps, end = float("inf"), 0, float("inf")
+    while steps <= PROBE_WARMUP or time.perf_counter() < end:
+        _synchronize(precision.device)
+        start = time.perf_counter()
+        with precision.autocast():
+            loss = model(inputs).float().square().mean()
+        loss.backward()
+        _synchronize(precision.device)
+        steps += 1
+        if steps == PROBE_WARMUP:
+            end = time.perf_counter() + PROBE_SECONDS
+        if steps > PROBE_WARMUP:
+            fastest = min(fastest, time.perf_counter() - start)
+    return fastest
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def compile_network(network: nn.Module, device: torch.device) -> None:
+    """Has the network compiled, in place, when it is first used.
+
+    Raises:
+        ModelError: torch cannot compile here, by a trial with a small module; the message has its reason.
+    """
+    try:
+        torch.compile(nn.Linear(2, 2).to(device))(torch.zeros(1, 2, device=device))
+    except Exception as error:  # what compilers raise has no public class in common
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        needs = "Triton" if device.type == "cuda" else "a C++ compiler"
+        raise ModelError(f"--compile does not work here, it needs {needs}: {reason}. Run without it") from error
+    network.compile()
+
+
+@contextlib.contextmanager
+def freed_memory_kept(device_type: str = "cpu") -> Iterator[None]:
+    """Inside, memory that was freed is used again instead of being given back to the system (CPU, glibc).
+
+    By default every large activation is mapped and paged in anew. On two EPYC cores r2plus1d_18 trained 1.4 clips a
+    second with layer4 and fc trainable, 2.4 with this; 0.6 and 1.0 with all of it, for a quarter more memory.
+    """
+    libc = _glibc() if device_type == "cpu" and not _is_kept else None
+    if libc is None:
+        yield
+        return
+    libc.mallopt(M_MMAP_MAX, 0)
+    libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    _is_kept.append(True)
+    try:
+        yield
+    finally:
+        _is_kept.pop()
+        for parameter, value in GLIBC_USUAL.items():
+            libc.mallopt(parameter, value)
+        libc.malloc_trim(0)
+
+
+_is_kept: list[bool] = []  # by a caller further up, who is to end it
+
+
+def _glibc() -> ctypes.CDLL | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    libc = ctypes.CDLL(None)
+    return libc if hasattr(libc, "mallopt") else None

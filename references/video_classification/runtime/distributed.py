@@ -1,0 +1,167 @@
+"""The process group: rank, world size, reductions, printing on rank 0 alone. Without torchrun: one process."""
+
+import datetime
+import os
+import shutil
+import sys
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from runtime.errors import UserError
+
+SHARED_MEMORY = "/dev/shm"
+SHARED_MEMORY_BYTES = 128 << 20
+
+
+class DistributedError(UserError):
+    """The processes cannot work together on this machine; the message says what to do."""
+
+
+# While one process builds a cache the others wait for it: longer than any collective of a step may take.
+PATIENCE = datetime.timedelta(days=7)
+_patient_group: "dist.ProcessGroup | None" = None
+
+
+def init_process_group(device: torch.device) -> torch.device:
+    """Joins the group that torchrun announces, NCCL on GPUs and gloo on CPUs; returns this process's device."""
+    global _patient_group
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        return device
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    backend = "nccl" if device.type == "cuda" and dist.is_nccl_available() else "gloo"
+    # torchrun keeps its store when it starts the processes again: under the same keys they would find the addresses
+    # of those that have ended.
+    store, rank_here, count = next(dist.rendezvous("env://"))
+    attempt = dist.PrefixStore(f"attempt_{restart_count()}", store)
+    dist.init_process_group(backend, store=attempt, rank=rank_here, world_size=count)
+    _patient_group = dist.new_group(backend="gloo", timeout=PATIENCE)
+    if device.type == "cuda" and backend == "gloo":
+        print_main("WARNING: this torch has no NCCL: the GPUs talk through gloo, slowly")
+    if backend == "nccl":
+        _check_shared_memory()
+    return device
+
+
+def restart_count() -> int:
+    """How often torchrun has started this run's processes again."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+def _check_shared_memory() -> None:
+    """NCCL's processes on one machine talk through /dev/shm; a container's default of 64 MB makes it fail mid-run."""
+    if not os.path.isdir(SHARED_MEMORY) or os.environ.get("NCCL_SHM_DISABLE", "0") != "0":
+        return
+    size = shutil.disk_usage(SHARED_MEMORY).total
+    if size < SHARED_MEMORY_BYTES:
+        raise DistributedError(
+            f"{SHARED_MEMORY} has {size >> 20} MB, too little for NCCL: start the container with --shm-size=1g "
+            "(or --ipc=host), or set NCCL_SHM_DISABLE=1"
+        )
+
+
+def is_peers_failure(error: RuntimeError) -> bool:
+    """Whether a collective failed because another process has ended."""
+    return is_distributed() and (isinstance(error, dist.DistError) or "gloo" in str(error) or "peer" in str(error))
+
+
+def end_process_group(failed_with: int | None = None) -> None:
+    """Leaves the group, if there is one. After a failure the process ends at once with this exit code: the others may
+    be waiting, and torchrun ends them.
+    """
+    if is_distributed() and failed_with is None:
+        dist.destroy_process_group()
+    elif is_distributed():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(failed_with)
+
+
+def wrap_model(model: nn.Module, device: torch.device, sync_bn: bool) -> nn.Module:
+    """The model to train: in DistributedDataParallel where there is a group. The bare one validates and is saved."""
+    if not is_distributed():
+        return model
+    if sync_bn:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    return nn.parallel.DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
+
+
+def is_distributed() -> bool:
+    """Whether several processes, or one under torchrun, form a group."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def rank() -> int:
+    """This process's number, 0 without a group."""
+    return dist.get_rank() if is_distributed() else 0
+
+
+def world_size() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if is_distributed() else 1
+
+
+def is_main() -> bool:
+    """Whether this process prints and writes."""
+    return rank() == 0
+
+
+def print_main(*values: Any, **kwargs: Any) -> None:
+    """`print`, on rank 0 alone, at once."""
+    if is_main():
+        print(*values, flush=True, **kwargs)
+
+
+def barrier() -> None:
+    """Waits for every process."""
+    if is_distributed():
+        dist.barrier(group=_patient_group)
+
+
+def sum_over_processes(values: Tensor) -> Tensor:
+    """The element-wise sum, the same on every process, on the device of `values`."""
+    if not is_distributed():
+        return values
+    # NCCL reduces on the GPU only.
+    on_device = values.to("cuda") if dist.get_backend() == "nccl" else values.clone()
+    dist.all_reduce(on_device)
+    return on_device.to(values.device)
+
+
+def maximum_over_processes(values: list[int]) -> list[int]:
+    """The element-wise maximum, the same on every process."""
+    if not is_distributed():
+        return values
+    maxima = torch.tensor(values, device="cuda" if dist.get_backend() == "nccl" else "cpu")
+    dist.all_reduce(maxima, dist.ReduceOp.MAX)
+    return maxima.tolist()
+
+
+@torch.no_grad()
+def broadcast_buffers(model: nn.Module) -> None:
+    """Gives every process rank 0's buffers, as DistributedDataParallel does before a step, but not after the last."""
+    if is_distributed():
+        for buffer in model.buffers():
+            dist.broadcast(buffer, 0)
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """Each process's `value`, in the order of ranks."""
+    if not is_distributed():
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value, group=_patient_group)
+    return values
+
+
+def broadcast_object(value: Any) -> Any:
+    """Rank 0's `value`."""
+    if not is_distributed():
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, group=_patient_group)
+    return values[0]

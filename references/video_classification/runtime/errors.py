@@ -1,0 +1,28 @@
+"""The errors that end a script with a message of its own."""
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+
+
+class UserError(RuntimeError):
+    """Its message says what is wrong, with which file, and what to do; scripts print it and exit with code 1."""
+
+
+REQUIREMENTS = Path(__file__).parents[1] / "requirements-extras.txt"
+
+
+class MissingExtra(UserError):
+    """An optional package that is not installed; the message says how to install it."""
+
+
+def require(name: str) -> ModuleType:
+    """The module `name`, such as `onnxruntime` or `matplotlib.pyplot`.
+
+    Raises:
+        MissingExtra: it, or something that it needs, is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise MissingExtra(f"{name} cannot be imported ({error}): run pip install -r {REQUIREMENTS}") from error

@@ -1,0 +1,117 @@
+"""Tells how far long work has come: a tqdm bar on a terminal, a plain line every so often elsewhere. A room of its own
+because modules of every level wait for long work.
+"""
+
+import datetime
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from tqdm import tqdm
+
+from runtime.distributed import is_main, print_main
+
+SECONDS_BETWEEN_LINES = 15.0
+
+
+class Progress:
+    """A context manager around long work.
+
+    Args:
+        description: what is being done.
+        total: how many there are to do.
+        unit: what is counted, in the singular.
+        quiet: print nothing (another process prints).
+    """
+
+    def __init__(self, description: str, total: int, unit: str, quiet: bool = False) -> None:
+        self._description, self._total, self._unit, self._quiet = description, total, unit, quiet
+        self._is_terminal = sys.stderr.isatty() and not quiet
+        self._done = 0
+        self._start = self._last_line = time.monotonic()
+        self._bar = tqdm(desc=description, total=total, unit=unit, dynamic_ncols=True) if self._is_terminal else None
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def update(self, count: int = 1, note: str = "") -> None:
+        """`count` more are done; `note` stands at the end of the line."""
+        self._done += count
+        if self._bar is not None:
+            self._bar.set_postfix_str(note, refresh=False)
+            self._bar.update(count)
+        elif not self._quiet and time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            print(self._line(note), flush=True)
+
+    def _line(self, note: str) -> str:
+        rate = self._done / (time.monotonic() - self._start)
+        remaining = (self._total - self._done) / rate
+        line = f"{self._description}: {self._done}/{self._total} {self._unit}s, {rate:.1f}/s, eta {remaining:.0f} s"
+        return f"{line}, {note}" if note else line
+
+
+def remaining_time(begin: float, done: int, total: int) -> str:
+    """How long the rest takes, as h:mm:ss, if it goes on as since `begin` (of time.monotonic)."""
+    seconds = (time.monotonic() - begin) / max(done, 1) * (total - done)
+    return str(datetime.timedelta(seconds=round(seconds)))
+
+
+class StepMeter:
+    """Times the steps of an epoch and shows them: a bar on a terminal, a line every `print_freq` steps elsewhere.
+
+    Iterate over it instead of over the batches; call `update` after each step. `first_step` is the number of the first
+    of them, where the epoch goes on from an interruption.
+    """
+
+    def __init__(
+        self, header: str, batches: Iterable[Any], num_steps: int, print_freq: int, first_step: int = 0
+    ) -> None:
+        self._header, self._batches, self._num_steps, self._print_freq = header, batches, num_steps, print_freq
+        self._bar = None
+        if is_main() and sys.stderr.isatty():
+            self._bar = tqdm(
+                desc=header, total=num_steps, initial=first_step, unit="step", dynamic_ncols=True, leave=False
+            )
+        self._start = time.perf_counter()
+        self.data_seconds = 0.0  # spent waiting for batches
+        self.clips = 0
+
+    @property
+    def seconds(self) -> float:
+        """Since the epoch began."""
+        return time.perf_counter() - self._start
+
+    def __iter__(self) -> Iterator[Any]:
+        self._start = time.perf_counter()
+        iterator = iter(self._batches)
+        try:
+            while True:
+                asked = time.perf_counter()
+                batch = next(iterator, None)
+                self.data_seconds += time.perf_counter() - asked
+                if batch is None:
+                    return
+                yield batch
+        finally:
+            if self._bar is not None:
+                self._bar.close()
+
+    def update(self, step: int, clips: int, **values: float) -> None:
+        """Step number `step`, from 0, of `clips` clips is done; `values` are shown."""
+        self.clips += clips
+        if self._bar is not None:
+            self._bar.set_postfix_str(self._values(values), refresh=False)
+            self._bar.update()
+        elif step % self._print_freq == 0 or step == self._num_steps - 1:
+            print_main(f"{self._header}  [{step + 1}/{self._num_steps}]  {self._values(values)}")
+
+    def _values(self, values: dict[str, float]) -> str:
+        shown = "  ".join(f"{name}: {value:.4g}" for name, value in values.items())
+        seconds = max(self.seconds, 1e-9)
+        return f"{shown}  clips/s: {self.clips / seconds:.1f}  data: {100 * self.data_seconds / seconds:.1f} %"

@@ -1,0 +1,1 @@
+"""Generated videos of a figure that exercises."""

@@ -1,0 +1,66 @@
+"""What a batch is trained towards, made on the device of its labels. A room of its own between the datasets, which know
+labels alone, and the losses, which take shares of classes.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clips.dataset import Batch
+from training.losses import Targets, one_hot
+from training.mixing import Mixing, partner
+
+
+class TargetMaker:
+    """Makes a batch's targets.
+
+    Args:
+        num_classes: outputs of the network.
+        mirrors: int64 (num_classes,), the class of each class's mirror image; None: the same.
+        mixing: mixes the clips of a batch, and their targets with them.
+        teacher: float32 (num_videos, num_classes), a teacher's probabilities for each video.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        mirrors: Tensor | None = None,
+        mixing: Mixing | None = None,
+        teacher: Tensor | None = None,
+    ) -> None:
+        self._num_classes, self._mixing, self._teacher = num_classes, mixing, teacher
+        self._mirrors = torch.arange(num_classes) if mirrors is None else mirrors
+
+    @property
+    def counted_by(self) -> str:
+        """Which labels accuracy is against, in words."""
+        return "labels" if self._mixing is None else "the dominant label of mixed clips"
+
+    def __call__(
+        self, clips: Tensor, labels: Tensor, batch: Batch, rng: np.random.Generator
+    ) -> tuple[Tensor, Targets, Tensor]:
+        """Finishes a batch for a step of training.
+
+        Args:
+            clips: float32 (B, C, T, H, W), on the device.
+            labels: int64 (B,), on the device, of the clips before any was flipped.
+            batch: what they were made of.
+            rng: of this step.
+
+        Returns:
+            The clips; what they are trained towards; int64 (B,), the labels that accuracy is counted against.
+        """
+        mirrors, flips = self._mirrors.to(labels.device), batch.flips.to(labels.device)
+        labels = torch.where(flips, mirrors[labels], labels)
+        shares = one_hot(labels, self._num_classes)
+        teacher = None
+        if self._teacher is not None:
+            teacher = self._teacher[batch.videos].to(labels.device)
+            teacher = torch.where(flips[:, None], teacher[:, mirrors], teacher)
+        if self._mixing is None:
+            return clips, Targets(shares, teacher), labels
+        clips, own = self._mixing(clips, rng)
+        shares, teacher = (
+            None if each is None else own * each + (1 - own) * partner(each) for each in (shares, teacher)
+        )
+        return clips, Targets(shares, teacher), labels if own >= 0.5 else partner(labels)

@@ -1,0 +1,1 @@
+"""From a video file to frames: which there are, decoding, resizing, and the choice of frames."""

@@ -1,0 +1,289 @@
+"""The only reader of frames for training and prediction: probes a video, reads frames by index, meters its motion.
+
+A frame's index is its position among the decoded frames, in display order: `read_frames(path, [0, 7, 14])` decodes
+forward from the start, converts frames 0, 7 and 14 to RGB, and stops. Nothing seeks: seeking by time finds the wrong
+frame in videos of variable rate, with edit lists or with B-frames, and a strip spans its video anyway."""
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import numpy as np
+import torch
+from av.stream import Disposition
+from torch import Tensor
+
+from runtime.errors import UserError
+
+# In these a packet that is not discarded is one frame, so counting needs no decoding. Elsewhere it may not be:
+# VP8 hides reference frames, MPEG-4 in AVI packs two frames into one packet.
+ONE_FRAME_A_PACKET = {"h264", "hevc"}
+ONE_FRAME_A_PACKET_CONTAINERS = {"mp4", "matroska"}
+
+# PyAV from 17 on converts each frame with a thread for every core, unless told otherwise: 1.5 ms a frame of 854x480
+# instead of 0.2, and workers on all cores already.
+ONE_THREAD = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
+
+# PyAV before 19 refuses a file whose title is not UTF-8, unless told otherwise; later versions have no such argument.
+LENIENT_METADATA = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
+
+
+class VideoError(UserError):
+    """A video that cannot be read. Attributes: `path`, and `reason` in plain words."""
+
+    def __init__(self, path: str | os.PathLike, reason: str) -> None:
+        super().__init__(path, reason)  # both as args, so that the error survives pickling between processes
+        self.path, self.reason = os.fspath(path), reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+class VideoInfo(NamedTuple):
+    """What a probe tells.
+
+    frames: how many decode. fps: the container's average rate, frames a second (frames / duration where the container
+    gives none). seconds: duration. width, height: pixels of the upright picture. rotation: degrees by which the stored
+    picture is turned counter-clockwise for display (0, 90, 180 or -90). codec: FFmpeg's name.
+    """
+
+    frames: int
+    fps: float
+    seconds: float
+    width: int
+    height: int
+    rotation: int
+    codec: str
+
+
+def probe_video(path: str | os.PathLike) -> VideoInfo:
+    """Reads every packet of the first video stream, decodes the first frame; decodes all only where it must to count.
+
+    Raises:
+        VideoError: no file, no video stream, no decoder, no frame, or fewer packets than the header promises.
+    """
+    with _open_video(path) as (container, stream):
+        packets = _PacketScan(path, stream)
+        for packet in container.demux(stream):
+            packets.add(packet, [] if packets.has_frame else packet.decode())
+        packets.finish()
+        container_names = set(container.format.name.split(","))
+        countable = stream.codec_context.name in ONE_FRAME_A_PACKET and container_names & ONE_FRAME_A_PACKET_CONTAINERS
+        frames = packets.count if countable and packets.is_regular else sum(1 for _ in iter_frames(path))
+        return _video_info(container, stream, packets, frames)
+
+
+def read_frames(path: str | os.PathLike, indices: Sequence[int] | Tensor) -> Tensor:
+    """The frames at `indices` (any order, repeats allowed), upright, at native size: uint8 (T, H, W, C), RGB.
+
+    Raises:
+        VideoError: the video cannot be read, ends before the largest index, or changes its picture's size.
+        ValueError: no index, or a negative one.
+    """
+    indices = [int(i) for i in indices]
+    frames = dict(iter_rgb(path, indices))
+    if len({frame.shape for frame in frames.values()}) > 1:
+        raise VideoError(path, "the picture's size changes between frames")
+    return torch.from_numpy(np.stack([frames[i] for i in indices]))
+
+
+def iter_rgb(path: str | os.PathLike, indices: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields (index, upright uint8 (H, W, C) RGB frame) once for each distinct index, ascending; errors as above."""
+    wanted = sorted(set(indices))
+    if not wanted or wanted[0] < 0:
+        raise ValueError(f"frame indices must be given and not be negative, not {wanted[:1]}")
+    position, number = 0, -1
+    for number, frame in enumerate(iter_frames(path)):
+        if number == wanted[position]:
+            yield number, to_rgb(frame)
+            position += 1
+            if position == len(wanted):
+                return
+    raise VideoError(path, f"decodes {number + 1} frames only, frame {wanted[position]} was to be read")
+
+
+def iter_frames(path: str | os.PathLike) -> Iterator[av.VideoFrame]:
+    """Decodes the first video stream, in display order. Raises VideoError where FFmpeg reports an error."""
+    with _open_video(path) as (container, stream):
+        yield from container.decode(stream)
+
+
+class WholeVideo:
+    """One pass over all of a video: every frame of it, then what `probe_video` tells. See `open_whole`."""
+
+    def __init__(self, path: str | os.PathLike, container, stream) -> None:
+        self._path, self._container, self._stream = path, container, stream
+        self._packets = _PacketScan(path, stream)
+        self._count = 0
+
+    def promised_timing(self) -> tuple[int, float]:
+        """(frames, fps), for choosing frames before they are counted: the header's word, or a probe's without one."""
+        if self._stream.frames and self._stream.average_rate:
+            return self._stream.frames, float(self._stream.average_rate)
+        info = probe_video(self._path)
+        return info.frames, info.fps
+
+    def frames(self) -> Iterator[av.VideoFrame]:
+        """Decodes the stream, in display order."""
+        for packet in self._container.demux(self._stream):
+            frames = packet.decode()
+            self._packets.add(packet, frames)
+            self._count += len(frames)
+            yield from frames
+
+    def info(self) -> VideoInfo:
+        """Call it when `frames` has come to its end. Raises VideoError where `probe_video` does."""
+        self._packets.finish()
+        return _video_info(self._container, self._stream, self._packets, self._count)
+
+
+@contextmanager
+def open_whole(path: str | os.PathLike) -> Iterator[WholeVideo]:
+    """Opens a video for one pass over all of it; inside, every failure to read it is raised as VideoError."""
+    with _open_video(path) as (container, stream):
+        yield WholeVideo(path, container, stream)
+
+
+def to_rgb(frame: av.VideoFrame) -> np.ndarray:
+    """uint8 (H, W, C) RGB at native size, turned upright by the frame's display matrix."""
+    rgb = frame.to_ndarray(format="rgb24", **ONE_THREAD)
+    a, b, c, d = _display_matrix(frame)
+    if _is_transposed((a, b, c, d)):
+        rgb, a, d = rgb.transpose(1, 0, 2), c, b
+    if a < 0:
+        rgb = rgb[:, ::-1]
+    if d < 0:
+        rgb = rgb[::-1]
+    return rgb
+
+
+class _PacketScan:
+    """Counts a stream's packets and keeps the first frame."""
+
+    def __init__(self, path: str | os.PathLike, stream) -> None:
+        self.path, self.stream = path, stream
+        self.count = 0
+        self.is_regular = True  # the count of packets is the count of frames
+        self.first_pts = self.end_pts = None
+        self.first: av.VideoFrame | None = None
+        self._with_data = 0
+
+    @property
+    def has_frame(self) -> bool:
+        return self.first is not None
+
+    def add(self, packet: av.Packet, frames: list[av.VideoFrame]) -> None:
+        """Takes the next packet, and the frames that came out of it."""
+        if self.first is None and frames:
+            self.first = frames[0]
+        if not packet.size:
+            return  # the flush at the end
+        if packet.is_corrupt:
+            raise VideoError(self.path, "a packet is cut short: the file is truncated or damaged")
+        self._with_data += 1
+        if packet.is_discard:
+            self.is_regular = False  # an edit list: decoders may or may not keep the frames around the cut
+            return
+        if packet.pts is None or (self.count == 0 and not packet.is_keyframe):
+            self.is_regular = False
+        else:
+            self._place(packet.pts, packet.duration or 0)
+        self.count += 1
+
+    def finish(self) -> None:
+        """Call it once every packet was added. Raises VideoError."""
+        declared = self.stream.frames
+        if self._with_data < declared:
+            found = f"{self._with_data} of {declared} frames"
+            raise VideoError(self.path, f"holds data for {found} that its header promises: truncated")
+        if self.first is None:
+            raise VideoError(self.path, "holds no frame that decodes")
+        self.is_regular &= not self.first.interlaced_frame  # a packet may hold one field only
+
+    def _place(self, pts: int, duration: int) -> None:
+        if self.first_pts is None:
+            self.first_pts = self.end_pts = pts
+        if pts < self.first_pts:
+            self.is_regular = False  # shown before the first key frame: a decoder drops it
+        self.end_pts = max(self.end_pts, pts + duration)
+
+
+@contextmanager
+def _open_video(path: str | os.PathLike):
+    """Yields (container, first real video stream); every failure of FFmpeg inside becomes a VideoError."""
+    try:
+        # Opening a pipe would wait for ever; a directory's error would be puzzling.
+        if not _is_regular_file(path):
+            raise VideoError(path, "not a regular file")
+        # Absolute, so that FFmpeg never takes a name such as `a:b.mp4` for a protocol.
+        with av.open(str(Path(path).absolute()), **LENIENT_METADATA) as container:
+            if container.format.name == "tty":
+                raise VideoError(path, "is text, not a video")  # which FFmpeg would show as on a terminal
+            streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+            if not streams:
+                raise VideoError(path, "holds no video stream")
+            stream = streams[0]
+            if stream.codec_context is None:
+                raise VideoError(path, "FFmpeg has no decoder for its video stream")
+            # One thread: the parallelism is over videos, and stopping early can deadlock FFmpeg's frame threads.
+            stream.codec_context.thread_count = 1
+            yield container, stream
+    except (av.FFmpegError, OSError) as error:
+        raise VideoError(path, f"{error.strerror or error}") from error
+
+
+def _is_regular_file(path: str | os.PathLike) -> bool:
+    """Raises OSError, and VideoError for a name that no file can have."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except ValueError as error:  # a NUL byte, or half a character
+        raise VideoError(path, f"not a file's name: {error}") from error
+
+
+def _video_info(container, stream, packets: _PacketScan, frames: int) -> VideoInfo:
+    matrix = _display_matrix(packets.first)
+    width, height = packets.first.width, packets.first.height
+    if _is_transposed(matrix):
+        width, height = height, width
+    seconds = _duration_seconds(container, stream, packets)
+    average_rate = float(stream.average_rate or 0)
+    fps = average_rate if average_rate > 0 else frames / seconds
+    return VideoInfo(frames, fps, seconds, width, height, _rotation(matrix), stream.codec_context.name)
+
+
+def _duration_seconds(container, stream, packets: _PacketScan) -> float:
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    if container.duration:
+        return container.duration / av.time_base
+    if packets.first_pts is not None and packets.end_pts > packets.first_pts:
+        return float((packets.end_pts - packets.first_pts) * stream.time_base)
+    rate = stream.guessed_rate
+    if not rate:
+        raise VideoError(packets.path, "tells neither a frame rate nor a duration")
+    return packets.count / float(rate)
+
+
+def _display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int]:
+    """(a, b, c, d): the stored point (x, y) is shown at (a x + c y, b x + d y); the identity where there is none."""
+    data = frame.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return 1, 0, 0, 1
+    a, b, _, c, d = np.frombuffer(data, np.int32)[:5].tolist()
+    return a, b, c, d
+
+
+def _is_transposed(matrix: tuple[int, int, int, int]) -> bool:
+    a, b, c, d = matrix
+    return abs(b) + abs(c) > abs(a) + abs(d)
+
+
+def _rotation(matrix: tuple[int, int, int, int]) -> int:
+    a, b, c, d = matrix
+    if _is_transposed(matrix):
+        return -90 if b > 0 else 90
+    return 180 if a < 0 and d < 0 else 0

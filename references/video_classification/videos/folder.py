@@ -1,0 +1,80 @@
+"""The videos of a folder with a folder a class."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from runtime.columns import Ragged
+from runtime.errors import UserError
+
+VIDEO_ENDINGS = (
+    *(".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg"),
+    *(".ts", ".mts", ".m2ts", ".wmv", ".flv", ".3gp", ".ogv"),
+)
+
+
+class DatasetError(UserError):
+    """A folder that is not what training needs; the message names what is wrong."""
+
+
+class VideoFolder:
+    """The videos of `root/<class>/`, in the order of classes and names.
+
+    Args:
+        root: a folder with a folder a class.
+        classes: the names that labels count in; by default the folders', sorted. A class without a folder is no error.
+
+    Attributes:
+        names: each video's path relative to `root`. labels: int64 (N,). sizes, mtimes_ns: of each file, int64 (N,).
+
+    Raises:
+        DatasetError: no such folder, no video in it, or a class folder that `classes` does not name.
+    """
+
+    def __init__(self, root: Path, classes: Sequence[str] | None = None) -> None:
+        self.root = Path(root)
+        folders = class_folders(self.root)
+        self.classes = list(folders if classes is None else classes)
+        label_of = {name: label for label, name in enumerate(self.classes)}
+        if unknown := [name for name in folders if name not in label_of]:
+            raise DatasetError(
+                f"{self.root} holds a class that training does not know: {', '.join(unknown)} "
+                f"(known: {', '.join(self.classes)})"
+            )
+        names, labels, sizes, mtimes = [], [], [], []
+        for folder in folders:
+            for entry in sorted(os.scandir(self.root / folder), key=lambda entry: entry.name):
+                if entry.name.lower().endswith(VIDEO_ENDINGS) and not entry.name.startswith("."):
+                    status = _status(entry)
+                    names.append(f"{folder}/{entry.name}")
+                    labels.append(label_of[folder])
+                    sizes.append(status.st_size)
+                    mtimes.append(status.st_mtime_ns)
+        if not names:
+            raise DatasetError(f"{self.root} holds no videos: expected {self.root}/<class>/<video>.mp4")
+        self.names = Ragged.of_strings(names)
+        columns = (np.array(column, np.int64) for column in (labels, sizes, mtimes))
+        self.labels, self.sizes, self.mtimes_ns = columns
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def path(self, video: int) -> str:
+        """Where the file lies."""
+        return os.path.join(self.root, self.names.string(video))
+
+
+def class_folders(root: Path) -> list[str]:
+    """The sorted names of the folders in `root`. Raises DatasetError where there is no such folder."""
+    if not root.is_dir():
+        raise DatasetError(f"{root} is not a folder: expected train/<class>/ and val/<class>/ under --data-path")
+    return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _status(entry: os.DirEntry) -> os.stat_result:
+    try:
+        return entry.stat()
+    except OSError:  # a dangling link: reading it will say so
+        return entry.stat(follow_symlinks=False)

@@ -1,0 +1,154 @@
+import json
+import os
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from caching.shards import (
+    VERIFIED,
+    Shard,
+    ShardError,
+    ShardWriter,
+    build_lock,
+    note_verified,
+    open_shards,
+    remove_leftovers,
+)
+
+BLOBS = [b"first", b"", bytes(range(256)) * 40]
+
+
+@pytest.fixture
+def shard(tmp_path):
+    writer = ShardWriter(tmp_path)
+    for blob in BLOBS:
+        writer.add(blob)
+    shard = writer.publish({"rows": np.arange(len(BLOBS))})
+    note_verified(tmp_path, [shard])
+    return shard
+
+
+@pytest.fixture
+def verified(monkeypatch):
+    """The shards whose blobs were compared with their checksums."""
+    paths = []
+    real = Shard.verify
+    monkeypatch.setattr(Shard, "verify", lambda self: (paths.append(self.path), real(self)))
+    return paths
+
+
+def flip_byte(path, position):
+    """Changes one byte, and puts the time of modification back."""
+    times = path.stat()
+    data = bytearray(path.read_bytes())
+    data[position] ^= 1
+    with open(path, "r+b") as file:  # in place: the same inode, as a failing disk or a stray write would leave it
+        file.write(data)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def test_a_shard_holds_its_blobs_and_columns(tmp_path, shard, verified):
+    (opened,), damage = open_shards(tmp_path)
+    assert not damage and not verified
+    assert len(opened) == 3 and [opened.blob(row).tobytes() for row in range(3)] == BLOBS
+    assert opened.columns["rows"].tolist() == [0, 1, 2] and opened.columns.keys() == {"rows"}
+    assert {path.name for path in tmp_path.iterdir()} == {shard.path.name, VERIFIED}
+
+
+def test_nothing_is_there_before_publishing_and_nothing_after_discarding(tmp_path):
+    writer = ShardWriter(tmp_path)
+    writer.add(b"blob")
+    assert open_shards(tmp_path) == ([], [])
+    writer.discard()
+    assert list(tmp_path.iterdir()) == []
+    assert open_shards(tmp_path / "absent") == ([], [])
+
+
+@pytest.mark.parametrize("cut", [1, 20, 300, 10_000])
+def test_a_shard_that_was_cut_short_is_found(tmp_path, shard, cut):
+    os.truncate(shard.path, shard.path.stat().st_size - cut)
+    opened, (damage,) = open_shards(tmp_path)
+    assert not opened and damage.path == shard.path and "cut short" in str(damage)
+
+
+@pytest.mark.parametrize("position", [0, 5000, -1, -10, -200, -400])
+def test_a_flipped_byte_is_found_wherever_it_is(tmp_path, shard, position):
+    flip_byte(shard.path, position)
+    opened, (damage,) = open_shards(tmp_path)
+    assert not opened and damage.path == shard.path
+
+
+def test_an_empty_file_and_a_foreign_one_are_no_shards(tmp_path):
+    (tmp_path / "a.shard").touch()
+    (tmp_path / "b.shard").write_bytes(b"x" * 5000)
+    opened, damage = open_shards(tmp_path)
+    assert not opened and [error.path.name for error in damage] == ["a.shard", "b.shard"]
+    with pytest.raises(ShardError):
+        Shard(tmp_path / "a.shard")
+
+
+def test_only_what_changed_is_compared_again(tmp_path, shard, verified):
+    open_shards(tmp_path)
+    assert verified == []
+    os.utime(shard.path)
+    open_shards(tmp_path)
+    assert verified == [shard.path]
+    open_shards(tmp_path)
+    assert verified == [shard.path]
+    for note in (b"{", b"[]", json.dumps({shard.path.name: [1, 2, 3]}).encode()):
+        (tmp_path / VERIFIED).write_bytes(note)
+        open_shards(tmp_path)
+    assert verified == [shard.path] * 4
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="Linux tells which files are open")
+def test_many_shards_do_not_use_up_the_files_that_a_process_may_open(tmp_path):
+    for _ in range(5):
+        ShardWriter(tmp_path).publish({})
+    before = len(os.listdir("/proc/self/fd"))
+    opened, _ = open_shards(tmp_path)
+    assert len(opened) == 5 and len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_second_builder_waits_for_the_first(tmp_path, capsys):
+    order = []
+
+    def second():
+        with build_lock(tmp_path):
+            order.append("second")
+
+    with build_lock(tmp_path):
+        thread = threading.Thread(target=second)
+        thread.start()
+        deadline = time.monotonic() + 20
+        while "waiting" not in (out := capsys.readouterr().out) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert f"Another run is building {tmp_path}: waiting for it" in out
+        order.append("first")
+    thread.join(20)
+    assert order == ["first", "second"]
+
+
+def test_leftovers_are_removed_and_shards_are_not(tmp_path, shard):
+    (tmp_path / ".writing-abc.tmp").touch()  # as ShardWriter names it
+    (tmp_path / f".{VERIFIED}.abc.tmp").touch()
+    remove_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {shard.path.name, VERIFIED}
+
+
+def test_a_shard_has_the_rights_of_any_other_file(tmp_path, shard):
+    (tmp_path / "usual").touch()
+    assert shard.path.stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+def test_a_shard_that_another_run_takes_away_meanwhile_is_no_damage(tmp_path, shard, monkeypatch):
+    real = Shard.__init__
+
+    def unlink_first(self, path):
+        path.unlink()
+        real(self, path)
+
+    monkeypatch.setattr(Shard, "__init__", unlink_first)
+    assert open_shards(tmp_path) == ([], [])

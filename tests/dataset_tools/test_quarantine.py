@@ -1,0 +1,267 @@
+import errno
+import os
+import shutil
+import stat
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from helpers.killing import kill_at_change
+from helpers.release_files import list_files
+from references.dataset_tools import moving, records
+from references.dataset_tools.quarantine import Quarantine
+
+CLIP = "train/squats/1.mp4"
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    folder = tmp_path / "root" / "train" / "squats"
+    folder.mkdir(parents=True)
+    for number in range(3):
+        (folder / f"{number}.mp4").write_bytes(b"%d" % number * 1000)
+    return tmp_path / "root"
+
+
+@pytest.fixture(params=["same", "other"])
+def folder(request, tmp_path):
+    """A quarantine folder on the root's file system, and one on another."""
+    if request.param == "same":
+        yield tmp_path / "bad"
+        return
+    if not os.access("/dev/shm", os.W_OK) or os.stat("/dev/shm").st_dev == os.stat(tmp_path).st_dev:
+        pytest.skip("there is no second file system")
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as other:
+        yield Path(other) / "bad"
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    """What is in quarantine, but for its own journal."""
+    return {path: data for path, data in list_files(folder).items() if not path.startswith("journal")}
+
+
+def test_a_file_goes_and_comes_back(root, folder):
+    before = list_files(root)
+    modified = (root / CLIP).stat().st_mtime_ns
+    quarantine = Quarantine(folder, root)
+    assert quarantine.withdraw(CLIP, "cut short") == CLIP
+    assert list_files(root).keys() == before.keys() - {CLIP}
+    assert files_in(folder) == {CLIP: before[CLIP]}
+    assert records.read_withdrawn(root) == {CLIP: "quarantined"}
+    (entry,) = Quarantine(folder, root).restorable()
+    assert (entry["reason"], entry["state"]) == ("cut short", "done")
+    quarantine.restore(entry)
+    assert list_files(root) == before and files_in(folder) == {}
+    assert (root / CLIP).stat().st_mtime_ns == modified
+    assert records.read_withdrawn(root) == {} and quarantine.restorable() == []
+
+
+def test_the_journal_is_written_ahead(root, folder, monkeypatch):
+    def check_journal(*args):
+        assert [line["state"] for line in records.read_lines(folder / "journal.jsonl")] == ["planned"]
+
+    monkeypatch.setattr(moving, "move", check_journal)
+    Quarantine(folder, root).withdraw(CLIP, "bad")
+
+
+def test_a_taken_name_gets_a_number(root, folder):
+    quarantine = Quarantine(folder, root)
+    contents = [b"first", b"second", b"third"]
+    for content in contents:
+        (root / CLIP).write_bytes(content)
+        quarantine.withdraw(CLIP, "bad")
+    names = [CLIP, "train/squats/1.1.mp4", "train/squats/1.2.mp4"]
+    assert files_in(folder) == dict(zip(names, contents, strict=True))
+    newest, *others = quarantine.restorable()
+    quarantine.restore(newest)
+    assert (root / CLIP).read_bytes() == b"third"
+    with pytest.raises(FileExistsError, match="another file is in its place"):
+        quarantine.restore(others[0])
+    assert (root / CLIP).read_bytes() == b"third" and len(files_in(folder)) == 2
+
+
+def test_a_name_as_long_as_can_be(root, folder):
+    names = [f"train/{letters}.mp4" for letters in ("x" * 251, "\u8e72" * 83 + "xx")]
+    quarantine = Quarantine(folder, root)
+    for path in names * 2:
+        (root / path).write_bytes(b"bad")
+        quarantine.withdraw(path, "bad")
+    kept = [entry["kept"] for entry in quarantine.restorable()]
+    assert files_in(folder).keys() == set(kept) and len(kept) == 4
+    assert f"train/{'x' * 249}.1.mp4" in kept and f"train/{chr(0x8E72) * 83}.1.mp4" in kept
+    for entry in quarantine.restorable()[:2]:
+        quarantine.restore(entry)
+    assert {path for path in list_files(root) if len(path) > 80} == set(names)
+
+
+def test_a_link_is_moved_as_a_link(root, folder, tmp_path):
+    (tmp_path / "target.mp4").write_bytes(b"target")
+    (root / "train" / "link.mp4").symlink_to(tmp_path / "target.mp4")
+    (root / "train" / "dangling.mp4").symlink_to("nowhere")
+    quarantine = Quarantine(folder, root)
+    for name in ("link", "dangling"):
+        quarantine.withdraw(f"train/{name}.mp4", "bad")
+    assert os.readlink(folder / "train/link.mp4") == str(tmp_path / "target.mp4")
+    assert os.readlink(folder / "train/dangling.mp4") == "nowhere"
+    assert (tmp_path / "target.mp4").read_bytes() == b"target"
+    for entry in quarantine.restorable():
+        quarantine.restore(entry)
+    assert os.readlink(root / "train/link.mp4") == str(tmp_path / "target.mp4")
+
+
+def test_pipes_and_folders_are_moved(root, folder):
+    os.mkfifo(root / "train/pipe.mp4")
+    (root / "train/folder.mp4/deep").mkdir(parents=True)
+    (root / "train/folder.mp4/deep/file").write_bytes(b"kept")
+    quarantine = Quarantine(folder, root)
+    for name in ("pipe", "folder"):
+        quarantine.withdraw(f"train/{name}.mp4", "no file")
+    assert stat.S_ISFIFO((folder / "train/pipe.mp4").lstat().st_mode)
+    assert (folder / "train/folder.mp4/deep/file").read_bytes() == b"kept"
+    for entry in quarantine.restorable():
+        quarantine.restore(entry)
+    assert (root / "train/folder.mp4/deep/file").read_bytes() == b"kept"
+    assert stat.S_ISFIFO((root / "train/pipe.mp4").lstat().st_mode)
+
+
+def write_remux(root: Path) -> Path:
+    remux = root / "train/squats/.1.remux"
+    remux.write_bytes(b"repaired")
+    return remux
+
+
+def test_a_remux_takes_the_place_and_the_original_is_kept(root, folder, tmp_path):
+    os.link(root / CLIP, tmp_path / "source.mp4")  # as the refactorer places it
+    before = list_files(root)
+    quarantine = Quarantine(folder, root)
+    quarantine.replace(CLIP, "bad container", str(write_remux(root)))
+    assert list_files(root) == {**before, CLIP: b"repaired"}
+    assert files_in(folder) == {CLIP: before[CLIP]}
+    assert (tmp_path / "source.mp4").read_bytes() == before[CLIP], "the source shares the inode, and is untouched"
+    assert records.read_withdrawn(root) == {CLIP: "remuxed"}
+    quarantine.restore(quarantine.restorable()[0])
+    assert list_files(root) == before and files_in(folder) == {}
+
+
+def test_restore_does_not_overwrite_what_came_after_the_remux(root, folder):
+    quarantine = Quarantine(folder, root)
+    quarantine.replace(CLIP, "bad container", str(write_remux(root)))
+    (root / CLIP).write_bytes(b"edited by its owner")
+    with pytest.raises(FileExistsError):
+        quarantine.restore(quarantine.restorable()[0])
+    assert (root / CLIP).read_bytes() == b"edited by its owner"
+
+
+def test_a_remuxed_link_keeps_its_target(root, folder, tmp_path):
+    (tmp_path / "target.mp4").write_bytes(b"target")
+    (root / "train/squats/9.mp4").symlink_to(tmp_path / "target.mp4")
+    Quarantine(folder, root).replace("train/squats/9.mp4", "bad container", str(write_remux(root)))
+    assert (tmp_path / "target.mp4").read_bytes() == b"target"
+    assert os.readlink(folder / "train/squats/9.mp4") == str(tmp_path / "target.mp4")
+    assert (root / "train/squats/9.mp4").read_bytes() == b"repaired"
+
+
+def test_a_failed_move_leaves_all_as_it_was(root, folder, monkeypatch):
+    def no_space(source, target):
+        Path(target).write_bytes(b"hal")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def another_file_system(source, target):
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setitem(moving.COPIERS, stat.S_IFREG, no_space)
+    monkeypatch.setattr(os, "rename", another_file_system)
+    before = list_files(root)
+    quarantine = Quarantine(folder, root)
+    with pytest.raises(OSError, match="No space left"):
+        quarantine.withdraw(CLIP, "bad")
+    assert list_files(root) == before and files_in(folder) == {}
+    assert quarantine.restorable() == [] and records.read_withdrawn(root) == {}
+
+
+ACTIONS = {
+    "withdraw": lambda root, folder: Quarantine(folder, root).withdraw(CLIP, "bad"),
+    "replace": lambda root, folder: Quarantine(folder, root).replace(CLIP, "bad", str(write_remux(root))),
+}
+
+
+def originals(root: Path, folder: Path) -> tuple[bool, bool]:
+    """Whether the original is in place, and whether it is where the journal says that it was moved."""
+    content = b"1" * 1000
+    quarantine = Quarantine(folder, root)
+    in_place = (root / CLIP).exists() and (root / CLIP).read_bytes() == content
+    kept = [folder / entry["kept"] for entry in quarantine.restorable()]
+    return in_place, bool(kept) and kept[0].read_bytes() == content
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_killed_at_any_step_the_journal_tells_where_the_original_is(root, folder, action):
+    was_killed, step, template = True, 0, root.with_name("template")
+    shutil.copytree(root, template)
+    while was_killed:
+        shutil.rmtree(root)
+        shutil.copytree(template, root)
+        shutil.rmtree(folder, ignore_errors=True)
+        was_killed = kill_at_change(step, lambda: ACTIONS[action](root, folder))
+        contents = [*list_files(root).values(), *list_files(folder).values()]
+        assert b"1" * 1000 in contents, f"lost at step {step}"
+        Quarantine(folder, root).settle()
+        in_place, kept = originals(root, folder)
+        assert in_place != kept, f"step {step}"
+        assert records.read_withdrawn(root).get(CLIP) in (
+            (None, "restored") if in_place else ("quarantined", "remuxed")
+        )
+        assert len(files_in(folder)) == kept, "no copy and no place holder is left"
+        step += 1
+    assert step > 4 and kept
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_a_restore_killed_at_any_step_can_be_run_again(root, folder, action):
+    was_killed, step, template = True, 0, root.with_name("template")
+    before = list_files(root)
+    shutil.copytree(root, template)
+    while was_killed:
+        shutil.rmtree(root)
+        shutil.copytree(template, root)
+        shutil.rmtree(folder, ignore_errors=True)
+        ACTIONS[action](root, folder)
+        quarantine = Quarantine(folder, root)
+        was_killed = kill_at_change(step, partial(quarantine.restore, quarantine.restorable()[0]))
+        quarantine.settle()
+        for entry in quarantine.restorable():
+            quarantine.restore(entry)
+        assert list_files(root) == before and files_in(folder) == {}, f"step {step}"
+        step += 1
+    assert step > 3
+
+
+def test_other_roots_of_one_quarantine_are_left_alone(root, folder, tmp_path):
+    shutil.copytree(root, tmp_path / "root2")
+    Quarantine(folder, root).withdraw(CLIP, "bad")
+    second = Quarantine(folder, tmp_path / "root2")
+    second.withdraw(CLIP, "bad")
+    assert [entry["kept"] for entry in second.restorable()] == ["train/squats/1.1.mp4"]
+
+
+def test_placed_trees_within_the_root_have_their_own_records(root, folder, tmp_path):
+    (root / records.FOLDER).mkdir()
+    (root / records.FOLDER / "placed.jsonl").touch()
+    (tmp_path / "other.mp4").write_bytes(b"not placed")
+    quarantine = Quarantine(folder, tmp_path)
+    quarantine.withdraw(f"root/{CLIP}", "bad")
+    quarantine.withdraw("other.mp4", "bad")
+    assert records.read_withdrawn(root) == {CLIP: "quarantined"}
+    assert records.read_withdrawn(tmp_path) == {"other.mp4": "quarantined"}
+    for entry in quarantine.restorable():
+        quarantine.restore(entry)
+    assert records.read_withdrawn(root) == {} == records.read_withdrawn(tmp_path)
+
+
+def test_a_part_of_a_placed_tree_is_recorded_at_its_root(root, folder):
+    (root / records.FOLDER).mkdir()
+    (root / records.FOLDER / "placed.jsonl").touch()
+    Quarantine(folder, root / "train").withdraw("squats/1.mp4", "bad")
+    assert records.read_withdrawn(root) == {CLIP: "quarantined"}

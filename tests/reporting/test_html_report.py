@@ -1,0 +1,267 @@
+"""The page, as text and in a browser."""
+
+import base64
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+
+from helpers.browser import Browser, find_browser
+from helpers.evaluations import made_up_evaluation, made_up_log, made_up_mistakes, results_of
+from reporting import charts
+from reporting.confusion_section import cluster_order
+from reporting.html_report import render, write_report
+from reporting.report_content import Report
+from reporting.result_files import Evaluation, write_result_files
+from reporting.run_report import calibration_line
+
+ATTACK = "<script>window.attacked=1</script>"
+STAGES = {"Training steps": 70.0, "Waiting for training data": 20.0, "Preparing": 10.0}
+WIDTHS = (400, 1400)
+
+
+def report_of(evaluation, epochs=6, mistakes=3):
+    return Report(
+        "r2plus1d_18 on full_dataset",
+        "runs/first/model_best.pth",
+        evaluation,
+        evaluation.metrics(),
+        made_up_log(epochs),
+        made_up_mistakes(evaluation, mistakes),
+        STAGES,
+        {"This run": {"lr": 0.01, "weights": None, "data_path": "/data/" + "very_long_" * 30}},
+    )
+
+
+def hostile_report():
+    """A report in which every text that a user can choose is an attack."""
+    names = [f"{ATTACK}{letter}" for letter in "abcd"]
+    evaluation = made_up_evaluation(4, 8, classes=names, rule=ATTACK, pixels=ATTACK)
+    paths = [f"{path}'\" onload=alert(1) \udcff</script><!--.mp4" for path in evaluation.paths]
+    evaluation = Evaluation(evaluation.results, paths, names, ATTACK, ATTACK)
+    report = report_of(evaluation)
+    return replace(report, title=ATTACK, subtitle=ATTACK, settings={ATTACK: {ATTACK: ATTACK}}, stages={ATTACK: 1.0})
+
+
+def test_a_label_or_file_name_with_markup_stays_text():
+    page = render(hostile_report())
+    assert page.count("<script") == 2  # the page's own data and script
+    assert "window.attacked=1</script>" not in page and "<!--" not in page
+    page.encode()  # bytes that are no UTF-8 were spelled out
+
+
+def test_no_script_but_the_pages_own_may_run():
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', render(report_of(made_up_evaluation()))).group(1)
+    assert "default-src 'none'" in policy and re.search(r"script-src 'sha256-[\w+/=]+'$", policy)
+
+
+def test_the_numbers_are_there():
+    evaluation = made_up_evaluation(4, 6)
+    page = render(report_of(evaluation))
+    accuracy = evaluation.accuracies["video_acc1"]
+    assert f"{100 * accuracy.value:.1f}<small> %" in page
+    assert f"{100 * accuracy.low:.1f} to {100 * accuracy.high:.1f} %" in page
+    assert "Slowest stage: <strong>training steps</strong>" in page and "<strong>20.0&nbsp;%</strong>" in page
+    assert ">0.01<" in page and "not set" in page
+
+
+def test_plots_have_their_numbers_in_words():
+    pytest.importorskip("matplotlib")
+    page = render(report_of(made_up_evaluation()))
+    images = re.findall(r'<img src="data:image/svg\+xml;base64,([^"]*)" alt="([^"]*)"', page)
+    assert len(images) == 4 and all(b"<svg" in base64.b64decode(data) for data, _ in images)
+    loss = next(words for _, words in images if words.startswith("Loss"))
+    assert "training: 2 at first, 0.3333 at last" in loss
+
+
+def test_without_matplotlib_only_the_plots_are_missing(monkeypatch):
+    report = report_of(made_up_evaluation())
+    monkeypatch.setattr(charts, "can_plot", lambda: False)
+    page = render(report)
+    assert "matplotlib is not installed" in page and "image/svg" not in page
+    for part in ("Video Acc@1", "Training loss", 'id="matrix"', 'id="class-table"', "image/jpeg", "data_path"):
+        assert part in page
+
+
+@pytest.mark.parametrize(
+    "scores, classes",
+    [([[0.9, 0.1], [0.2, 0.8]], ["a", "b"]), ([[1.0]], ["only"]), ([[torch.nan, 0.0], [0.0, 1.0]], ["a", "b"])],
+    ids=["all right", "one class", "no number"],
+)
+def test_unusual_validations_have_a_page_too(scores, classes):
+    results = results_of(torch.tensor(scores, dtype=torch.float64), torch.arange(len(classes)))
+    evaluation = Evaluation(results, [f"{name}/1.mp4" for name in classes], classes, "rule", "pixels")
+    page = render(Report("title", "subtitle", evaluation, evaluation.metrics()))
+    assert "No video was taken for another class" in page and "No log" in page
+
+
+@pytest.mark.parametrize("temperature", [1.0, 1.5])
+def test_where_no_output_is_a_number_the_calibration_error_is_none(tmp_path, temperature):
+    results = results_of(torch.full((2, 2), torch.nan, dtype=torch.float64), torch.arange(2))
+    evaluation = Evaluation(results, ["a/1.mp4", "b/1.mp4"], ["a", "b"], "rule", "pixels", temperature=temperature)
+    metrics = write_result_files(tmp_path, evaluation)
+    assert metrics["expected_calibration_error"] is metrics["expected_calibration_error_uncalibrated"] is None
+    card = 'Expected calibration error</dt><dd><span class="value">not a number'
+    assert card in render(Report("title", "subtitle", evaluation, metrics))
+    assert "not a number" in calibration_line(metrics)
+
+
+def test_classes_that_are_confused_stand_together():
+    groups = torch.tensor([[0, 3, 5], [1, 4, 6], [2, 7, 8]])
+    matrix = 20 * torch.eye(9, dtype=torch.int64)
+    for group in groups.tolist():
+        for a in group:
+            for b in group:
+                matrix[a, b] += 4
+    order = cluster_order(matrix.numpy())
+    assert sorted(order) == list(range(9))
+    assert {frozenset(order[i : i + 3]) for i in (0, 3, 6)} == {frozenset(group) for group in groups.tolist()}
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    program = find_browser()
+    if program is None:
+        pytest.skip("no Chromium")
+    with Browser(program, tmp_path_factory.mktemp("profile")) as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    """Reports by name."""
+    folder = tmp_path_factory.mktemp("reports")
+    reports = {
+        "small": report_of(made_up_evaluation(4, 6, temperature=1.3)),
+        "92 classes": report_of(made_up_evaluation(92, 12)),
+        "hostile": hostile_report(),
+    }
+    return {name: write_report(folder / name, report) for name, report in reports.items()}
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", ["small", "92 classes", "hostile"])
+def test_nothing_overflows_nothing_complains_nothing_is_asked_for(browser, pages, name, width):
+    browser.open(pages[name], width)
+    assert browser.evaluate("document.querySelectorAll('#matrix button').length") > 0
+    browser.evaluate("document.querySelector('#matrix .wrong').click(); document.querySelector('details').open = true")
+    assert browser.evaluate("document.documentElement.scrollWidth") == width
+    wide = browser.evaluate(
+        """[...document.querySelectorAll("body *")].filter((e) => e.getBoundingClientRect().right > innerWidth + 1
+            && !e.closest(".scroll, .matrix, nav, .skip")).map((e) => e.outerHTML.slice(0, 80))"""
+    )
+    assert wide == []
+    assert browser.messages == []
+    assert [url for url in browser.requests if not url.startswith("data:")] == [pages[name].resolve().as_uri()]
+    assert browser.evaluate("window.attacked") is None
+
+
+def test_the_browser_reports_what_goes_wrong(browser, tmp_path):
+    """That the test above can fail: a request, an error and something too wide are noticed."""
+    bad = "<img src='absent.png'><div style='width:3000px'>x</div><script>absent()</script>"
+    (tmp_path / "bad.html").write_text(bad)
+    browser.open(tmp_path / "bad.html", 400)
+    assert any("absent.png" in url for url in browser.requests) and any("absent" in text for text in browser.messages)
+    assert browser.evaluate("document.documentElement.scrollWidth") > 400
+
+
+def rows_of(browser, column):
+    return browser.evaluate(
+        f"[...document.querySelectorAll('#class-table tbody tr')].filter((r) => !r.hidden)"
+        f".map((r) => r.cells[{column}].dataset.value ?? r.cells[{column}].textContent)"
+    )
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_table_sorts(browser, pages, width):
+    browser.open(pages["92 classes"], width)
+    for column in (0, 1, 2, 4):
+        before = rows_of(browser, column)
+        for direction in ("ascending", "descending"):
+            browser.evaluate(f"document.querySelectorAll('#class-table th button')[{column}].click()")
+            heading = f"document.querySelectorAll('#class-table thead th')[{column}]"
+            assert browser.evaluate(f"{heading}.getAttribute('aria-sort')") == direction
+            found = rows_of(browser, column)
+            assert sorted(found) == sorted(before)
+            values = [value for value in found if value != ""]
+            assert found[: len(values)] == values  # what has no value is last
+            key = float if column in (1, 2) else str.lower
+            keys = [key(value) for value in values]
+            assert keys == sorted(keys, reverse=direction == "descending") or column in (0, 4)
+            if column in (0, 4):
+                in_js = f"{values!r}.every((v, i, a) => !i || a[i - 1].localeCompare(v) "
+                assert browser.evaluate(in_js + ("<= 0)" if direction == "ascending" else ">= 0)"))
+
+
+def test_the_table_filters(browser, pages):
+    browser.open(pages["92 classes"], 1400)
+    everything = rows_of(browser, 0)
+    browser.evaluate("document.getElementById('class-filter').focus()")
+    browser.type("JUMPING left")
+    texts = browser.evaluate(
+        "[...document.querySelectorAll('#class-table tbody tr')].map((r) => [r.textContent.toLowerCase(), r.hidden])"
+    )
+    assert 0 < len(rows_of(browser, 0)) < len(everything)
+    assert all(hidden != ("jumping" in text and "left" in text) for text, hidden in texts)
+    assert browser.evaluate("document.getElementById('class-table-count').textContent").endswith("of 92")
+    browser.evaluate("document.getElementById('class-filter').value = ''")
+    browser.evaluate("document.getElementById('class-filter').dispatchEvent(new Event('input'))")
+    assert rows_of(browser, 0) == everything
+
+
+def test_a_cell_tells_its_videos(browser, pages):
+    browser.open(pages["92 classes"], 1400)
+    evaluation = made_up_evaluation(92, 12)
+    truth, prediction = (evaluation.confusion.clone().fill_diagonal_(0) == 2).nonzero()[0].tolist()
+    cell = f"#matrix button[data-truth='{truth}'][data-prediction='{prediction}']"
+    browser.evaluate(f'document.querySelector("{cell}").click()')
+    text = browser.evaluate("document.getElementById('cell-videos').textContent")
+    for row, path in enumerate(evaluation.paths):
+        is_in = (evaluation.results.targets[row], evaluation.predictions[row]) == (truth, prediction)
+        assert (path in text) == is_in
+    assert f"{evaluation.classes[truth]}, taken for {evaluation.classes[prediction]}: 2" in text
+
+
+def test_names_in_the_list_of_videos_stay_text(browser, pages):
+    browser.open(pages["hostile"], 1400)
+    browser.evaluate("document.querySelector('#matrix .wrong').click()")
+    assert ATTACK in browser.evaluate("document.getElementById('cell-videos').textContent")
+    assert browser.evaluate("document.querySelectorAll('#cell-videos script').length") == 0
+
+
+def test_the_keyboard_suffices(browser, pages):
+    browser.open(pages["small"], 1400)
+    active = "document.activeElement"
+    stops = []
+    for _ in range(40):
+        browser.press("Tab")
+        stops.append(browser.evaluate(f"{active}.id || {active}.closest('[id]')?.id || ''"))
+        if stops[-1] == "matrix" and browser.evaluate(f"{active}.tagName") == "BUTTON":
+            break
+    else:
+        pytest.fail(f"the matrix cannot be reached: {stops}")
+    first = browser.evaluate(f"{active}.getAttribute('aria-label')")
+    for key in ("ArrowDown", "ArrowRight", "ArrowDown"):
+        browser.press(key)
+    assert browser.evaluate(f"{active}.getAttribute('aria-label')") != first
+    assert browser.evaluate("document.querySelectorAll('#matrix [tabindex=\"0\"]').length") == 1
+    browser.press("Enter")
+    assert browser.evaluate("document.getElementById('cell-videos').hidden") is False
+    for _ in range(40):
+        browser.press("Tab")
+        if browser.evaluate(f"{active}.closest('thead')?.parentElement.id") == "class-table":
+            break
+    browser.press("Enter")
+    assert browser.evaluate("document.querySelectorAll('#class-table [aria-sort]').length") == 1
+    assert browser.evaluate(f"getComputedStyle({active}).outlineStyle") != "none"
+
+
+def test_92_classes_are_legible(browser, pages):
+    browser.open(pages["92 classes"], 1400)
+    sizes = browser.evaluate(
+        """[...document.querySelectorAll("#matrix tbody th span")].map(
+            (e) => [parseFloat(getComputedStyle(e).fontSize), e.getBoundingClientRect().height])"""
+    )
+    assert len(sizes) >= 91 and all(size >= 10 and height >= size for size, height in sizes)
+    assert browser.evaluate("document.querySelector('#matrix table').offsetWidth") <= 1400

@@ -1,0 +1,172 @@
+"""Runs that are killed, stopped, or out of space go on to the very end that they would have had."""
+
+import json
+import random
+import shlex
+import signal
+import time
+
+import pytest
+import torch
+
+import train
+from conftest import SMALL, make_dataset
+from helpers.template_process import Run
+from helpers.training_processes import TRAIN, run, start
+from runtime.signals import StopRequest, resume_command
+
+LIVE = ("seconds", "data_seconds", "val_seconds", "val_data_seconds")
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory):
+    """Two epochs of six steps, saved every few steps."""
+    folder = tmp_path_factory.mktemp("interruption")
+    root = make_dataset(folder / "data", ["pushups", "squats"], num_train=6, num_val=1)
+    small = [*SMALL, "--workers", "1", "--batch-size", "2", "--epochs", "2", "--use-deterministic-algorithms"]
+    small += ["--checkpoint-minutes", "0.005", "--lr", "1e-3"]
+    return [*small, "--data-path", str(root), "--cache-dir", str(folder / "cache"), "--cache-dataset"]
+
+
+@pytest.fixture(scope="module")
+def whole(options, tmp_path_factory):
+    """The end of a run never interrupted, and how long it took."""
+    folder = tmp_path_factory.mktemp("whole")
+    begin = time.monotonic()
+    code, output = run([*options, "--output-dir", str(folder)])
+    assert code == 0, output
+    return end_of(folder), time.monotonic() - begin
+
+
+def end_of(folder):
+    """(weights and optimiser state, log without times)."""
+    checkpoint = torch.load(folder / "checkpoint.pth", weights_only=True)
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return checkpoint, [{name: line[name] for name in line if name not in LIVE} for line in lines]
+
+
+def assert_same_end(found, expected):
+    (checkpoint, log), (expected_checkpoint, expected_log) = found, expected
+    assert log == expected_log
+    assert checkpoint["lr_scheduler"] == expected_checkpoint["lr_scheduler"]
+    for part in ("model", "optimizer"):
+        torch.testing.assert_close(checkpoint[part], expected_checkpoint[part], rtol=0, atol=0)
+
+
+def kill_and_resume(options, whole, folder, kills, seed):
+    expected, seconds = whole
+    draw = random.Random(seed)
+    command = [*options, "--output-dir", str(folder), "--resume", "auto"]
+    for _ in range(kills):
+        process = Run([TRAIN, *command])
+        time.sleep(draw.uniform(0.1, 1.0) * seconds)
+        process.kill()
+    code, output = run(command)
+    assert code == 0, output
+    if "Nothing is left to train" not in output:
+        assert "--resume auto" in output
+    assert_same_end(end_of(folder), expected)
+    assert not [path for path in folder.glob(".*") if path.suffix == ".pth"]
+
+
+def test_killed_twice_the_end_is_the_same(options, whole, tmp_path):
+    kill_and_resume(options, whole, tmp_path, kills=2, seed=0)
+
+
+@pytest.mark.slow
+def test_killed_ten_times_the_end_is_the_same(options, whole, tmp_path):
+    kill_and_resume(options, whole, tmp_path, kills=10, seed=1)
+
+
+@pytest.mark.parametrize("name, code", [("SIGTERM", 143), pytest.param("SIGUSR1", 138, marks=pytest.mark.slow)])
+def test_a_signal_saves_at_the_next_step_and_the_printed_command_goes_on(options, whole, tmp_path, name, code):
+    command = [*options, "--output-dir", str(tmp_path), "--checkpoint-minutes", "0", "--print-freq", "1"]
+    output = []
+    with start(command) as process:
+        for line in process.stdout:
+            output.append(line)
+            if line.startswith("Epoch: [0]  [2/"):
+                process.send_signal(getattr(signal, name))
+    assert process.returncode == code, "".join(output)
+    saved = torch.load(tmp_path / "checkpoint.pth", weights_only=True)
+    assert saved["epoch"] == -1 and saved["clips_seen"] in (4, 6, 8)
+    words = shlex.split(output[-1].split("Continue with: ")[1])
+    assert words[0] == "python" and words[1].endswith("train.py")
+    assert run(words[2:])[0] == 0
+    assert_same_end(end_of(tmp_path), whole[0])
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_whole(options, tmp_path):
+    command = [*options, "--output-dir", str(tmp_path), "--checkpoint-minutes", "0"]
+    assert run([*command, "--epochs", "1"])[0] == 0
+    limit = 1 << 20  # no file may grow beyond this: the write fails in the middle
+    code, output = run([*command, "--resume", "auto"], file_limit=limit)
+    assert code == 1 and "cannot be written" in output and "Traceback" not in output, output
+    assert not list(tmp_path.glob("*.tmp")) and not list(tmp_path.glob(".*.tmp"))
+    assert torch.load(tmp_path / "checkpoint.pth", weights_only=True)["epoch"] == 0
+
+
+def test_a_truncated_checkpoint_is_said_and_the_one_before_taken(options, tmp_path):
+    command = [*options, "--output-dir", str(tmp_path), "--checkpoint-minutes", "0"]
+    assert run([*command, "--epochs", "1"])[0] == 0
+    newest = tmp_path / "checkpoint.pth"
+    content = newest.read_bytes()
+    newest.unlink()  # a hard link of the epoch's file, which stays whole
+    newest.write_bytes(content[: len(content) // 2])
+    code, output = run([*command, "--resume", "auto"])
+    assert code == 0 and "checkpoint.pth cannot be read" in output and "model_0.pth" in output, output
+
+
+def test_a_report_that_a_stop_left_out_is_made_up_for(options, tmp_path):
+    command = [*options, "--epochs", "1", "--output-dir", str(tmp_path), "--resume", "auto"]
+    assert run(command)[0] == 0
+    (tmp_path / "report.html").unlink()
+    for again in (True, False):
+        code, output = run(command)
+        assert code == 0 and "Nothing is left to train" in output and ("Report: " in output) == again, output
+    assert (tmp_path / "report.html").is_file()
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_names_the_videos(options, tmp_path):
+    code, output = run([*options, "--output-dir", str(tmp_path), "--lr", "1e30", "--opt", "sgd"])
+    assert code == 1 and "the loss is" in output and "Traceback" not in output, output
+    (listing,) = tmp_path.glob("non_finite_loss_rank0.json")
+    batch = json.loads(listing.read_text())
+    assert len(batch["videos"]) == 2 and all(name.endswith(".mp4") for name in batch["videos"])
+    assert batch["epoch"] == 0 and str(batch["step"]) in output
+
+
+def test_a_signal_before_the_first_step_ends_the_run_at_once(options, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train, "load_clips", lambda *_: signal.raise_signal(signal.SIGUSR1))
+    assert train.main([*options, "--output-dir", str(tmp_path)]) == 138
+    told = capsys.readouterr().out.splitlines()[-1]
+    assert told.startswith("stopped by SIGUSR1. Continue with: python ") and told.endswith("--resume auto")
+    assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
+
+
+def test_the_signals_are_noted_and_given_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with StopRequest() as stop:
+        signal.raise_signal(signal.SIGUSR1)
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.signal_number == signal.SIGUSR1
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_the_resume_command_is_what_a_user_types():
+    assert resume_command(["train.py", "--data-path", "my data", "--overwrite"]) == (
+        "python train.py --data-path 'my data' --resume auto"
+    )
+    assert resume_command(["train.py", "--resume", "a.pth", "-b", "3"]) == "python train.py -b 3 --resume auto"
+    # The epoch to begin with has been begun with: again it would throw away what was done since.
+    assert resume_command(["train.py", "--start-epoch", "2", "--resume=a"]) == "python train.py --resume auto"
+
+
+@pytest.mark.parametrize(
+    "processes, here, launcher",
+    [("4", "4", "torchrun --nproc_per_node=4"), ("16", "8", "torchrun --nnodes=2 --nproc_per_node=8")],
+)
+def test_the_resume_command_starts_as_many_processes(monkeypatch, processes, here, launcher):
+    monkeypatch.setenv("WORLD_SIZE", processes)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", here)
+    assert resume_command(["train.py"]) == f"{launcher} train.py --resume auto"

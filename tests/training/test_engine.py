@@ -1,0 +1,132 @@
+import pytest
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from clips.dataset import Batch
+from network.precision import LAYOUTS, Precision
+from training.engine import NonFiniteLoss, in_groups, train_one_epoch
+
+CPU = torch.device("cpu")
+
+
+def make_batches(sizes):
+    generator = torch.Generator().manual_seed(0)
+    total = sum(sizes)
+    clips = torch.randn(total, 3, 2, 4, 4, generator=generator)
+    targets = torch.randint(3, (total,), generator=generator)
+    batches = []
+    for rows in torch.arange(total).split(sizes):
+        batches.append(Batch(clips[rows], targets[rows], rows, torch.zeros(len(rows), dtype=torch.bool)))
+    return batches
+
+
+def train(batches, model=None, precision=None, lr=0.1, **options):
+    """An epoch of a small network: (model, summary)."""
+    if model is None:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(96, 8), nn.ReLU(), nn.Linear(8, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
+    size = options.get("batches_per_step", 1)
+    summary = train_one_epoch(
+        model,
+        nn.CrossEntropyLoss(reduction="none"),
+        optimizer,
+        LambdaLR(optimizer, lambda step: 1.0),
+        batches,
+        to_inputs=lambda clips, flips, seeds: clips,
+        num_steps=-(-len(batches) // size),
+        precision=precision or Precision.of("off", CPU),
+        frozen=[],
+        epoch=0,
+        seed=0,
+        print_freq=100,
+        **options,
+    )
+    return model, summary
+
+
+def weights(model):
+    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+
+def test_accumulated_batches_are_one_large_batch():
+    # The last group is short, and its last batch smaller: their clips must count as much as all others.
+    small, summary = train(make_batches([4, 4, 4, 4, 4, 2]), batches_per_step=4)
+    large, expected = train(make_batches([16, 6]))
+    torch.testing.assert_close(weights(small), weights(large), rtol=0, atol=1e-6)
+    assert summary.loss == pytest.approx(expected.loss, rel=1e-6) and summary.clip_acc1 == expected.clip_acc1
+    plain, _ = train(make_batches([4, 4, 4, 4, 4, 2]))
+    assert (weights(plain) - weights(large)).abs().max() > 1e-3
+
+
+def test_batches_are_grouped_in_order():
+    assert [len(group) for group in in_groups(make_batches([1] * 7), 3)] == [3, 3, 1]
+    assert list(in_groups([], 3)) == []
+
+
+@pytest.mark.parametrize("amp", ["off", "fp16"])
+def test_gradients_are_shortened_to_the_norm(amp):
+    def step_length(**options):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(96, 3))
+        before = weights(model)
+        train(make_batches([8]), model, Precision.of(amp, CPU), lr=1.0, **options)
+        return (weights(model) - before).norm().item()
+
+    free = step_length()
+    # Without unscaling first, fp16's scaled gradient would be cut to next to nothing.
+    assert step_length(max_grad_norm=free / 4) == pytest.approx(free / 4, rel=1e-3)
+    assert step_length(max_grad_norm=free * 4) == pytest.approx(free, rel=1e-3)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(96, 3))
+    batches = make_batches([2, 2])
+    batches[1].clips[1, 0, 0, 0, 0] = float("inf")
+    before = weights(model)
+    with pytest.raises(NonFiniteLoss, match=r"the loss is \S+ at step 0 of epoch 0") as stop:
+        train(batches, model, batches_per_step=2)
+    assert stop.value.videos == [0, 1, 2, 3]
+    assert torch.equal(weights(model), before)
+
+
+def test_processes_exchange_gradients_once_a_step():
+    class Wrapped(nn.Module):
+        """Counts the batches that a DistributedDataParallel would keep to itself."""
+
+        def __init__(self):
+            super().__init__()
+            self.module = nn.Sequential(nn.Flatten(), nn.Linear(96, 3))
+            self.kept = 0
+
+        def forward(self, clips):
+            return self.module(clips)
+
+        def no_sync(self):
+            self.kept += 1
+            return torch.enable_grad()
+
+    model = Wrapped()
+    train(make_batches([2] * 5), model, batches_per_step=2)
+    assert model.kept == 2  # of 5 batches in 3 steps
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_network_gets_its_clips_in_the_layout(layout):
+    seen = []
+
+    class Looking(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(3, 3)
+
+        def forward(self, clips):
+            seen.append(clips.is_contiguous(memory_format=LAYOUTS[layout]))
+            return self.fc(clips.mean((2, 3, 4)))
+
+    precision = Precision.of("off", CPU)
+    precision.layout = layout
+    train(make_batches([2, 2]), Looking(), precision)
+    assert seen == [True, True]

@@ -1,0 +1,270 @@
+import os
+import shutil
+
+import av
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from helpers.numbered_videos import frame_number, numbered_frame, write_numbered_video, write_video
+from videos.decoding import VideoError, iter_frames, probe_video, read_frames
+from videos.frame_selection import official_clip
+from videos.motion import MotionMeter, motion_from_curve
+from videos.resizing import resize_crop
+
+B_FRAMES = {"bf": "3", "g": "24"}
+VARIABLE = [0, 1, 2, 5, 6, 7, 15, 16, 17, 30, 31, 33, 40, 41, 42, 43, 60, 61, 62, 90]
+
+
+def decode_all(path):
+    """Every frame by PyAV alone, as RGB."""
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+def remux(source, target, start=0, options=None, rotation=None):
+    """Copies the packets, later by `start` time units; `rotation` goes into the display matrix."""
+    with av.open(str(source)) as reader, av.open(str(target), "w", options=options or {}) as writer:
+        stream = reader.streams.video[0]
+        copy = writer.add_stream_from_template(stream)
+        if rotation is not None:
+            copy.set_display_rotation(rotation)
+        for packet in reader.demux(stream):
+            if packet.dts is not None:
+                packet.pts, packet.dts = packet.pts + start, packet.dts + start
+                packet.stream = copy
+                writer.mux(packet)
+    return target
+
+
+def make(tmp_path, kind):
+    if kind == "b_frames":
+        return write_numbered_video(tmp_path / "v.mp4", 60, options=B_FRAMES)
+    if kind == "variable_rate":
+        frames = [numbered_frame(i) for i in range(len(VARIABLE))]
+        return write_video(tmp_path / "v.mp4", frames, pts=VARIABLE, options=B_FRAMES)
+    if kind == "edit_list_shift":  # the muxer writes an edit list for a video that starts late
+        return remux(write_numbered_video(tmp_path / "v0.mp4", 60, options=B_FRAMES), tmp_path / "v.mp4", start=15360)
+    if kind == "edit_list_cut":  # and for one whose first frames lie before time zero: they are not shown
+        plain = write_numbered_video(tmp_path / "v0.mp4", 60, options={"bf": "0", "g": "60"})
+        return remux(plain, tmp_path / "v.mp4", start=-512 * 10)
+    if kind == "fragmented":
+        flags = {"movflags": "frag_keyframe+empty_moov"}
+        return write_numbered_video(tmp_path / "v.mp4", 60, options=B_FRAMES, container_options=flags)
+    suffix, codec = {
+        "vp9": (".webm", "libvpx-vp9"),
+        "mpeg4_avi": (".avi", "mpeg4"),
+        "hevc": (".mp4", "libx265"),
+        "transport_stream": (".ts", "libx264"),
+        "transport_stream_named_mp4": (".ts", "libx264"),
+        "matroska": (".mkv", "libx264"),
+        "mjpeg": (".avi", "mjpeg"),
+    }[kind]
+    options = {"x265-params": "log-level=none"} if codec == "libx265" else {}
+    pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+    path = write_numbered_video(tmp_path / f"v{suffix}", 60, codec=codec, options=options, pix_fmt=pix_fmt)
+    return path.rename(tmp_path / "named.mp4") if kind.endswith("named_mp4") else path
+
+
+KINDS = [
+    *("b_frames", "variable_rate", "edit_list_shift", "edit_list_cut", "fragmented", "vp9", "mpeg4_avi", "hevc"),
+    *("transport_stream", "transport_stream_named_mp4", "matroska", "mjpeg"),
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_indices_mean_decoded_frames_in_display_order(tmp_path, kind):
+    path = make(tmp_path, kind)
+    shown = decode_all(path)
+    info = probe_video(path)
+    assert info.frames == len(shown)
+    assert (info.width, info.height, info.rotation) == (96, 64, 0)
+    numbers = [frame_number(frame) for frame in shown]
+    assert numbers == sorted(set(numbers))
+    wanted = [0, 3, 3, 7, len(shown) // 2, len(shown) - 1]
+    frames = read_frames(path, wanted)
+    assert frames.dtype == torch.uint8 and frames.shape == (len(wanted), 64, 96, 3)
+    assert [frame_number(frame.numpy()) for frame in frames] == [numbers[i] for i in wanted]
+    assert all(np.array_equal(frame.numpy(), shown[i]) for frame, i in zip(frames, wanted, strict=True))
+
+
+def test_an_edit_list_hides_frames(tmp_path):
+    assert frame_number(decode_all(make(tmp_path, "edit_list_cut"))[0]) > 0  # else the case above shows nothing
+
+
+def test_indices_in_any_order_with_repeats(tmp_path):
+    path = write_numbered_video(tmp_path / "v.mp4", 20)
+    frames = read_frames(path, torch.tensor([7, 2, 2, 19, 0]))
+    assert [frame_number(frame.numpy()) for frame in frames] == [7, 2, 2, 19, 0]
+
+
+def test_the_official_clip_has_the_official_pixels(tmp_path):
+    generator = np.random.default_rng(0)
+    noise = generator.integers(0, 256, (45, 12, 16, 3), dtype=np.uint8).repeat(12, axis=1).repeat(12, axis=2)
+    path = write_video(tmp_path / "v.mp4", noise, fps=30)
+    info = probe_video(path)
+    indices = official_clip(info.frames, info.fps, 4, 16)
+    frames = read_frames(path, indices)
+    found = np.stack([resize_crop(frame, (128, 171)) for frame in frames.numpy()])[:, 8:120, 30:142] / 255
+    everything = torch.from_numpy(np.stack(decode_all(path)))[indices]  # T H W C
+    pixels = F.interpolate(everything.permute(0, 3, 1, 2) / 255, size=(128, 171), mode="bilinear", align_corners=False)
+    expected = pixels[:, :, 8:120, 30:142].permute(0, 2, 3, 1).numpy()
+    assert np.abs(found - expected).max() < 4e-6  # torch's own kernels differ by 3e-6, see test_resizing
+
+
+@pytest.mark.parametrize("rotation", [90, -90, 180])
+def test_frames_are_turned_upright(tmp_path, rotation):
+    if not hasattr(av.video.stream.VideoStream, "set_display_rotation"):
+        pytest.skip("this PyAV cannot write a display matrix")
+    stored = write_numbered_video(tmp_path / "v0.mp4", 8)
+    path = remux(stored, tmp_path / "v.mp4", rotation=rotation)
+    info = probe_video(path)
+    assert info.rotation == rotation
+    upright = np.rot90(decode_all(stored)[5], k=rotation // 90)  # np.rot90 and the matrix both turn counter-clockwise
+    assert (info.height, info.width) == upright.shape[:2]
+    assert np.array_equal(read_frames(path, [5])[0].numpy(), upright)
+
+
+def test_rates_and_durations(tmp_path):
+    info = probe_video(write_numbered_video(tmp_path / "v.mp4", 50, fps=25))
+    assert info.fps == 25 and info.seconds == pytest.approx(2.0, abs=0.05) and info.codec == "h264"
+    with av.open(str(make(tmp_path, "variable_rate"))) as container:
+        average = float(container.streams.video[0].average_rate)
+    assert probe_video(tmp_path / "v.mp4").fps == average
+
+
+def damage(path, kind):
+    data = path.read_bytes()
+    if kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "text":
+        path.write_text("version https://git-lfs.github.com/spec/v1\n")
+    elif kind == "header gone":
+        path.write_bytes(data[: len(data) // 2])
+    elif kind == "absent":
+        path.unlink()
+    elif kind == "folder":
+        path.unlink()
+        path.mkdir()
+    elif kind == "dangling link":
+        path.unlink()
+        path.symlink_to("nowhere.mp4")
+    elif kind == "pipe":
+        path.unlink()
+        os.mkfifo(path)
+
+
+@pytest.mark.parametrize("kind", ["empty", "text", "header gone", "absent", "folder", "dangling link", "pipe"])
+def test_what_cannot_be_read_is_named(tmp_path, kind):
+    path = write_numbered_video(tmp_path / "some.mp4", 30)
+    damage(path, kind)
+    for read in (probe_video, lambda path: read_frames(path, [0])):
+        with pytest.raises(VideoError, match=r"some\.mp4: \w+"):
+            read(path)
+
+
+@pytest.mark.parametrize("lines", [400, 4000])
+def test_text_is_no_video(tmp_path, lines):
+    path = tmp_path / "seq.txt"
+    path.write_text("".join(f"{number}\n" for number in range(lines)))
+    with pytest.raises(VideoError, match="is text"):
+        probe_video(path)
+
+
+@pytest.mark.parametrize("name", ["a\0b.mp4", "\ud800.mp4"])
+def test_a_name_that_no_file_can_have_is_a_video_error(name):
+    for read in (probe_video, lambda path: read_frames(path, [0])):
+        with pytest.raises(VideoError, match="not a file's name"):
+            read(name)
+
+
+def test_a_truncated_video_with_its_header_in_front_is_found_by_the_probe(tmp_path):
+    path = write_numbered_video(tmp_path / "v.mp4", 200, container_options={"movflags": "faststart"})
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * 0.7)])
+    with pytest.raises(VideoError, match="truncated"):
+        probe_video(path)
+
+
+def test_audio_alone_is_no_video(tmp_path):
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=16000)
+        stream.layout = "mono"
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.rate, frame.pts = 16000, 0
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    with pytest.raises(VideoError, match="no video stream"):
+        probe_video(path)
+
+
+def test_a_frame_beyond_the_end_is_an_error(tmp_path):
+    path = write_numbered_video(tmp_path / "v.mp4", 10)
+    with pytest.raises(VideoError, match="decodes 10 frames only, frame 10"):
+        read_frames(path, [0, 10])
+    for indices in ([], [-1, 3]):
+        with pytest.raises(ValueError, match="indices"):
+            read_frames(path, indices)
+
+
+@pytest.mark.parametrize("name", ["-begins with dash.mp4", "a:b.mp4", "ünïcode 体操.mp4", "100%d.mp4"])
+def test_odd_names(tmp_path, monkeypatch, name):
+    shutil.move(write_numbered_video(tmp_path / "v.mp4", 5), tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    assert probe_video(name).frames == 5
+    assert frame_number(read_frames(name, [4])[0].numpy()) == 4
+
+
+def test_containers_are_closed(tmp_path):
+    if not os.path.isdir("/proc/self/fd"):
+        pytest.skip("needs /proc")
+    path = write_numbered_video(tmp_path / "v.mp4", 30)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        read_frames(path, [0, 3])
+        probe_video(path)
+    assert len(os.listdir("/proc/self/fd")) <= before + 1
+
+
+def meter(path):
+    motion = MotionMeter()
+    for frame in iter_frames(path):
+        motion.add(frame)
+    return motion.curve()
+
+
+def moving_square(num_frames, moves):
+    """A square that moves only in the frames that `moves` accepts."""
+    x = 0
+    for i in range(num_frames):
+        x += 3 * moves(i)
+        frame = np.full((96, 192, 3), 40, np.uint8)
+        frame[20:76, x : x + 40] = 220
+        yield frame
+
+
+@pytest.mark.parametrize("codec, pix_fmt", [("libx264", "yuv420p"), ("libx265", "yuv420p10le")])
+def test_the_motion_curve_rises_where_something_moves(tmp_path, codec, pix_fmt):
+    options = {"x265-params": "log-level=none"} if codec == "libx265" else {}
+    frames = moving_square(90, lambda i: 30 <= i < 60)
+    curve = meter(write_video(tmp_path / "v.mp4", frames, codec=codec, pix_fmt=pix_fmt, options=options))
+    assert curve.dtype == np.uint8 and len(curve) == 89
+    motion = motion_from_curve(curve)
+    assert motion[32:57].mean() > 5 * motion[:25].mean() and motion[32:57].mean() > 5 * motion[65:].mean()
+
+
+def test_the_motion_curve_of_a_still_and_of_a_long_video(tmp_path):
+    still = write_video(tmp_path / "still.mp4", moving_square(20, lambda i: False))
+    assert not meter(still).any()
+    assert len(meter(write_video(tmp_path / "one.mp4", moving_square(1, bool)))) == 0
+    long = write_video(tmp_path / "long.mp4", moving_square(700, lambda i: i % 50 == 0))
+    assert len(meter(long)) == 512
+
+
+def test_video_error_survives_pickling():
+    import pickle
+
+    error = pickle.loads(pickle.dumps(VideoError("a.mp4", "is bad")))
+    assert (error.path, error.reason, str(error)) == ("a.mp4", "is bad", "a.mp4: is bad")

@@ -1,0 +1,236 @@
+import itertools
+import math
+import random
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from videos.frame_selection import FRAME_SELECTORS, VideoTiming, official, official_clip, official_strip, snap
+
+RATES = [
+    10.0,
+    12.0,
+    15.0,
+    24000 / 1001,
+    24.0,
+    25.0,
+    30000 / 1001,
+    30.0,
+    50.0,
+    60000 / 1001,
+    60.0,
+    7.3,
+    630000 / 47281,
+    1000.0,
+]
+
+
+def slow_official_strip(n, fps, r, clip_len):
+    """The rule, written as obviously as it can be."""
+    total = n * r / fps
+    if total < clip_len:
+        r = math.ceil(clip_len / (n / fps))
+        total = clip_len
+    step = fps / r
+    if step == int(step):
+        frames = []
+        frame = 0
+        while frame < n:
+            frames.append(frame)
+            frame += int(step)
+        return frames
+    return [int(np.floor(np.float32(i) * np.float32(step))) for i in range(math.floor(total))]
+
+
+def slow_official_clip(n, fps, r, clip_len, clip, clips_per_video):
+    strip = slow_official_strip(n, fps, r, clip_len)
+    start = int(np.floor(np.linspace(0, len(strip) - clip_len, clips_per_video)[clip]))
+    return strip[start : start + clip_len]
+
+
+def test_the_official_rule_agrees_with_the_slow_one_on_a_wide_table():
+    draw = random.Random(0)
+    for number in range(20_000):
+        n = draw.randint(1, 40) if number % 3 == 0 else draw.randint(1, 400)
+        fps = draw.choice(RATES) if number % 2 else draw.uniform(0.5, 240)
+        r = draw.choice([1, 2, 4, 5, 7.5, 8, 15, 30, 30000 / 1001])
+        clip_len = draw.choice([1, 4, 8, 16, 32])
+        strip = official_strip(n, fps, r, clip_len)
+        assert strip.dtype == torch.int64
+        assert strip.tolist() == slow_official_strip(n, fps, r, clip_len), (n, fps, r, clip_len)
+        clips_per_video = draw.choice([1, 1, 2, 3, 5, 10])
+        clip = draw.randrange(clips_per_video)
+        found = official_clip(n, fps, r, clip_len, clip, clips_per_video)
+        assert found.tolist() == slow_official_clip(n, fps, r, clip_len, clip, clips_per_video)
+
+
+def test_the_official_rule_on_every_small_count_and_common_rate():
+    for fps in RATES:
+        for n in range(1, 400):
+            clip = official_clip(n, fps, 4, 16)
+            assert clip.tolist() == slow_official_strip(n, fps, 4, 16)[:16]
+            assert len(clip) == 16 and clip.min() >= 0 and clip.max() < n and (clip.diff() >= 0).all()
+
+
+def test_known_clips():
+    assert official_clip(150, 30.0, 4, 16).tolist() == [math.floor(i * 7.5) for i in range(16)]
+    assert official_clip(12, 12.0, 4, 3).tolist() == [0, 3, 6]
+    assert official_clip(12, 12.0, 4, 3, clip=1, clips_per_video=2).tolist() == [3, 6, 9]
+    # Half a second at 30: the rate rises to 32 frames a second, above the video's own, and frames repeat.
+    assert official_strip(15, 30.0, 4, 16).tolist() == [math.floor(i * 30 / 32) for i in range(16)]
+    assert official_clip(1, 25.0, 4, 16).tolist() == [0] * 16
+
+
+def test_float32_decides_where_float64_would_pick_another_frame():
+    n, fps = 100_000, 30000 / 1001
+    step = fps / 4
+    exact = [math.floor(i * step) for i in range(math.floor(n * 4 / fps))]
+    strip = official_strip(n, fps, 4, 16)
+    assert strip.tolist() == slow_official_strip(n, fps, 4, 16)
+    assert strip.tolist() != exact
+
+
+@pytest.mark.parametrize("name", FRAME_SELECTORS)
+@pytest.mark.parametrize("seed", [None, 0])
+def test_every_selector_gives_sorted_indices_within_the_video(name, seed):
+    select = FRAME_SELECTORS[name]
+    for n in [*range(1, 40), 97, 300, 5000]:
+        for clip_len in (1, 2, 16, 33):
+            for clips_per_video in (1, 3):
+                motion = torch.rand(max(n - 1, 1), generator=torch.Generator().manual_seed(n))
+                generator = None if seed is None else torch.Generator().manual_seed(seed)
+                for clip in range(clips_per_video):
+                    chosen = select(
+                        VideoTiming(n, 29.97, motion),
+                        clip_len,
+                        4,
+                        clip=clip,
+                        clips_per_video=clips_per_video,
+                        generator=generator,
+                    )
+                    assert chosen.dtype == torch.int64 and chosen.shape == (clip_len,)
+                    assert chosen.min() >= 0 and chosen.max() < n and (chosen.diff() >= 0).all()
+
+
+@pytest.mark.parametrize("name", ["official", "segment", "motion"])
+def test_training_draws_from_the_generator_alone(name):
+    video = VideoTiming(300, 30.0, torch.rand(299, generator=torch.Generator().manual_seed(1)))
+    select = partial(FRAME_SELECTORS[name], video, 16, 4, clip=0, clips_per_video=1)
+    draws = [select(generator=torch.Generator().manual_seed(seed)).tolist() for seed in range(20)]
+    again = [select(generator=torch.Generator().manual_seed(seed)).tolist() for seed in range(20)]
+    assert draws == again
+    assert len(set(map(tuple, draws))) > 5
+    assert select(generator=None).tolist() == select(generator=None).tolist()
+
+
+def test_official_training_starts_at_zero_as_often_as_asked():
+    video = VideoTiming(300, 30.0)  # 40 frames in the strip, 25 starts
+    generator = torch.Generator().manual_seed(0)
+    for start_prob, low, high in ((0.0, 0.01, 0.08), (0.5, 0.47, 0.58), (1.0, 1.0, 1.0)):
+        starts = [
+            int(official(video, 16, 4, clip=0, clips_per_video=1, generator=generator, start_prob=start_prob)[0])
+            for _ in range(1000)
+        ]
+        assert low <= starts.count(0) / 1000 <= high
+        if start_prob < 1:
+            assert set(starts) == {math.floor(i * 7.5) for i in range(25)}
+
+
+def test_uniform_reaches_from_the_first_frame_to_the_last():
+    chosen = FRAME_SELECTORS["uniform"](VideoTiming(301, 30.0), 16, 4, clip=0, clips_per_video=1, generator=None)
+    assert chosen.tolist() == [20 * i for i in range(16)]
+
+
+def test_segment_takes_one_frame_of_each_part():
+    select = partial(FRAME_SELECTORS["segment"], VideoTiming(160, 30.0), 16, 4, clip=0, clips_per_video=1)
+    assert select(generator=None).tolist() == [10 * i + 5 for i in range(16)]
+    for seed in range(50):
+        chosen = select(generator=torch.Generator().manual_seed(seed))
+        assert (chosen // 10).tolist() == list(range(16))
+
+
+def slow_motion(motion, n, clip_len):
+    """Walks along the cumulated mass in small steps."""
+    mass = np.sqrt(motion)
+    mass = 0.7 * mass / mass.sum() + 0.3 / len(mass)
+    grid = np.linspace(0, n - 1, 200 * (n - 1) + 1)
+    cumulated = np.interp(grid, np.arange(n), np.concatenate([[0], np.cumsum(mass)]))
+    return [grid[np.searchsorted(cumulated, (part + 0.5) / clip_len)] for part in range(clip_len)]
+
+
+def test_motion_takes_the_frame_nearest_each_centre_of_equal_mass():
+    generator = np.random.default_rng(0)
+    for n in (20, 97, 250):
+        motion = generator.random(n - 1) ** 3
+        video = VideoTiming(n, 30.0, torch.from_numpy(motion))
+        chosen = FRAME_SELECTORS["motion"](video, 16, 4, clip=0, clips_per_video=1, generator=None)
+        assert np.abs(chosen.numpy() - slow_motion(motion, n, 16)).max() <= 0.51
+
+
+def test_motion_goes_where_the_movement_is():
+    motion = torch.zeros(99)
+    motion[60:80] = 1.0
+    select = partial(FRAME_SELECTORS["motion"], VideoTiming(100, 30.0, motion), 20, 4, clip=0, clips_per_video=1)
+    chosen = select(generator=None)
+    inside = ((chosen >= 60) & (chosen <= 80)).sum()
+    assert inside >= 14  # 0.7 of the mass, and a fifth of the rest
+    drawn = select(generator=torch.Generator().manual_seed(0))
+    assert ((drawn >= 60) & (drawn <= 80)).sum() >= 13
+
+
+def test_motion_of_a_still_video_is_the_uniform_choice():
+    for n in (1, 7, 100):
+        video = VideoTiming(n, 30.0, torch.zeros(max(n - 1, 0)))
+        options = {"clip": 0, "clips_per_video": 1, "generator": None}
+        uniform = FRAME_SELECTORS["uniform"](video, 16, 4, **options)
+        assert FRAME_SELECTORS["motion"](video, 16, 4, **options).tolist() == uniform.tolist()
+
+
+@pytest.mark.parametrize("seed", [None, 0])
+def test_a_single_frame_needs_no_motion_curve(seed):
+    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    assert FRAME_SELECTORS["motion"](VideoTiming(1, 30.0), 4, 4, generator=generator).tolist() == [0] * 4
+
+
+def test_motion_without_a_curve_is_refused():
+    with pytest.raises(ValueError, match="motion curve"):
+        FRAME_SELECTORS["motion"](VideoTiming(10, 30.0), 4, 4, clip=0, clips_per_video=1, generator=None)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *((0, 30.0, 4, 16), (10, 0.0, 4, 16), (10, 30.0, 0, 16), (10, math.nan, 4, 16), (10, 30.0, math.nan, 16)),
+        *((10, math.inf, 4, 16), (10, 30.0, math.inf, 16), (10, 30.0, -4, 16), (10, 30.0, 4, 0)),
+    ],
+)
+def test_impossible_counts_and_rates_are_refused(arguments):
+    with pytest.raises(ValueError, match="positive"):
+        official_strip(*arguments)
+
+
+def test_absurd_rates_give_the_official_rule_or_are_refused():
+    rates = [5e-324, 1e-300, 1e-9, 1.0, 1e9, 1e300, 1e308, 1.7e308]
+    refused = 0
+    for n, fps, frame_rate, clip_len in itertools.product((1, 16, 10_000), rates, rates, (1, 16)):
+        try:
+            strip = official_strip(n, fps, frame_rate, clip_len)
+        except ValueError as error:
+            assert "beyond all measure" in str(error)
+            refused += 1
+        else:
+            assert strip.tolist() == slow_official_strip(n, fps, frame_rate, clip_len), (n, fps, frame_rate, clip_len)
+            assert len(strip) >= clip_len and strip.max() < n
+    assert 0 < refused < 3 * 2 * len(rates) ** 2
+
+
+@pytest.mark.parametrize("clip, clips_per_video", [(-1, 1), (1, 1), (5, 5), (0, 0)])
+def test_a_clip_that_there_is_not_is_refused(clip, clips_per_video):
+    with pytest.raises(ValueError, match="there is no clip"):
+        official_clip(100, 30.0, 4, 4, clip, clips_per_video)
+
+
+def test_snap_takes_the_nearest_candidate():
+    assert snap(torch.tensor([0, 2, 3, 4, 9, 50]), torch.tensor([1, 4, 6])).tolist() == [1, 1, 4, 4, 6, 6]

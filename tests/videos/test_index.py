@@ -1,0 +1,115 @@
+import os
+
+import numpy as np
+import pytest
+
+from conftest import write_moving_bar
+from runtime.columns import pack_columns, unpack_columns
+from videos import index
+from videos.folder import VideoFolder
+from videos.index import scan_videos
+
+
+@pytest.fixture
+def root(tmp_path):
+    for i in range(4):
+        write_moving_bar(tmp_path / "data" / "a" / f"{i}.mp4", seed=i, num_frames=10 + i)
+    (tmp_path / "data" / "a" / "bad.mp4").write_bytes(b"no video")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def scanned(monkeypatch):
+    """The file names that were probed."""
+    names = []
+    real = index.probe_video
+
+    def probe(path):
+        names.append(os.path.basename(path))
+        return real(path)
+
+    monkeypatch.setattr(index, "probe_video", probe)
+    return names
+
+
+def test_each_file_is_scanned_once(root, tmp_path, scanned):
+    store = tmp_path / "store" / "x.index"
+    index = scan_videos(VideoFolder(root), store, 0)
+    assert index.num_frames.tolist() == [10, 11, 12, 13, 0] and index.fps[:4].tolist() == [30.0] * 4
+    assert list(index.reasons) == [4] and index.timing(2).num_frames == 12
+    assert len(scanned) == 5
+    again = scan_videos(VideoFolder(root), store, 0)
+    assert len(scanned) == 5
+    assert again.num_frames.tolist() == index.num_frames.tolist() and again.reasons == index.reasons
+
+
+def test_what_changed_is_scanned_again_and_what_is_gone_drops_out(root, tmp_path, scanned):
+    store = tmp_path / "x.index"
+    scan_videos(VideoFolder(root), store, 0)
+    scanned.clear()
+    write_moving_bar(root / "a" / "1.mp4", seed=1, num_frames=25)
+    (root / "a" / "0.mp4").unlink()
+    write_moving_bar(root / "b" / "new.mp4", seed=1, num_frames=7)
+    index = scan_videos(VideoFolder(root), store, 0)
+    assert sorted(scanned) == ["1.mp4", "new.mp4"]
+    assert index.num_frames.tolist() == [25, 12, 13, 0, 7] and list(index.reasons) == [3]
+    os.utime(root / "a" / "2.mp4", ns=(1, 1))
+    scanned.clear()
+    scan_videos(VideoFolder(root), store, 0)
+    assert scanned == ["2.mp4"]
+
+
+def test_worker_processes_find_the_same(root, tmp_path):
+    here = scan_videos(VideoFolder(root), tmp_path / "a.index", 0, with_motion=True)
+    there = scan_videos(VideoFolder(root), tmp_path / "b.index", 2, with_motion=True)
+    assert here.num_frames.tolist() == there.num_frames.tolist() and here.reasons == there.reasons
+    assert all(np.array_equal(here.motion[i], there.motion[i]) for i in range(5))
+    assert [len(here.motion[i]) for i in range(5)] == [9, 10, 11, 12, 0]
+
+
+def test_motion_is_metered_when_first_asked_for(root, tmp_path, scanned):
+    store = tmp_path / "x.index"
+    assert scan_videos(VideoFolder(root), store, 0).timing(0).motion is None
+    assert len(scan_videos(VideoFolder(root), store, 0, with_motion=True).timing(0).motion) == 9
+    scanned.clear()
+    assert len(scan_videos(VideoFolder(root), store, 0).timing(0).motion) == 9 and not scanned
+
+
+@pytest.mark.parametrize("fps", [-2.0, 0.0, float("inf"), float("nan")])
+def test_a_rate_that_cannot_be_is_unreadable(root, tmp_path, monkeypatch, fps):
+    real = index.probe_video
+    monkeypatch.setattr(index, "probe_video", lambda path: real(path)._replace(fps=fps))
+    found = scan_videos(VideoFolder(root), tmp_path / "x.index", 0)
+    assert not found.num_frames.any() and f"frame rate of {fps:g} a second" in found.reasons[0]
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"PK\x03\x04 cut short"])
+def test_a_damaged_index_is_made_anew(root, tmp_path, content):
+    store = tmp_path / "x.index"
+    store.write_bytes(content)
+    assert scan_videos(VideoFolder(root), store, 0).num_frames.tolist() == [10, 11, 12, 13, 0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda columns: columns.pop("fps"),
+        lambda columns: columns.pop("motion"),
+        lambda columns: columns.update(names=np.arange(5)),
+        lambda columns: columns.update(num_frames=columns["num_frames"][:2]),
+        lambda columns: columns.update(reasons=np.frombuffer(b"[]", np.uint8)),
+    ],
+)
+def test_a_table_that_is_not_an_index_is_made_anew(root, tmp_path, change):
+    store = tmp_path / "x.index"
+    scan_videos(VideoFolder(root), store, 0)
+    columns = unpack_columns(store.read_bytes())
+    change(columns)
+    store.write_bytes(pack_columns(columns))
+    assert scan_videos(VideoFolder(root), store, 0).num_frames.tolist() == [10, 11, 12, 13, 0]
+
+
+def test_an_index_that_cannot_be_kept_is_said(root, tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    index = scan_videos(VideoFolder(root), tmp_path / "file" / "x.index", 0)
+    assert index.num_frames[0] == 10 and "cannot be kept" in capsys.readouterr().out
