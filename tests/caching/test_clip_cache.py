@@ -12,7 +12,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from test_shards import flip_byte
 
 from caching import cache_building
 from caching.cache_building import DecodeStrip, EntryWriter, Unreadable, build, complete_cache
@@ -20,8 +19,9 @@ from caching.clip_cache import CacheError, CacheSettings, ClipCache
 from caching.jpeg import decode_jpeg, encode_jpeg
 from clips.dataset import ClipDataset, DecodingReader
 from clips.samplers import Sample
-from conftest import write_moving_bar
+from helpers.damaging import flip_byte
 from helpers.numbered_videos import write_video
+from helpers.small_datasets import write_moving_bar
 from runtime.worker_pool import WorkerDied
 from videos.decoding import VideoError, WholeVideo, probe_video, read_frames
 from videos.folder import VideoFolder

@@ -14,8 +14,8 @@ from caching import feature_building, feature_cache
 from caching.clip_cache import CacheError
 from caching.feature_cache import FEATURE_TYPES, choose_view, state_digest
 from clips.samplers import EVALUATION, Sample
-from conftest import SMALL
 from helpers import training_processes
+from helpers.small_datasets import SMALL
 from network.models import build_model, freeze
 from network.precision import Precision, to_device
 from training import recipe

@@ -16,6 +16,7 @@ from caching.shards import (
     open_shards,
     remove_leftovers,
 )
+from helpers.damaging import flip_byte
 
 BLOBS = [b"first", b"", bytes(range(256)) * 40]
 
@@ -37,16 +38,6 @@ def verified(monkeypatch):
     real = Shard.verify
     monkeypatch.setattr(Shard, "verify", lambda self: (paths.append(self.path), real(self)))
     return paths
-
-
-def flip_byte(path, position):
-    """Changes one byte, and puts the time of modification back."""
-    times = path.stat()
-    data = bytearray(path.read_bytes())
-    data[position] ^= 1
-    with open(path, "r+b") as file:  # in place: the same inode, as a failing disk or a stray write would leave it
-        file.write(data)
-    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
 def test_a_shard_holds_its_blobs_and_columns(tmp_path, shard, verified):

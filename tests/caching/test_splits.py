@@ -9,7 +9,7 @@ import pytest
 from caching import cache_building
 from caching.clip_cache import CacheError
 from caching.splits import ClipOptions, open_splits
-from conftest import make_dataset
+from helpers.small_datasets import make_dataset
 from runtime.worker_pool import WorkerDied
 from videos import index
 from videos.decoding import VideoError

@@ -8,8 +8,8 @@ import torch
 from clips.dataset import ClipDataset, DecodingReader
 from clips.presets import flippable
 from clips.samplers import Sample, evaluation_samples, seeded_generator, training_samples
-from conftest import write_moving_bar
 from helpers.numbered_videos import frame_number, write_numbered_video
+from helpers.small_datasets import write_moving_bar
 from videos.folder import DatasetError, VideoFolder
 from videos.frame_selection import FRAME_SELECTORS, VideoTiming, official_clip
 

@@ -12,7 +12,7 @@ from caching.clip_cache import CacheSettings, ClipCache
 from clips.dataset import ClipDataset, DecodingReader
 from clips.loading import ClipLoader, run_ahead
 from clips.samplers import Sample, training_samples
-from conftest import write_moving_bar
+from helpers.small_datasets import write_moving_bar
 from videos.decoding import VideoError
 from videos.folder import VideoFolder
 from videos.frame_selection import official

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import train
-from conftest import SMALL
+from helpers.small_datasets import SMALL
 from network.checkpoint import load_checkpoint
 from reporting import charts
 

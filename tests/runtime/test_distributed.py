@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import SMALL, make_dataset
+from helpers.small_datasets import SMALL, make_dataset
 from helpers.training_processes import run, start_torchrun, torchrun
 from network.checkpoint import CheckpointError
 from runtime import distributed, script

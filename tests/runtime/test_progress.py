@@ -18,7 +18,7 @@ from runtime.progress import StepMeter, remaining_time
 SOURCES = Path(__file__).parents[2] / "references" / "video_classification"
 EPOCH = """
 import sys, time
-from progress import StepMeter
+from runtime.progress import StepMeter
 def batches():
     for batch in range(25):
         time.sleep(0.004)

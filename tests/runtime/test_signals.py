@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import train
-from conftest import SMALL, make_dataset
+from helpers.small_datasets import SMALL, make_dataset
 from helpers.template_process import Run
 from helpers.training_processes import TRAIN, run, start
 from runtime.signals import StopRequest, resume_command

@@ -6,7 +6,7 @@ import torch
 import average_checkpoints
 import train
 from average_checkpoints import average, choose_greedily
-from conftest import SMALL
+from helpers.small_datasets import SMALL
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 
 import benchmark
 from benchmarks import cache, dataset_tools
-from conftest import make_dataset
+from helpers.small_datasets import make_dataset
 
 SMALL = ["--device", "cpu", "--workers", "2", "--rounds", "1", "--steps", "2", "--batch-size", "2", "--clip-len", "4"]
 SMALL += ["--resize-size", "32", "40", "--crop-size", "28", "28"]

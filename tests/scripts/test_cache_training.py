@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import train
-from conftest import SMALL, make_dataset
+from helpers.small_datasets import SMALL, make_dataset
 from helpers.training_processes import run, torchrun
 
 ROOT = Path(__file__).parents[2]

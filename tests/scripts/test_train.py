@@ -11,7 +11,7 @@ import torch
 from torchvision.models.video import mc3_18, r2plus1d_18
 
 import train
-from conftest import make_dataset, write_moving_bar
+from helpers.small_datasets import make_dataset, write_moving_bar
 from training import recipe
 
 
@@ -24,7 +24,7 @@ def in_an_empty_folder(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def finished_run(dataset, tmp_path_factory):
     """Two epochs from a cache: (folder, arguments)."""
-    from conftest import SMALL
+    from helpers.small_datasets import SMALL
 
     folder = tmp_path_factory.mktemp("run")
     options = [

@@ -3,7 +3,7 @@
 import pytest
 
 import train
-from conftest import SMALL
+from helpers.small_datasets import SMALL
 from training import overfitting
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import train
-from conftest import SMALL
+from helpers.small_datasets import SMALL
 from training import recipe
 
 

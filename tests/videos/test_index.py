@@ -3,7 +3,7 @@ import os
 import numpy as np
 import pytest
 
-from conftest import write_moving_bar
+from helpers.small_datasets import write_moving_bar
 from runtime.columns import pack_columns, unpack_columns
 from videos import index
 from videos.folder import VideoFolder

@@ -77,7 +77,7 @@ def benchmark_startup(options: BenchmarkOptions) -> dict[str, float]:
         runs = []
         for _ in range(options.rounds):
             command = [sys.executable, "-c", STARTUP_SCRIPT, str(root), str(cache_dir)]
-            done = subprocess.run(command, cwd=Path(__file__).parent, check=True, stdout=subprocess.PIPE, text=True)
+            done = subprocess.run(command, cwd=Path(__file__).parents[1], check=True, stdout=subprocess.PIPE, text=True)
             runs.append(json.loads(done.stdout.splitlines()[-1]))
         for figure in runs[0]:
             figures[f"{name}_{figure}"] = statistics.median(run[figure] for run in runs)
@@ -103,10 +103,10 @@ def make_up_cache(root: Path, cache_dir: Path, count: int) -> None:
 
 STARTUP_SCRIPT = """
 import sys, time, torch
-from measuring import peak_megabytes
+from benchmarks.measuring import peak_megabytes
 start, megabytes = time.perf_counter(), peak_megabytes()
-import benchmark_cache
-print(benchmark_cache.startup_figures(sys.argv[1], sys.argv[2], start, megabytes))
+from benchmarks import cache
+print(cache.startup_figures(sys.argv[1], sys.argv[2], start, megabytes))
 """
 
 
