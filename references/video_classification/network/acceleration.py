@@ -1,6 +1,4 @@
-"""What makes a network run faster on the hardware at hand without changing what it computes. A room of its own: the
-scripts set these up once, and nothing else needs to know of them.
-"""
+"""What makes a network run faster on this hardware without changing what it computes: layout, compilation, memory."""
 
 import contextlib
 import copy
@@ -16,13 +14,13 @@ from network.models import ModelError
 from network.precision import LAYOUTS, Precision
 from runtime.distributed import broadcast_object, is_main, print_main
 
-CHANNELS_LAST = ("auto", "on", "off")
-PROBE_SECONDS, PROBE_WARMUP = 1.0, 3  # timed, and steps before, for each layout
-# Two layouts give the same result when they differ by less than this, relative to the largest output: rounding of
-# these types over some twenty layers stays well below, a wrong kernel well above.
+CHANNELS_LAST = {"on": "channels last", "off": "contiguous"}  # layouts; --channels-last auto chooses one
+PROBE_SECONDS, PROBE_WARMUP = 1.0, 3  # for each layout: time measured, and steps before it
+# Largest difference between two layouts that counts as rounding, relative to the largest output: over some twenty
+# layers, rounding in these types stays well below it, and a wrong kernel is well above.
 PROBE_TOLERANCES = {None: 0.01, torch.float16: 0.02, torch.bfloat16: 0.1}
 
-# glibc's mallopt parameters, and what it comes to by itself in a program that uses large blocks.
+# glibc's mallopt parameters, and the values that it adapts to by itself in a program that uses large blocks.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
 GLIBC_USUAL = {M_TRIM_THRESHOLD: 64 << 20, M_MMAP_THRESHOLD: 32 << 20, M_MMAP_MAX: 65536}
 
@@ -30,13 +28,13 @@ GLIBC_USUAL = {M_TRIM_THRESHOLD: 64 << 20, M_MMAP_THRESHOLD: 32 << 20, M_MMAP_MA
 def known_problems(
     torch_version: str, cudnn_version: int | None, device_type: str, amp: torch.dtype | None
 ) -> list[str]:
-    """Warnings of versions that are known to compute 3D convolutions slowly or wrongly.
+    """Warnings about versions known to compute 3D convolutions slowly or wrongly.
 
     Args:
         torch_version: such as 2.9.0+cu128.
         cudnn_version: such as 91002, None without cuDNN.
         device_type: cuda or cpu.
-        amp: the type of autocast, None for float32.
+        amp: autocast type, None for float32.
     """
     problems = []
     if device_type == "cuda" and amp is not None and torch_version.split("+")[0] == "2.9.0":
@@ -52,7 +50,7 @@ def known_problems(
 
 
 def set_up_hardware(precision: Precision) -> None:
-    """Lets a GPU compute float32 matrix products in TF32, and warns of known bad versions."""
+    """Allows TF32 for float32 matrix products on a GPU, and warns about versions with known problems."""
     if precision.device.type == "cuda":
         torch.set_float32_matmul_precision("high")
     cudnn_version = torch.backends.cudnn.version() if precision.device.type == "cuda" else None
@@ -63,30 +61,30 @@ def set_up_hardware(precision: Precision) -> None:
 def lay_out(
     model: nn.Module, choice: str, batch_shape: Sequence[int], precision: Precision, remembered: str | None = None
 ) -> None:
-    """Puts `model`, on its device, into the layout to compute in, and notes it in `precision`.
+    """Converts `model`, on its device, to the memory layout to compute in, and sets `precision.layout`.
 
     Args:
-        model: its trained parts marked.
-        choice: one of CHANNELS_LAST. `auto` is the remembered layout, else on a GPU the faster one, by a probe of a few
-            seconds, else contiguous.
-        batch_shape: (B, C, T, H, W) of a step.
-        precision: see there.
+        model: the network; parameters to train require a gradient.
+        choice: a key of CHANNELS_LAST, or `auto`: the remembered layout, otherwise the faster one on a GPU, measured
+            for a few seconds, and contiguous on a CPU.
+        batch_shape: (B, C, T, H, W) of a training step.
+        precision: where the layout is set.
         remembered: the layout of the run that is continued.
     """
-    if choice != "auto":
-        precision.layout = {"on": "channels last", "off": "contiguous"}[choice]
+    if choice in CHANNELS_LAST:
+        precision.layout = CHANNELS_LAST[choice]
     elif remembered in LAYOUTS:
         precision.layout = remembered
     elif precision.device.type == "cuda":
-        # One process decides for all: they must compute the same.
+        # One process decides for all: they must compute in the same layout.
         precision.layout = broadcast_object(probe_layouts(model, batch_shape, precision) if is_main() else None)
     model.to(memory_format=precision.memory_format)
 
 
 def probe_layouts(model: nn.Module, batch_shape: Sequence[int], precision: Precision) -> str:
-    """Times training steps in both layouts on copies of `model`, says the outcome, and returns the better layout.
+    """Times training steps in both layouts on copies of `model`, prints the result, and returns the better layout.
 
-    Channels last is taken only where it is faster and gives the same outputs, within rounding.
+    That is channels last only if it is faster and gives the same outputs within rounding.
     """
     seconds, outputs = {}, {}
     clips = torch.randn(*batch_shape, device=precision.device)
@@ -108,7 +106,7 @@ def probe_layouts(model: nn.Module, batch_shape: Sequence[int], precision: Preci
 
 
 def _step_seconds(model: nn.Module, inputs: Tensor, precision: Precision) -> float:
-    """Seconds of a forward and a backward pass, the fastest of those that fit into the time."""
+    """Seconds of the fastest forward and backward pass within PROBE_SECONDS."""
     fastest, steps, end = float("inf"), 0, float("inf")
     while steps <= PROBE_WARMUP or time.perf_counter() < end:
         _synchronize(precision.device)
@@ -131,26 +129,26 @@ def _synchronize(device: torch.device) -> None:
 
 
 def compile_network(network: nn.Module, device: torch.device) -> None:
-    """Has the network compiled, in place, when it is first used.
+    """Compiles the network in place; the compilation runs when it is first used.
 
     Raises:
-        ModelError: torch cannot compile here, by a trial with a small module; the message has its reason.
+        ModelError: torch fails to compile a small module here; the message has the reason.
     """
     try:
         torch.compile(nn.Linear(2, 2).to(device))(torch.zeros(1, 2, device=device))
-    except Exception as error:  # what compilers raise has no public class in common
+    except Exception as error:  # what compilers raise has no common public class
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         needs = "Triton" if device.type == "cuda" else "a C++ compiler"
-        raise ModelError(f"--compile does not work here, it needs {needs}: {reason}. Run without it") from error
+        raise ModelError(f"--compile does not work here, since it needs {needs}: {reason}. Run without it") from error
     network.compile()
 
 
 @contextlib.contextmanager
 def freed_memory_kept(device_type: str = "cpu") -> Iterator[None]:
-    """Inside, memory that was freed is used again instead of being given back to the system (CPU, glibc).
+    """A context manager in which freed memory is reused instead of returned to the system (CPU, glibc).
 
-    By default every large activation is mapped and paged in anew. On two EPYC cores r2plus1d_18 trained 1.4 clips a
-    second with layer4 and fc trainable, 2.4 with this; 0.6 and 1.0 with all of it, for a quarter more memory.
+    By default every large activation is mapped and paged in anew. On two EPYC cores r2plus1d_18 trained 1.4 clips/s
+    with layer4 and fc trainable, and 2.4 with this; 0.6 and 1.0 with all layers, for a quarter more memory.
     """
     libc = _glibc() if device_type == "cpu" and not _is_kept else None
     if libc is None:
@@ -168,7 +166,7 @@ def freed_memory_kept(device_type: str = "cpu") -> Iterator[None]:
         libc.malloc_trim(0)
 
 
-_is_kept: list[bool] = []  # by a caller further up, who is to end it
+_is_kept: list[bool] = []  # not empty inside the context, so that a nested one changes nothing
 
 
 def _glibc() -> ctypes.CDLL | None:

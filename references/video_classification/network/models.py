@@ -1,4 +1,4 @@
-"""The networks: torchvision's video models with a new last layer."""
+"""The networks: torchvision's video models with a new last layer, and which of their parts are trained."""
 
 from collections.abc import Sequence
 from urllib.error import URLError
@@ -10,16 +10,16 @@ from torchvision.models import video as video_models
 
 from runtime.errors import UserError
 
-MODELS = ("r2plus1d_18", "r3d_18", "mc3_18")  # named in the help; others of torchvision's work where their sizes fit
+MODELS = ("r2plus1d_18", "r3d_18", "mc3_18")  # those that are tested; torchvision's others work where their sizes fit
 DEFAULT_TRAINABLE = ("layer4", "fc")
 
 
 class ModelError(UserError):
-    """A network, block or weights that do not go together; the message says what there is."""
+    """A network, block or weights that do not exist or do not fit; the message lists what there is."""
 
 
 def build_model(name: str, num_classes: int) -> nn.Module:
-    """A torchvision video model with `num_classes` outputs, randomly initialised: B C T H W float to (B, num_classes).
+    """A randomly initialized torchvision video model: B C T H W float to (B, num_classes).
 
     Raises:
         ModelError: torchvision has no such model.
@@ -31,10 +31,17 @@ def build_model(name: str, num_classes: int) -> nn.Module:
 
 
 def check_fits(name: str, num_classes: int, clip_len: int, crop_size: Sequence[int], trainable: Sequence[str]) -> None:
-    """Tries the network on a clip of this size without computing it, and looks for the blocks to train.
+    """Checks, on the meta device, that the network accepts clips of this size and has the blocks to train.
+
+    Args:
+        name: of the network.
+        num_classes: its outputs.
+        clip_len: frames per clip.
+        crop_size: height and width.
+        trainable: names of blocks, or `all`.
 
     Raises:
-        ModelError: a block that it has not, or a size that it does not take; the message lists both.
+        ModelError: there is no such block, or the size does not fit; the message lists both.
     """
     with torch.device("meta"):
         model = build_model(name, num_classes).eval()
@@ -42,10 +49,10 @@ def check_fits(name: str, num_classes: int, clip_len: int, crop_size: Sequence[i
     size = "x".join(map(str, (clip_len, *crop_size)))
     blocks = ", ".join(block for block, _ in model.named_children())
     weights = [name for name, _ in model.named_parameters()]
-    unknown = [b for b in trainable if b != "all" and (not b or not any(_within(name, b) for name in weights))]
+    unknown = [b for b in trainable if b != "all" and (not b or not any(is_within(name, b) for name in weights))]
     if unknown:
         raise ModelError(
-            f"--trainable names {', '.join(map(repr, unknown))}, and {name} has no such block with weights: its blocks "
+            f"--trainable names {', '.join(map(repr, unknown))}, but {name} has no such block with weights: its blocks "
             f"are {blocks} (or all); the clips are {size} (frames x height x width)"
         )
     try:
@@ -53,22 +60,22 @@ def check_fits(name: str, num_classes: int, clip_len: int, crop_size: Sequence[i
     except (RuntimeError, ValueError, IndexError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ModelError(
-            f"{name} does not take clips of {size} (frames x height x width): {reason}; change --clip-len and the crop "
-            f"sizes, or the model. Its blocks, for --trainable, are {blocks}"
+            f"{name} does not accept clips of {size} (frames x height x width): {reason}; change --clip-len, the crop "
+            f"sizes or the model. Its blocks, for --trainable, are {blocks}"
         ) from error
 
 
 def pretrained_state(name: str, weights: str) -> dict[str, Tensor]:
-    """The state of torchvision's own weights, by enum name, short (`KINETICS400_V1`) or full; downloaded once.
+    """The state dict of torchvision's weights, by short (`KINETICS400_V1`) or full enum name; downloaded once.
 
     Raises:
-        ModelError: unknown weights, or weights that cannot be had; the message says where to put the file.
+        ModelError: unknown weights, or weights that cannot be downloaded; the message says where to put the file.
     """
     enum = models.get_model_weights(name)
     short = weights.removeprefix(f"{enum.__name__}.")
     if short not in enum.__members__:
         known = ", ".join(f"{enum.__name__}.{member}" for member in enum.__members__)
-        raise ModelError(f"--weights {weights} is neither a file nor weights of {name}: there are {known or 'none'}")
+        raise ModelError(f"--weights {weights} is neither a file nor weights of {name}, which are {known or 'none'}")
     entry = enum[short]
     try:
         return dict(entry.get_state_dict(progress=True, check_hash=True))
@@ -82,7 +89,7 @@ def pretrained_state(name: str, weights: str) -> dict[str, Tensor]:
 
 
 def head_name(model: nn.Module) -> str:
-    """The last layer, whose outputs are the classes: `fc` in the ResNets."""
+    """The name of the last layer, whose outputs are the classes: `fc` in the ResNets."""
     names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv3d)]
     return names[-1]
 
@@ -91,7 +98,7 @@ def load_state(model: nn.Module, state: dict[str, Tensor], keep_head: bool) -> N
     """Loads `state` into `model`, without the last layer unless `keep_head`.
 
     Raises:
-        ModelError: the state is another network's.
+        ModelError: the state belongs to another network.
     """
     head = f"{head_name(model)}."
     wanted = {name: value for name, value in state.items() if keep_head or not name.startswith(head)}
@@ -100,30 +107,30 @@ def load_state(model: nn.Module, state: dict[str, Tensor], keep_head: bool) -> N
     extra = [name for name in wanted if name not in expected]
     shapes = [name for name in wanted if name in expected and wanted[name].shape != expected[name].shape]
     if wrong := missing + extra + shapes:
-        raise ModelError(f"the weights are another network's: {len(wrong)} entries differ, {wrong[0]} for one")
+        raise ModelError(f"the weights are another network's: {len(wrong)} entries differ, such as {wrong[0]}")
     model.load_state_dict({**expected, **wanted})
 
 
 def freeze(model: nn.Module, trainable: Sequence[str]) -> list[str]:
-    """Leaves only the blocks in `trainable` (or `all`) a gradient.
+    """Freezes every parameter outside the blocks in `trainable`, which may be `all`.
 
     Returns:
-        The names of the frozen modules, for `set_train_mode`.
+        Names of the frozen modules, for `set_train_mode`.
     """
     if "all" in trainable:
         return []
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(any(_within(name, block) for block in trainable))
+        parameter.requires_grad_(any(is_within(name, block) for block in trainable))
     # A module that holds a trained block is not frozen itself.
     return [
         name
         for name, _ in model.named_modules()
-        if name and not any(_within(name, block) or _within(block, name) for block in trainable)
+        if name and not any(is_within(name, block) or is_within(block, name) for block in trainable)
     ]
 
 
 def set_train_mode(model: nn.Module, frozen: Sequence[str]) -> None:
-    """Training mode, but frozen modules in evaluation: their BatchNorm must neither drift nor use the batch."""
+    """Sets training mode, but evaluation mode for frozen modules: their BatchNorm must not drift or use the batch."""
     model.train()
     modules = dict(model.named_modules())
     for name in frozen:
@@ -131,10 +138,11 @@ def set_train_mode(model: nn.Module, frozen: Sequence[str]) -> None:
 
 
 def parameter_counts(model: nn.Module) -> tuple[int, int]:
-    """(trainable, all) parameters."""
+    """The number of trainable parameters, and of all."""
     counts = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
     return sum(count for count, is_trained in counts if is_trained), sum(count for count, _ in counts)
 
 
-def _within(name: str, block: str) -> bool:
+def is_within(name: str, block: str) -> bool:
+    """Whether a module or parameter belongs to a block, by their dotted names."""
     return name == block or name.startswith(f"{block}.")

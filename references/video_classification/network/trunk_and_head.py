@@ -1,4 +1,4 @@
-"""A network cut in two: the frozen trunk, whose output can be kept, and the trained head."""
+"""Splits a network into the frozen trunk, whose output can be cached, and the trained head."""
 
 import copy
 from collections.abc import Sequence
@@ -6,38 +6,38 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from network.models import MODELS, ModelError, _within
+from network.models import MODELS, ModelError, is_within
 
-SPLIT_TOLERANCE = 0.001  # of the largest output: kernels may differ in rounding, another order of blocks in much more
+SPLIT_TOLERANCE = 0.001  # relative to the largest output: kernels may round differently, a wrong order of blocks differs far more
 
 
 def trunk_blocks(model: nn.Module, trainable: Sequence[str]) -> list[str]:
-    """The blocks of a network before the first that is trained, in order: what `split` makes the trunk of.
+    """The names of the blocks before the first trained one, in order, for `split`.
 
     Raises:
-        ModelError: its first block is trained already.
+        ModelError: the first block is trained.
     """
     leading = [] if "all" in trainable else _leading_blocks(model, trainable)
     if not leading:
         blocks = ", ".join(block for block, _ in model.named_children())
         raise ModelError(
-            f"--trainable {' '.join(trainable)} trains the network from its first block on: there is no frozen trunk "
-            f"whose output could be kept (its blocks are {blocks})"
+            f"--trainable {' '.join(trainable)} trains the network from its first block on, so there is no frozen trunk "
+            f"to cache (its blocks are {blocks})"
         )
     return leading
 
 
 def split(model: nn.Module, blocks: Sequence[str]) -> tuple[nn.Module, nn.Module]:
-    """Cuts a network in two: `head(trunk(clips))` is `model(clips)` where the blocks follow each other in a chain.
+    """Splits a network so that `head(trunk(clips))` is `model(clips)` where the blocks form a chain.
 
-    Both share the modules of `model`: training the head trains the network. Call `check_split` once.
+    Both share the modules of `model`, so training the head trains the network. Call `check_split` once.
 
     Args:
         model: the network.
-        blocks: of the trunk, from `trunk_blocks`.
+        blocks: the blocks of the trunk, from `trunk_blocks`.
 
     Returns:
-        The trunk: clips B C T H W to features. The head: features to logits (B, num_classes).
+        The trunk, clips B C T H W to features, and the head, features to logits (B, num_classes).
     """
     trunk = nn.Sequential(*(model.get_submodule(block) for block in blocks))
     return trunk, _without(model, blocks)
@@ -45,10 +45,10 @@ def split(model: nn.Module, blocks: Sequence[str]) -> tuple[nn.Module, nn.Module
 
 @torch.inference_mode()
 def check_split(model: nn.Module, trunk: nn.Module, head: nn.Module, clip: Tensor) -> None:
-    """Tries a clip (1, C, T, H, W) on the whole and on its parts, all left in evaluation mode.
+    """Compares network and parts on a clip (1, C, T, H, W); leaves them in evaluation mode.
 
     Raises:
-        ModelError: the two give different outputs, since the network's forward is more than a chain of its blocks.
+        ModelError: their outputs differ, since the network's forward is not a chain of its blocks.
     """
     whole = model.eval()(clip)
     try:
@@ -58,19 +58,19 @@ def check_split(model: nn.Module, trunk: nn.Module, head: nn.Module, clip: Tenso
         same = False
     if not same:
         raise ModelError(
-            f"{type(model).__name__} cannot be split before its first trained block: its forward is not a chain of its "
-            "blocks; train it without --cache-features, or use one of " + ", ".join(MODELS)
+            f"{type(model).__name__} cannot be split before its first trained block, since its forward is not a chain "
+            "of its blocks: train it without --cache-features, or use one of " + ", ".join(MODELS)
         )
 
 
 def _leading_blocks(module: nn.Module, trainable: Sequence[str], prefix: str = "") -> list[str]:
-    """The names of the blocks before the first that is trained; looks into it where it is itself a chain of blocks."""
+    """The blocks before the first trained one; descends into that one if it is a Sequential."""
     leading = []
     for name, child in module.named_children():
         block = prefix + name
-        if any(_within(block, trained) for trained in trainable):
+        if any(is_within(block, trained) for trained in trainable):
             break
-        if any(_within(trained, block) for trained in trainable):
+        if any(is_within(trained, block) for trained in trainable):
             if type(child).forward is nn.Sequential.forward:
                 leading += _leading_blocks(child, trainable, f"{block}.")
             break
@@ -79,7 +79,7 @@ def _leading_blocks(module: nn.Module, trainable: Sequence[str], prefix: str = "
 
 
 def _without(module: nn.Module, blocks: Sequence[str]) -> nn.Module:
-    """A module that shares all with `module`, but hands its input through in place of `blocks`."""
+    """A module that shares its submodules with `module`, with identities in place of `blocks`."""
     rest = copy.copy(module)
     rest._modules = dict(module._modules)
     for name, child in module.named_children():

@@ -1,6 +1,10 @@
 """Argument types for argparse."""
 
 import argparse
+from collections.abc import Callable
+from typing import TypeVar
+
+Number = TypeVar("Number", int, float)
 
 
 def positive_int(text: str) -> int:
@@ -14,7 +18,7 @@ def non_negative_int(text: str) -> int:
 
 
 def seed(text: str) -> int:
-    """What torch's generators take, for argparse."""
+    """A seed that torch's generators take, for argparse."""
     return _number(text, int, lambda value: 0 <= value < 1 << 63, "a whole number from 0 below 2^63")
 
 
@@ -33,11 +37,12 @@ def share(text: str) -> float:
     return _number(text, float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
 
 
-def _number(text: str, kind: type, is_valid, expected: str):
+def _number(text: str, kind: Callable[[str], Number], is_valid: Callable[[Number], bool], expected: str) -> Number:
     try:
         value = kind(text)
     except ValueError:
-        value = None
-    if value is None or not is_valid(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not {expected}")
-    return value
+        pass
+    else:
+        if is_valid(value):
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is not {expected}")

@@ -1,17 +1,17 @@
-"""Columns about very many videos, without a Python object for each."""
+"""Columns of values about many videos, without a Python object for each."""
 
 import io
 import os
 import zipfile
-from collections.abc import Collection, Iterable, Sequence
-from typing import IO
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import IO, Any
 
 import numpy as np
 
-ROWS_AT_ONCE = 4096  # rearranged together: positions take eight times the memory of the bytes that they point to
+ROWS_AT_ONCE = 4096  # rearranged together: positions take eight times the memory of the bytes they point to
 
 
-class Ragged(Sequence):
+class Ragged:
     """Rows of different lengths in one flat array: row i is `flat[offsets[i] : offsets[i + 1]]`."""
 
     def __init__(self, flat: np.ndarray, offsets: np.ndarray) -> None:
@@ -19,7 +19,7 @@ class Ragged(Sequence):
 
     @classmethod
     def of(cls, rows: Iterable[np.ndarray], dtype: type) -> "Ragged":
-        """Packs arrays of one dimension."""
+        """Packs one-dimensional arrays."""
         rows = [np.asarray(row, dtype) for row in rows]
         offsets = np.zeros(len(rows) + 1, np.int64)
         np.cumsum([len(row) for row in rows], out=offsets[1:])
@@ -27,7 +27,7 @@ class Ragged(Sequence):
 
     @classmethod
     def of_strings(cls, strings: Iterable[str]) -> "Ragged":
-        """Packs file names, those that are not UTF-8 too."""
+        """Packs file names, including those that are not UTF-8."""
         encoded = [os.fsencode(string) for string in strings]
         offsets = np.zeros(len(encoded) + 1, np.int64)
         np.cumsum([len(name) for name in encoded], out=offsets[1:])
@@ -38,6 +38,9 @@ class Ragged(Sequence):
 
     def __getitem__(self, row: int) -> np.ndarray:
         return self.flat[self.offsets[row] : self.offsets[row + 1]]
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self[row] for row in range(len(self)))
 
     def string(self, row: int) -> str:
         """Row `row` of a table made by `of_strings`."""
@@ -57,7 +60,7 @@ class Ragged(Sequence):
         for start in range(0, len(rows), ROWS_AT_ONCE):
             part = slice(start, start + ROWS_AT_ONCE)
             ends = offsets[start : start + ROWS_AT_ONCE + 1]
-            # Where each kept element lies: its row's start, plus its place within the row.
+            # The position of each kept element: its row's start plus its place within the row.
             shifts = np.repeat(self.offsets[:-1][rows[part]] - ends[:-1], lengths[part])
             flat[ends[0] : ends[-1]] = self.flat[shifts + np.arange(ends[0], ends[-1])]
         return Ragged(flat, offsets)
@@ -73,8 +76,8 @@ class Ragged(Sequence):
 
 
 def pack_columns(columns: dict[str, np.ndarray | Ragged]) -> bytes:
-    """Named columns as bytes that `unpack_columns` reads; nothing in them is ever executed."""
-    arrays = {}
+    """Packs named columns into bytes for `unpack_columns`; nothing in them is ever executed."""
+    arrays: dict[str, Any] = {}
     for name, column in columns.items():
         if isinstance(column, Ragged):
             arrays[f"{name}.flat"], arrays[f"{name}.offsets"] = column.flat, column.offsets
@@ -86,7 +89,7 @@ def pack_columns(columns: dict[str, np.ndarray | Ragged]) -> bytes:
 
 
 def unpack_columns(data: bytes) -> dict[str, np.ndarray | Ragged]:
-    """The columns that `pack_columns` packed. Raises ValueError on anything else."""
+    """Returns the columns that `pack_columns` packed. Raises ValueError for anything else."""
     columns: dict[str, np.ndarray | Ragged] = {}
     arrays = read_arrays(io.BytesIO(data))
     for name, array in arrays.items():
@@ -101,21 +104,21 @@ def unpack_columns(data: bytes) -> dict[str, np.ndarray | Ragged]:
 
 
 def read_arrays(file: IO[bytes], names: Collection[str] | None = None) -> dict[str, np.ndarray]:
-    """Those of `names` that an `.npz` file holds, by default all; nothing in it is ever executed.
+    """Reads the arrays `names` of an `.npz` file, by default all; nothing in it is ever executed.
 
     Raises:
-        ValueError: it is damaged, or holds something else.
+        ValueError: the file is damaged, or holds something else.
     """
     try:
         with zipfile.ZipFile(file) as archive:
-            damaged = archive.testzip()  # numpy alone does not compare the checksum where it reads less than all
+            damaged = archive.testzip()  # numpy does not compare the checksum of what it does not read to the end
         if damaged is not None:
             raise ValueError(f"{damaged} is damaged")
         file.seek(0)
         with np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files if names is None or name in names}
-    except Exception as error:  # on damaged bytes zipfile, zlib and numpy raise nearly every kind
+    except Exception as error:  # damaged bytes make zipfile, zlib and numpy raise errors of nearly every kind
         raise ValueError(f"not a file of arrays: {error}") from error
     if others := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
-        raise ValueError(f"not a file of arrays: {others[0]} is none")
+        raise ValueError(f"not a file of arrays: {others[0]} is not an array")
     return arrays

@@ -1,4 +1,4 @@
-"""The process group: rank, world size, reductions, printing on rank 0 alone. Without torchrun: one process."""
+"""The process group: rank, world size, reductions, printing on rank 0 only. Without torchrun there is one process."""
 
 import datetime
 import os
@@ -20,13 +20,13 @@ class DistributedError(UserError):
     """The processes cannot work together on this machine; the message says what to do."""
 
 
-# While one process builds a cache the others wait for it: longer than any collective of a step may take.
+# The others wait while one process builds a cache, which takes longer than any collective of a training step may.
 PATIENCE = datetime.timedelta(days=7)
 _patient_group: "dist.ProcessGroup | None" = None
 
 
 def init_process_group(device: torch.device) -> torch.device:
-    """Joins the group that torchrun announces, NCCL on GPUs and gloo on CPUs; returns this process's device."""
+    """Joins the group that torchrun announces, by NCCL on GPUs and gloo on CPUs; returns this process's device."""
     global _patient_group
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         return device
@@ -34,26 +34,28 @@ def init_process_group(device: torch.device) -> torch.device:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     backend = "nccl" if device.type == "cuda" and dist.is_nccl_available() else "gloo"
-    # torchrun keeps its store when it starts the processes again: under the same keys they would find the addresses
-    # of those that have ended.
+    # torchrun keeps its store when it restarts the processes: under the same keys they would find the addresses of
+    # those that have ended.
     store, rank_here, count = next(dist.rendezvous("env://"))
     attempt = dist.PrefixStore(f"attempt_{restart_count()}", store)
     dist.init_process_group(backend, store=attempt, rank=rank_here, world_size=count)
-    _patient_group = dist.new_group(backend="gloo", timeout=PATIENCE)
+    group = dist.new_group(backend="gloo", timeout=PATIENCE)
+    assert isinstance(group, dist.ProcessGroup)  # which it is for every member, and all processes are members
+    _patient_group = group
     if device.type == "cuda" and backend == "gloo":
-        print_main("WARNING: this torch has no NCCL: the GPUs talk through gloo, slowly")
+        print_main("WARNING: this torch has no NCCL: the GPUs communicate through gloo, which is slow")
     if backend == "nccl":
         _check_shared_memory()
     return device
 
 
 def restart_count() -> int:
-    """How often torchrun has started this run's processes again."""
+    """How often torchrun has restarted this run's processes."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 def _check_shared_memory() -> None:
-    """NCCL's processes on one machine talk through /dev/shm; a container's default of 64 MB makes it fail mid-run."""
+    """Refuses a small /dev/shm: NCCL uses it within a machine, and a container's default of 64 MB fails mid-run."""
     if not os.path.isdir(SHARED_MEMORY) or os.environ.get("NCCL_SHM_DISABLE", "0") != "0":
         return
     size = shutil.disk_usage(SHARED_MEMORY).total
@@ -70,19 +72,23 @@ def is_peers_failure(error: RuntimeError) -> bool:
 
 
 def end_process_group(failed_with: int | None = None) -> None:
-    """Leaves the group, if there is one. After a failure the process ends at once with this exit code: the others may
-    be waiting, and torchrun ends them.
+    """Leaves the group, if there is one.
+
+    After a failure the process ends at once with the exit code `failed_with`: others may be waiting for it, and
+    torchrun then ends them.
     """
-    if is_distributed() and failed_with is None:
+    if not is_distributed():
+        return
+    if failed_with is None:
         dist.destroy_process_group()
-    elif is_distributed():
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(failed_with)
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(failed_with)
 
 
 def wrap_model(model: nn.Module, device: torch.device, sync_bn: bool) -> nn.Module:
-    """The model to train: in DistributedDataParallel where there is a group. The bare one validates and is saved."""
+    """The model to train, in DistributedDataParallel where there is a group; validate and save the bare one."""
     if not is_distributed():
         return model
     if sync_bn:
@@ -111,7 +117,7 @@ def is_main() -> bool:
 
 
 def print_main(*values: Any, **kwargs: Any) -> None:
-    """`print`, on rank 0 alone, at once."""
+    """`print` on rank 0 only, flushed."""
     if is_main():
         print(*values, flush=True, **kwargs)
 
@@ -143,14 +149,14 @@ def maximum_over_processes(values: list[int]) -> list[int]:
 
 @torch.no_grad()
 def broadcast_buffers(model: nn.Module) -> None:
-    """Gives every process rank 0's buffers, as DistributedDataParallel does before a step, but not after the last."""
+    """Copies rank 0's buffers to every process: DistributedDataParallel does so before a step, not after the last."""
     if is_distributed():
         for buffer in model.buffers():
             dist.broadcast(buffer, 0)
 
 
 def gather_objects(value: Any) -> list[Any]:
-    """Each process's `value`, in the order of ranks."""
+    """Each process's `value`, in order of ranks."""
     if not is_distributed():
         return [value]
     values: list[Any] = [None] * world_size()

@@ -1,23 +1,22 @@
-"""The errors that end a script with a message of its own."""
+"""Errors that scripts print as one message instead of a traceback."""
 
 import importlib
 from pathlib import Path
 from types import ModuleType
 
-
-class UserError(RuntimeError):
-    """Its message says what is wrong, with which file, and what to do; scripts print it and exit with code 1."""
-
-
 REQUIREMENTS = Path(__file__).parents[1] / "requirements-extras.txt"
 
 
+class UserError(RuntimeError):
+    """The message says what is wrong, with which file, and what to do; scripts print it and exit with code 1."""
+
+
 class MissingExtra(UserError):
-    """An optional package that is not installed; the message says how to install it."""
+    """An optional package is not installed; the message says how to install it."""
 
 
 def require(name: str) -> ModuleType:
-    """The module `name`, such as `onnxruntime` or `matplotlib.pyplot`.
+    """Imports the optional module `name`, such as `onnxruntime` or `matplotlib.pyplot`.
 
     Raises:
         MissingExtra: it, or something that it needs, is not installed.

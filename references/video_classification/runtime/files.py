@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, and names that can be printed."""
 
+import hashlib
 import json
 import os
 import tempfile
@@ -8,31 +9,44 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+# Python keeps the bytes 0x80 to 0xff of a file name that is not UTF-8 as the surrogates U+DC80 to U+DCFF.
+_SURROGATES = {
+    code: f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}" for code in range(0xD800, 0xE000)
+}
+
 
 @contextmanager
 def replaced_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write that takes the name `path` when the block ends, and leaves nothing behind when it fails."""
+    """Yields a file to write that takes the name `path` when the block ends; if it fails, nothing is left behind.
+
+    Raises:
+        OSError: the file cannot be written; its `filename` is `path`, or the folder that cannot be made.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    temporary = None
     try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         with os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, usual_mode())
         os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+    except BaseException as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError) and (temporary is None or error.filename in (None, temporary)):
+            error.filename, error.filename2 = os.fspath(path), None  # not the temporary name, which means nothing
         raise
 
 
 def printable(text: object) -> str:
-    """Any text as valid Unicode: the bytes of a file name that are no UTF-8 are spelled out."""
-    return str(text).encode("utf-8", "backslashreplace").decode()
+    """The text as valid Unicode: bytes of a file name that are not UTF-8 are shown as \\xNN."""
+    return str(text).translate(_SURROGATES)
 
 
 def usual_mode() -> int:
-    """The rights of a file that `open` makes, which temporary files do not have: others may share a cache."""
+    """The permissions that `open` gives a new file; temporary files get fewer, but others may share a cache."""
     mask = os.umask(0o022)
     os.umask(mask)
     return 0o666 & ~mask
@@ -42,3 +56,12 @@ def write_json(path: Path, content: Any) -> None:
     """Writes a JSON file, whole or not at all."""
     with replaced_file(path) as file:
         file.write((json.dumps(content, indent=2) + "\n").encode())
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """The SHA-256 of a file's content, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

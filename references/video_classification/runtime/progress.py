@@ -1,6 +1,4 @@
-"""Tells how far long work has come: a tqdm bar on a terminal, a plain line every so often elsewhere. A room of its own
-because modules of every level wait for long work.
-"""
+"""Shows progress: a tqdm bar on a terminal, elsewhere a plain line from time to time."""
 
 import datetime
 import sys
@@ -16,13 +14,13 @@ SECONDS_BETWEEN_LINES = 15.0
 
 
 class Progress:
-    """A context manager around long work.
+    """A context manager that shows the progress of long work.
 
     Args:
-        description: what is being done.
-        total: how many there are to do.
+        description: what is being done, such as "Predicting".
+        total: the number of items.
         unit: what is counted, in the singular.
-        quiet: print nothing (another process prints).
+        quiet: print nothing, since another process does.
     """
 
     def __init__(self, description: str, total: int, unit: str, quiet: bool = False) -> None:
@@ -40,7 +38,7 @@ class Progress:
             self._bar.close()
 
     def update(self, count: int = 1, note: str = "") -> None:
-        """`count` more are done; `note` stands at the end of the line."""
+        """Counts `count` more items as done; `note` is shown at the end of the line."""
         self._done += count
         if self._bar is not None:
             self._bar.set_postfix_str(note, refresh=False)
@@ -57,7 +55,7 @@ class Progress:
 
 
 def remaining_time(begin: float, done: int, total: int) -> str:
-    """How long the rest takes, as h:mm:ss, if it goes on as since `begin` (of time.monotonic)."""
+    """The time that the rest takes at the rate since `begin` (of time.monotonic), as h:mm:ss."""
     seconds = (time.monotonic() - begin) / max(done, 1) * (total - done)
     return str(datetime.timedelta(seconds=round(seconds)))
 
@@ -65,8 +63,14 @@ def remaining_time(begin: float, done: int, total: int) -> str:
 class StepMeter:
     """Times the steps of an epoch and shows them: a bar on a terminal, a line every `print_freq` steps elsewhere.
 
-    Iterate over it instead of over the batches; call `update` after each step. `first_step` is the number of the first
-    of them, where the epoch goes on from an interruption.
+    Iterate over it instead of over the batches, and call `update` after each step.
+
+    Args:
+        header: printed before each line, such as "Epoch: [0]".
+        batches: the steps' batches.
+        num_steps: steps of the whole epoch.
+        print_freq: steps between two lines.
+        first_step: number of the first batch's step, above 0 where an interrupted epoch is continued.
     """
 
     def __init__(
@@ -84,7 +88,7 @@ class StepMeter:
 
     @property
     def seconds(self) -> float:
-        """Since the epoch began."""
+        """Time since the epoch began."""
         return time.perf_counter() - self._start
 
     def __iter__(self) -> Iterator[Any]:
@@ -103,7 +107,7 @@ class StepMeter:
                 self._bar.close()
 
     def update(self, step: int, clips: int, **values: float) -> None:
-        """Step number `step`, from 0, of `clips` clips is done; `values` are shown."""
+        """Counts step number `step`, from 0, of `clips` clips as done, and shows `values`."""
         self.clips += clips
         if self._bar is not None:
             self._bar.set_postfix_str(self._values(values), refresh=False)

@@ -1,6 +1,4 @@
-"""Signals that ask a run to end: it saves at the next step and tells how to go on. A room of its own, as no other
-module has to do with the operating system's signals.
-"""
+"""Signals that ask a run to stop: it saves at the next step and prints how to continue."""
 
 import os
 import shlex
@@ -8,13 +6,13 @@ import signal
 from types import FrameType
 
 # SIGTERM: a machine is taken away, or torchrun ends its processes. SIGUSR1: Slurm's warning before the time limit.
-STOP_SIGNALS = ("SIGTERM", "SIGUSR1")
+STOP_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]  # not on Windows
 
 
 class Stopped(BaseException):
-    """The run ends, as `signal_number` asked for; before that it has been saved, or there was nothing to save.
+    """A signal ends the run, which has been saved if there was anything to save.
 
-    No Exception, as KeyboardInterrupt is none: code that goes on after whatever error must not go on after this.
+    Not an Exception, like KeyboardInterrupt: code that continues after any error must not continue after this.
     """
 
     def __init__(self, signal_number: int, is_saved: bool = True) -> None:
@@ -24,25 +22,24 @@ class Stopped(BaseException):
 
 
 class StopRequest:
-    """Notes the signals while the block runs.
+    """A context manager that notes the stop signals.
 
     Args:
-        at_once: raise Stopped where the run is, since it has nothing to save; else the signals interrupt nothing.
+        at_once: raise Stopped wherever the run is, since it has nothing to save; otherwise they interrupt nothing.
 
     Attributes:
-        signal_number: of the first that came, 0 before.
+        signal_number: the first signal received, 0 if none.
     """
 
     def __init__(self, at_once: bool = False) -> None:
         self.signal_number, self._at_once = 0, at_once
-        self._numbers = [getattr(signal, name) for name in STOP_SIGNALS if hasattr(signal, name)]
 
     def __enter__(self) -> "StopRequest":
-        self._before = [signal.signal(number, self._note) for number in self._numbers]
+        self._before = [signal.signal(number, self._note) for number in STOP_SIGNALS]
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in zip(self._numbers, self._before, strict=True):
+        for number, handler in zip(STOP_SIGNALS, self._before, strict=True):
             signal.signal(number, handler)
 
     def _note(self, number: int, _: FrameType | None) -> None:

@@ -1,6 +1,6 @@
-"""Runs a function over items in worker processes. A room of its own: scans, cache building, loading and prediction
-all decode many videos at once, and all must name the video on which a worker died, which torch's DataLoader and
-concurrent.futures do not.
+"""Runs a function over items in worker processes.
+
+Unlike torch's DataLoader and concurrent.futures it names the item, a video, on which a worker died.
 """
 
 import contextlib
@@ -12,17 +12,19 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext, SpawnContext
 from typing import Any, TypeVar
 
-Item = TypeVar("Item")
+from runtime.errors import UserError
+from runtime.signals import STOP_SIGNALS
 
-STOP_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+Item = TypeVar("Item")
 
 # Imported once, by the server that the workers are forked from. Forking this process is not safe: it has threads.
 PRELOAD = ["numpy", "av", "torch"]
 
 
-class WorkerDied(RuntimeError):
+class WorkerDied(UserError):
     """A worker process ended while it worked on `item` (a decoder crashed, or the system was out of memory)."""
 
     def __init__(self, item: Any, exit_code: int | None) -> None:
@@ -43,7 +45,7 @@ class WorkerDied(RuntimeError):
 
 
 def default_workers() -> int:
-    """The cores that this process may use, at most 16."""
+    """The number of cores that this process may use, at most 16."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores, 16)
 
@@ -59,15 +61,15 @@ def map_in_workers(
     """Yields `function(item)` for each of `items`, in their order.
 
     Args:
-        function: picklable, of a module other than the script; sent once to each worker, so it may carry data.
+        function: picklable, defined in a module other than the script; sent once to each worker, so it may hold data.
         items: picklable, small.
         num_workers: processes; 0 runs `function` here.
-        lookahead: items begun or finished before they are asked for, 4 a worker by default.
-        on_death: gives the result for an item whose worker died; by default `WorkerDied` is raised.
+        lookahead: items begun before their results are asked for, by default 4 per worker.
+        on_death: returns the result for an item whose worker died; by default `WorkerDied` is raised.
 
     Raises:
-        WorkerDied: see `on_death`.
-        Whatever `function` raises, when its item's turn comes.
+        WorkerDied: a worker died and there is no `on_death`.
+        Exception: whatever `function` raises, when its item's turn comes.
     """
     if num_workers == 0:
         yield from map(function, items)
@@ -75,7 +77,7 @@ def map_in_workers(
     numbered = enumerate(items)
     lookahead = lookahead or 4 * num_workers
     workers = [_Worker(function) for _ in range(num_workers)]
-    finished: dict[int, tuple[bool, Any]] = {}  # number -> (failed, result or exception)
+    finished: dict[int, list[Any]] = {}  # number -> [failed, result or exception]
     idle = deque(workers)
     next_number = begun = 0
     try:
@@ -87,10 +89,10 @@ def map_in_workers(
                 return
             while next_number not in finished:
                 busy = {worker.connection: worker for worker in workers if worker.number is not None}
-                for connection in wait(list(busy)):
-                    worker = busy[connection]
-                    number = worker.number
-                    finished[number] = worker.finish(on_death)
+                ready = wait(list(busy))
+                for worker in [worker for connection, worker in busy.items() if connection in ready]:
+                    number, *answer = worker.finish(on_death)
+                    finished[number] = answer
                     idle.append(worker)
                 if begun - next_number < lookahead:
                     break  # keep the idle workers busy before handing out a result
@@ -106,11 +108,11 @@ def map_in_workers(
 
 
 class _Worker:
-    """One process and the pipe to it; started anew when it dies."""
+    """A process and the pipe to it; another is started when it dies."""
 
     def __init__(self, function: Callable) -> None:
         self._function = function
-        self.number: int | None = None  # of the item it works on
+        self.number: int | None = None  # of the item that it works on
         self._item: Any = None
         self._spawn()
 
@@ -120,16 +122,16 @@ class _Worker:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self.connection.send(item)
 
-    def finish(self, on_death: Callable[[WorkerDied], Any] | None) -> tuple[bool, Any]:
-        self.number = None
+    def finish(self, on_death: Callable[[WorkerDied], Any] | None) -> tuple[Any, bool, Any]:
+        number, self.number = self.number, None
         try:
-            return self.connection.recv()
+            return number, *self.connection.recv()
         except (EOFError, ConnectionResetError):
             self._process.join()
             death = WorkerDied(self._item, self._process.exitcode)
             self.connection.close()
             self._spawn()
-            return (True, death) if on_death is None else (False, on_death(death))
+            return (number, True, death) if on_death is None else (number, False, on_death(death))
 
     def stop(self) -> None:
         self.connection.close()
@@ -137,8 +139,9 @@ class _Worker:
         self._process.join()
 
     def _spawn(self) -> None:
-        context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
-        if hasattr(context, "set_forkserver_preload"):
+        context: ForkServerContext | SpawnContext = multiprocessing.get_context("spawn")
+        if os.name == "posix":
+            context = multiprocessing.get_context("forkserver")
             context.set_forkserver_preload(PRELOAD)
         self.connection, theirs = context.Pipe()
         self._process = context.Process(target=_work, args=(theirs, self._function), daemon=True)
@@ -149,12 +152,12 @@ class _Worker:
 
 @contextlib.contextmanager
 def _script_hidden() -> Iterator[None]:
-    """Keeps multiprocessing from importing the running script, with all that it imports, in workers started inside.
+    """Keeps multiprocessing from importing the running script in workers started inside.
 
-    No worker needs it, since their functions lie in modules; it would take each 2 s and 160 MB.
+    No worker needs it, since their functions lie in modules; with all its imports it would take each 2 s and 160 MB.
     """
     script = sys.modules["__main__"].__dict__
-    hidden = {name: script.pop(name) for name in ("__file__", "__spec__") if name in script}
+    hidden: dict[str, Any] = {name: script.pop(name) for name in ("__file__", "__spec__") if name in script}
     script["__spec__"] = None
     try:
         yield
@@ -164,8 +167,9 @@ def _script_hidden() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _stop_signals_blocked() -> Iterator[None]:
-    """Keeps the stop signals from processes started inside: sent to a whole group, as Slurm does, they are for the
-    parent, which needs its workers for the step after which it saves.
+    """Blocks the stop signals in processes started inside.
+
+    Slurm sends them to a whole group; the parent handles them, and needs its workers until it has saved.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
@@ -181,7 +185,7 @@ def _stop_signals_blocked() -> Iterator[None]:
 
 def _work(connection: Connection, function: Callable) -> None:
     """A worker's life: items in, (failed, result) out, until the parent closes the pipe or dies."""
-    for number in (signal.SIGINT, *STOP_SIGNALS):  # they reach the whole group; the parent says what to do
+    for number in (signal.SIGINT, *STOP_SIGNALS):  # they reach the whole group; the parent decides
         signal.signal(number, signal.SIG_IGN)
     import torch  # only here: importing this module stays cheap
 

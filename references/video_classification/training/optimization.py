@@ -7,6 +7,8 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from training.options import default_milestones
+
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": lambda groups, lr, momentum: torch.optim.SGD(groups, lr=lr, momentum=momentum),
     "adamw": lambda groups, lr, momentum: torch.optim.AdamW(groups, lr=lr, betas=(momentum, 0.999)),
@@ -86,11 +88,6 @@ def build_schedule(
         return DECAYS[decay](step - warmup, total - warmup, falls, gamma)
 
     return LambdaLR(optimizer, factor)
-
-
-def default_milestones(epochs: int) -> list[float]:
-    """Where multistep falls unless told: 60 % and 85 % of the run, in epochs."""
-    return [0.6 * epochs, 0.85 * epochs]
 
 
 def jump_to_step(scheduler: LambdaLR, step: int) -> None:

@@ -1,56 +1,60 @@
-"""Which of the training script's arguments do not go together, and what those left open resolve to. A room of its own:
-all of it is checked once, before any work is done.
+"""Refuses arguments that do not go together, before any work, and fills in what depends on other arguments.
+
+`check_args` imports no torch, so that wrong usage shows at once; `check_with_torch` does what needs it. Both end in
+`parser.error`, which is exit code 2.
 """
 
 import argparse
+from typing import TYPE_CHECKING
 
-import torch
+from training.options import default_milestones, is_file_name
 
-from evaluation.selection_table import BASELINE
-from network.models import ModelError, build_model
-from network.trunk_and_head import trunk_blocks
-from training.optimization import default_milestones
-from training.options import resolve_amp, resolve_device
-from training.starting import is_file_name
+if TYPE_CHECKING:
+    import torch
+
+OFFICIAL = "official"
 
 
 def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Refuses what cannot be right, before any work, and fills in what depends on other flags."""
+    """Checks train.py's arguments as far as that takes no torch, and fills in what others decide."""
+    check_sizes(parser, args)
+    check_selection(parser, args)
+    if args.cache_dir is None:
+        args.cache_dir = args.data_path / ".clip_cache"
+    if args.lr_milestones is None:
+        args.lr_milestones = default_milestones(args.epochs)
+    if args.calibrate and args.test_only and not (args.resume or (args.weights and is_file_name(args.weights))):
+        parser.error("--calibrate --test-only puts the temperature into a checkpoint: give it by --resume")
+    if args.resume and args.overwrite:
+        parser.error("--resume continues a run and --overwrite starts over: choose one")
+    if args.opt == "adamw" and args.momentum == 1:
+        parser.error("--momentum is adamw's first beta: it must be below 1")
+    check_recipe(parser, args)
+
+
+def check_sizes(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuses crops larger than the frames; sizes become tuples."""
     for split in ("train", "val"):
         crop, resize = getattr(args, f"{split}_crop_size"), getattr(args, f"{split}_resize_size")
         if any(inner > outer for inner, outer in zip(crop, resize, strict=True)):
             parser.error(f"--{split}-crop-size {crop[0]} {crop[1]} does not fit into {resize[0]} {resize[1]}")
         setattr(args, f"{split}_crop_size", tuple(crop))
         setattr(args, f"{split}_resize_size", tuple(resize))
-    if args.cache_dir is None:
-        args.cache_dir = args.data_path / ".clip_cache"
-    if args.lr_milestones is None:
-        args.lr_milestones = default_milestones(args.epochs)
+
+
+def check_selection(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuses frame selections that cannot be compared, or that the cache has no frames for."""
     if len(args.val_frame_selection) > 1 and not args.test_only:
         parser.error("several --val-frame-selection are compared with --test-only; training validates by one")
-    if len(args.val_frame_selection) > 1 and BASELINE not in args.val_frame_selection:
-        args.val_frame_selection.append(BASELINE)  # last: the report tells of the first
+    if len(args.val_frame_selection) > 1 and OFFICIAL not in args.val_frame_selection:
+        args.val_frame_selection.append(OFFICIAL)  # last: the report describes the first
     args.cache_dataset |= args.cache_only
-    beyond_strip = sorted({args.frame_selection, *args.val_frame_selection} - {"official"})
+    beyond_strip = sorted({args.frame_selection, *args.val_frame_selection} - {OFFICIAL})
     if args.cache_dataset and beyond_strip and args.cache_frame_rate is None:
         parser.error(
-            f"--cache-dataset keeps the official strip alone, and {' and '.join(beyond_strip)} frame selection looks "
-            "beyond it: add --cache-frame-rate FPS (8, say), at which more frames are kept to choose from"
+            f"--cache-dataset keeps only the official strip, and {' and '.join(beyond_strip)} frame selection looks "
+            "beyond it: add --cache-frame-rate FPS, such as 8, to keep more frames to choose from"
         )
-    if args.calibrate and args.test_only and not (args.resume or (args.weights and is_file_name(args.weights))):
-        parser.error("--calibrate --test-only puts the temperature into a checkpoint: give it by --resume")
-    if args.resume and args.overwrite:
-        parser.error("--resume continues a run and --overwrite begins anew: choose one")
-    try:
-        args.device = str(resolve_device(args.device))
-    except ValueError as error:
-        parser.error(str(error))
-    if args.opt == "adamw" and args.momentum == 1:
-        parser.error("--momentum is adamw's first beta: it must be below 1")
-    args.amp = resolve_amp(args.amp, torch.device(args.device))
-    check_recipe(parser, args)
-    if args.cache_features and not args.test_only:
-        check_cached_features(parser, args)
 
 
 def check_recipe(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
@@ -63,7 +67,7 @@ def check_recipe(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
     }
     for flag, is_used in in_pixels.items():
         if is_used and args.cache_features:
-            parser.error(f"--cache-features keeps what the trunk makes of pixels, and {flag} changes those: choose one")
+            parser.error(f"--cache-features keeps what the trunk computes from pixels, and {flag} changes those")
     for flag, is_used in (("--save-logits", args.save_logits), ("--eval-split train", args.eval_split == "train")):
         if is_used and not args.test_only:
             parser.error(f"{flag} is for --test-only: training validates on val/ and writes no logits")
@@ -74,17 +78,41 @@ def check_recipe(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
         parser.error("--save-logits writes the clips of one --val-frame-selection: give one")
     if args.flip_map is not None and args.augment == "none":
         parser.error("--flip-map flips clips, and --augment none flips none: use --augment basic or strong")
+    if args.cache_features and args.cache_features > 1 and args.augment == "none" and not args.test_only:
+        parser.error(
+            f"--cache-features {args.cache_features}: with --augment none nothing is random, so all views of a clip "
+            "would be the same: use --cache-features 1, or --augment basic"
+        )
 
 
-def check_cached_features(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Refuses what features that are computed once cannot give."""
+def check_with_torch(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Checks train.py's arguments where that takes torch: device, precision, and the trunk to cache."""
+    from network.precision import resolve_amp
+
+    device = checked_device(parser, args.device)
+    args.device, args.amp = str(device), resolve_amp(args.amp, device)
+    if args.cache_features and not args.test_only:
+        _check_trunk(parser, args)
+
+
+def checked_device(parser: argparse.ArgumentParser, name: str | None) -> "torch.device":
+    """The device of --device; wrong usage where it is not available."""
+    from network.precision import resolve_device
+
+    try:
+        return resolve_device(name)
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def _check_trunk(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    import torch
+
+    from network.models import ModelError, build_model
+    from network.trunk_and_head import trunk_blocks
+
     try:
         with torch.device("meta"):
             trunk_blocks(build_model(args.model, num_classes=1), args.trainable)
     except ModelError as error:
         parser.error(f"--cache-features: {error}")
-    if args.cache_features > 1 and args.augment == "none":
-        parser.error(
-            f"--cache-features {args.cache_features}: with --augment none nothing is drawn, and all views of a clip "
-            "would be the same: use --cache-features 1, or --augment basic"
-        )

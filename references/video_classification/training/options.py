@@ -1,91 +1,104 @@
-"""The flags of `train.py`, in groups that other scripts share."""
+"""The flags of `train.py`, some of which other scripts share. Imports no torch, so that `--help` is quick.
+
+The tuples of choices are the keys of the dictionaries that the choices are looked up in; a test holds them equal.
+"""
 
 import argparse
-import warnings
+import os
 from pathlib import Path
 
-import torch
-
-from caching.clip_cache import CACHE_FORMATS
-from caching.feature_cache import FEATURE_TYPES
-from clips.presets import AUGMENTATIONS
-from network.acceleration import CHANNELS_LAST
-from network.models import DEFAULT_TRAINABLE, MODELS
-from network.precision import AMP_TYPES
 from runtime.arguments import non_negative_float, non_negative_int, positive_float, positive_int, seed, share
 from runtime.worker_pool import default_workers
-from training.optimization import DECAYS, OPTIMIZERS, WARMUPS
-from videos.frame_selection import FRAME_SELECTORS
+
+FRAME_SELECTIONS = ("official", "uniform", "segment", "motion")
+AUGMENTATIONS = ("none", "basic", "strong")
+CACHE_FORMATS = ("raw", "jpeg")
+FEATURE_TYPES = ("fp16", "bf16", "fp32")
+MODELS = ("r2plus1d_18", "r3d_18", "mc3_18")  # torchvision's others work where their sizes fit
+DEFAULT_TRAINABLE = ("layer4", "fc")
+AMP_TYPES = ("off", "bf16", "fp16")
+CHANNELS_LAST = ("auto", "on", "off")
+OPTIMIZERS = ("sgd", "adamw")
+DECAYS = ("cosine", "multistep")
+WARMUPS = ("linear", "constant")
+SPLITS = ("train", "val")
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where the videos are, what clips are made of them, and how they are read."""
+    """Where the videos are, which clips are made of them, and how they are read."""
     group = parser.add_argument_group("data")
     group.add_argument(
         "--data-path", required=True, type=Path, metavar="DIR", help="holds train/<class>/ and val/<class>/"
     )
-    group.add_argument("--clip-len", default=16, type=positive_int, metavar="N", help="frames a clip (16)")
+    group.add_argument("--clip-len", default=16, type=positive_int, metavar="N", help="frames per clip (16)")
     group.add_argument(
-        "--frame-rate", default=4, type=positive_float, metavar="FPS", help="frames a second of a clip (4)"
+        "--frame-rate", default=4, type=positive_float, metavar="FPS", help="frames per second of a clip (4)"
     )
-    group.add_argument("--clips-per-video", default=1, type=positive_int, metavar="N", help="clips a video (1)")
+    group.add_argument("--clips-per-video", default=1, type=positive_int, metavar="N", help="clips per video (1)")
     group.add_argument(
         "--augment",
         default="basic",
         choices=AUGMENTATIONS,
-        help="of training clips; strong: crops of many sizes, RandAugment, colours, erased boxes (basic)",
+        help="augmentation of training clips; strong: random resized crops, RandAugment, color jitter, erasing (basic)",
     )
     group.add_argument(
-        *("--official-start-prob",),
+        "--official-start-prob",
         default=0.5,
         type=share,
         metavar="P",
-        help="how often a training clip starts where the official one does (0.5)",
+        help="probability that a training clip starts where the official one does (0.5)",
     )
     for name, default, what in (
-        ("--train-resize-size", (128, 171), "frames are resized to this before the crop, in training"),
-        ("--train-crop-size", (112, 112), "clips are cropped to this, in training"),
-        ("--val-resize-size", (128, 171), "the same, in validation"),
-        ("--val-crop-size", (112, 112), "the same, in validation"),
+        ("--train-resize-size", (128, 171), "size that training frames are resized to before the crop"),
+        ("--train-crop-size", (112, 112), "size of the crop in training"),
+        ("--val-resize-size", (128, 171), "size that validation frames are resized to before the crop"),
+        ("--val-crop-size", (112, 112), "size of the crop in validation"),
     ):
         shown = " ".join(map(str, default))
         group.add_argument(
             name, default=default, nargs=2, type=positive_int, metavar=("H", "W"), help=f"{what} ({shown})"
         )
-    group.add_argument(
-        *("--workers", "-j"),
-        default=default_workers(),
-        type=non_negative_int,
-        metavar="N",
-        help="processes that decode, or threads that read a cache (the cores, at most 16)",
-    )
+    add_workers_argument(group, "processes that decode, or threads that read a cache (the cores, at most 16)")
     group.add_argument(
         "--cache-dataset", action="store_true", help="decode each video once and keep its frames on disk"
     )
-    group.add_argument("--cache-only", action="store_true", help="build the cache of both splits, and stop")
+    group.add_argument("--cache-only", action="store_true", help="build the cache of both splits, then stop")
     group.add_argument(
-        *("--cache-format",),
+        "--cache-format",
         default="raw",
         choices=CACHE_FORMATS,
-        help="raw: exact, 1.3 to 2.2 MB a video of 5 to 8 s; jpeg: quality 95, about a seventh of that (raw)",
+        help="raw: exact, 1.3 to 2.2 MB per video of 5 to 8 s; jpeg: quality 95, about a seventh of that (raw)",
     )
     group.add_argument(
-        *("--cache-frame-rate",),
+        "--cache-frame-rate",
         type=positive_float,
         metavar="FPS",
-        help="frames a second that selectors other than official choose from, with a cache and without",
+        help="rate of the frames that selections other than official choose from, with and without a cache",
     )
     group.add_argument(
-        "--cache-dir", type=Path, metavar="DIR", help="where index and cache are kept (<data-path>/.clip_cache)"
+        "--cache-dir", type=Path, metavar="DIR", help="folder of the index and the cache (<data-path>/.clip_cache)"
     )
-    group.add_argument("--skip-unreadable", action="store_true", help="go on without files that cannot be read")
+    add_skip_unreadable_argument(group)
+
+
+def add_selection_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which frames make a clip."""
+    group = parser.add_argument_group("frame selection")
+    group.add_argument("--frame-selection", default="official", choices=FRAME_SELECTIONS, help="in training (official)")
+    group.add_argument(
+        "--val-frame-selection",
+        nargs="+",
+        default=["official"],
+        choices=FRAME_SELECTIONS,
+        help="in validation; with --test-only several are compared, with official among them (official)",
+    )
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Which network, from which weights, on which device."""
     group = parser.add_argument_group("model")
     group.add_argument(
-        "--model", default="r2plus1d_18", metavar="NAME", help=f"{', '.join(MODELS)} or another of torchvision's"
+        "--model", default=MODELS[0], metavar="NAME", help=f"{', '.join(MODELS)} or another of torchvision's"
     )
     group.add_argument(
         "--weights",
@@ -93,256 +106,264 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="torchvision's weights, such as KINETICS400_V1, or a checkpoint to start from",
     )
     group.add_argument(
-        *("--trainable",),
+        "--trainable",
         nargs="+",
         default=list(DEFAULT_TRAINABLE),
         metavar="BLOCK",
         help="blocks to train, or all; the others are frozen (layer4 fc)",
     )
-    group.add_argument("--device", metavar="DEVICE", help="cuda or cpu (cuda where there is one)")
+    add_device_argument(group)
+    add_amp_argument(group)
+    group.add_argument("--sync-bn", action="store_true", help="compute BatchNorm statistics over all processes")
     group.add_argument(
-        *("--amp",),
-        nargs="?",
-        default="off",
-        const="auto",
-        choices=(*AMP_TYPES, "auto"),
-        help="mixed precision (off; --amp alone: bf16 where the device has it, else fp16)",
+        "--use-deterministic-algorithms", action="store_true", help="slower, but every run gives the same result"
     )
-    group.add_argument("--sync-bn", action="store_true", help="BatchNorm statistics over all processes")
-    group.add_argument("--use-deterministic-algorithms", action="store_true", help="slower, the same on every run")
-    group.add_argument("--seed", default=0, type=seed, metavar="N", help="of everything random (0)")
+    group.add_argument("--seed", default=0, type=seed, metavar="N", help="seed of everything random (0)")
 
 
 def add_acceleration_arguments(parser: argparse.ArgumentParser) -> None:
     """What makes a run faster."""
     group = parser.add_argument_group("speed")
     group.add_argument(
-        *("--cache-features",),
+        "--cache-features",
         nargs="?",
         const=1,
         type=positive_int,
         metavar="K",
-        help="compute the frozen trunk once, for K views of each training clip, and train the head on its features: "
-        "the official clip, and K - 1 that are drawn as --augment says, one of them an epoch (K = 1)",
+        help="compute the frozen trunk once for K views of each training clip, then train the head on its features; "
+        "view 1 is the official clip, the others are drawn as --augment says, and each epoch uses one (K = 1)",
     )
+    group.add_argument("--feature-dtype", default="fp16", choices=FEATURE_TYPES, help="type of cached features (fp16)")
     group.add_argument(
-        "--feature-dtype", default="fp16", choices=FEATURE_TYPES, help="in which features are kept (fp16)"
-    )
-    group.add_argument(
-        *("--channels-last",),
+        "--channels-last",
         default="auto",
         choices=CHANNELS_LAST,
-        help="memory layout; auto tries both on a GPU and keeps the faster (auto)",
+        help="memory layout; auto times both on a GPU and keeps the faster (auto)",
     )
-    group.add_argument("--compile", action="store_true", help="torch.compile the network: minutes first, faster after")
+    group.add_argument(
+        "--compile", action="store_true", help="torch.compile the network: takes minutes, then steps are faster"
+    )
 
 
 def add_optimization_arguments(parser: argparse.ArgumentParser) -> None:
     """How the network is trained."""
-    group = parser.add_argument_group("optimisation")
-    group.add_argument(
-        "--batch-size", "-b", default=24, type=positive_int, metavar="N", help="clips a step and process (24)"
-    )
+    group = parser.add_argument_group("optimization")
+    add_batch_size_argument(group, 24, "clips per step and process (24)")
     group.add_argument(
         "--epochs", default=15, type=positive_int, metavar="N", help="passes over the training videos (15)"
     )
     group.add_argument(
-        *("--gradient-accumulation",),
+        "--gradient-accumulation",
         default=1,
         type=positive_int,
         metavar="N",
-        help="batches a step; as one of N times the size but for BatchNorm, which sees each alone (1)",
+        help="batches per step; like a batch of N times the size, except that BatchNorm sees each batch alone (1)",
     )
     group.add_argument(
-        "--clip-grad-norm", type=positive_float, metavar="X", help="shorten longer gradients to this norm (never)"
+        "--clip-grad-norm", type=positive_float, metavar="X", help="clip the norm of the gradients to this (never)"
     )
-    group.add_argument("--opt", default="sgd", choices=OPTIMIZERS, help="optimiser (sgd)")
-    group.add_argument("--lr", default=0.01, type=positive_float, metavar="RATE", help="highest learning rate (0.01)")
+    group.add_argument("--opt", default="sgd", choices=OPTIMIZERS, help="optimizer (sgd)")
+    group.add_argument("--lr", default=0.01, type=positive_float, metavar="RATE", help="peak learning rate (0.01)")
     group.add_argument(
-        *("--lr-head-mult",),
+        "--lr-head-mult",
         default=1.0,
         type=positive_float,
         metavar="X",
-        help="the last layer's rate is this many times --lr (1)",
+        help="the last layer's learning rate is this many times --lr (1)",
     )
-    group.add_argument("--momentum", default=0.9, type=share, metavar="M", help="of sgd; adamw's first beta (0.9)")
     group.add_argument(
-        "--weight-decay", default=1e-4, type=non_negative_float, metavar="W", help="not on norms, biases (1e-4)"
+        "--momentum", default=0.9, type=share, metavar="M", help="momentum of sgd, first beta of adamw (0.9)"
     )
-    group.add_argument("--label-smoothing", default=0.0, type=share, metavar="S", help="(0)")
-    group.add_argument("--lr-scheduler", default="cosine", choices=DECAYS, help="how the rate falls (cosine)")
+    group.add_argument(
+        "--weight-decay",
+        default=1e-4,
+        type=non_negative_float,
+        metavar="W",
+        help="weight decay, of all but norms and biases (1e-4)",
+    )
+    group.add_argument("--label-smoothing", default=0.0, type=share, metavar="S", help="label smoothing (0)")
+    group.add_argument("--lr-scheduler", default="cosine", choices=DECAYS, help="decay of the learning rate (cosine)")
     group.add_argument(
         "--lr-milestones",
         nargs="+",
         type=non_negative_float,
         metavar="EPOCH",
-        help="of multistep (60 %% and 85 %% of --epochs)",
+        help="epochs at which multistep decays (60 %% and 85 %% of --epochs)",
     )
     group.add_argument(
         "--lr-gamma", default=0.1, type=positive_float, metavar="G", help="factor at each milestone (0.1)"
     )
     group.add_argument(
-        "--lr-warmup-epochs", default=1.0, type=non_negative_float, metavar="N", help="cut to a third of the run (1)"
-    )
-    group.add_argument("--lr-warmup-method", default="linear", choices=WARMUPS, help="(linear)")
-    group.add_argument(
-        "--lr-warmup-decay", default=0.001, type=share, metavar="F", help="factor that it starts at (0.001)"
-    )
-
-
-def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where a run writes, what it continues, what it shows."""
-    group = parser.add_argument_group("run")
-    group.add_argument(
-        "--output-dir", default=Path("."), type=Path, metavar="DIR", help="checkpoints, log and args (.)"
-    )
-    group.add_argument(
-        *("--resume",),
-        metavar="FILE|auto",
-        help="checkpoint to continue, or to validate with --test-only; auto: the newest valid one of --output-dir",
-    )
-    group.add_argument(
-        "--start-epoch", type=non_negative_int, metavar="N", help="begin here, whatever the checkpoint says"
-    )
-    group.add_argument("--overwrite", action="store_true", help="start anew in a folder that holds a run's checkpoints")
-    group.add_argument(
-        *("--checkpoint-minutes",),
-        default=5.0,
+        "--lr-warmup-epochs",
+        default=1.0,
         type=non_negative_float,
-        metavar="M",
-        help="save this often within an epoch; 0: at its end only (5)",
+        metavar="N",
+        help="epochs of warmup, at most a third of the run (1)",
     )
+    group.add_argument("--lr-warmup-method", default="linear", choices=WARMUPS, help="warmup method (linear)")
     group.add_argument(
-        "--keep-checkpoints", type=positive_int, metavar="K", help="epochs kept, besides the best and the newest (all)"
+        "--lr-warmup-decay", default=0.001, type=share, metavar="F", help="factor that warmup starts at (0.001)"
     )
-    group.add_argument("--test-only", action="store_true", help="validate only; writes nothing over a run's files")
-    group.add_argument(
-        "--sanity-overfit", action="store_true", help="only learn one batch by heart; exit code 1 where that fails"
-    )
-    group.add_argument(
-        "--calibrate", action="store_true", help="fit a temperature on the validation videos, kept in the checkpoint"
-    )
-    group.add_argument("--tensorboard", action="store_true", help="write events to <output-dir>/tensorboard too")
-    group.add_argument(
-        "--print-freq", default=10, type=positive_int, metavar="STEPS", help="steps between two lines (10)"
-    )
-
-
-def add_selection_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which frames make a clip."""
-    group = parser.add_argument_group("frame selection")
-    group.add_argument("--frame-selection", default="official", choices=FRAME_SELECTORS, help="in training (official)")
-    group.add_argument(
-        *("--val-frame-selection",),
-        nargs="+",
-        default=["official"],
-        choices=FRAME_SELECTORS,
-        help="in validation; several are compared with --test-only, official too (official)",
-    )
-
-
-def resolve_device(name: str | None) -> torch.device:
-    """The device asked for, or the best there is. Raises ValueError where it is not to be had."""
-    if name is None:
-        name = "cuda" if _cuda_is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        if device.type != "cuda":  # a GPU is not touched here, where a process does not know yet which is its own
-            torch.zeros(1, device=device).item()
-    except Exception as error:  # each kind of device has its own way of not being there
-        raise ValueError(f"--device {name}: torch has no such device here; use cuda or cpu") from error
-    if device.type == "cuda" and not _cuda_is_available():
-        raise ValueError(
-            f"--device {name}: torch sees no GPU; check nvidia-smi and the torch build, or use --device cpu"
-        )
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"--device {name}: torch sees {torch.cuda.device_count()} GPUs, numbered from 0")
-    return device
-
-
-def resolve_amp(name: str, device: torch.device) -> str:
-    """`auto` becomes bf16 where the device has it, else fp16."""
-    if name != "auto":
-        return name
-    has_bf16 = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
-    return "bf16" if has_bf16 else "fp16"
-
-
-def _cuda_is_available() -> bool:
-    with warnings.catch_warnings():  # a CUDA build without a driver warns; the answer is all we want
-        warnings.simplefilter("ignore")
-        return torch.cuda.is_available()
 
 
 def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     """What training does beyond plain fine-tuning."""
     group = parser.add_argument_group("recipe")
     group.add_argument(
-        *("--flip-map",),
+        "--flip-map",
         type=Path,
         metavar="FILE",
-        help='JSON pairs {"left arm raise": "right arm raise"}: their clips are flipped too, into each other',
+        help='JSON pairs {"left arm raise": "right arm raise"}: their clips are flipped too, and change class',
     )
     group.add_argument(
-        *("--mixup-alpha",),
+        "--mixup-alpha",
         default=0.0,
         type=non_negative_float,
         metavar="A",
-        help="blend each clip with another, its share drawn from Beta(A, A) (0: not)",
+        help="mixup: blend each clip with another, weighted by a draw from Beta(A, A) (0: never)",
     )
     group.add_argument(
-        *("--cutmix-alpha",),
+        "--cutmix-alpha",
         default=0.0,
         type=non_negative_float,
         metavar="A",
-        help="put a box of another clip into each, the same in all frames; with mixup, either by turns (0: not)",
+        help="CutMix: paste a box of another clip, the same in all frames; with mixup, one of the two (0: never)",
     )
     group.add_argument(
-        *("--teacher-logits",),
+        "--teacher-logits",
         type=Path,
         metavar="FILE",
-        help="train towards a teacher's outputs too: a file of --save-logits, see the README",
+        help="distill a teacher: the file that its --save-logits wrote for the training videos",
     )
     group.add_argument(
-        "--distill-alpha", default=0.5, type=share, metavar="A", help="the teacher's weight, the labels' is 1 - A (0.5)"
+        "--distill-alpha",
+        default=0.5,
+        type=share,
+        metavar="A",
+        help="weight of the teacher; the labels get 1 - A (0.5)",
     )
     group.add_argument(
-        *("--distill-temperature",),
+        "--distill-temperature",
         default=2.0,
         type=positive_float,
         metavar="T",
-        help="softens teacher and student (2)",
+        help="temperature that softens teacher and student (2)",
     )
     group.add_argument(
-        "--balanced-sampling", action="store_true", help="an epoch sees all classes equally often, and is as long"
+        "--balanced-sampling", action="store_true", help="draw all classes equally often; an epoch is as long as before"
     )
     group.add_argument(
-        "--model-ema", action="store_true", help="average the weights too; what validates better is used"
+        "--model-ema", action="store_true", help="keep an average of the weights, and use it where it validates better"
     )
     group.add_argument(
-        *("--model-ema-decay",),
+        "--model-ema-decay",
         default=0.999,
         type=share,
         metavar="D",
-        help="what an update keeps of the average; less in the first updates (0.999)",
+        help="decay of the average, lower in the first updates (0.999)",
     )
     group.add_argument(
         "--model-ema-steps", default=1, type=positive_int, metavar="N", help="steps between two updates (1)"
     )
     group.add_argument(
-        *("--bn-recalibrate",),
+        "--bn-recalibrate",
         action="store_true",
-        help="estimate the trained BatchNorms' statistics again before the last validation",
+        help="estimate the statistics of trained BatchNorms again before the last validation",
     )
     group.add_argument(
-        "--early-stop", type=positive_int, metavar="N", help="stop after N epochs without a better one (never)"
+        "--early-stop", type=positive_int, metavar="N", help="stop after N epochs without improvement (never)"
     )
     group.add_argument(
-        *("--save-logits",),
-        type=Path,
-        metavar="FILE",
-        help="with --test-only: write the logits of every clip, as .npz",
+        "--save-logits", type=Path, metavar="FILE", help="with --test-only: write the logits of every clip to a .npz"
     )
     group.add_argument(
-        "--eval-split", default="val", choices=("train", "val"), help="with --test-only: which split (val)"
+        "--eval-split", default="val", choices=SPLITS, help="with --test-only: the split to validate on (val)"
     )
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where a run writes, what it continues, what it prints."""
+    group = parser.add_argument_group("run")
+    group.add_argument(
+        "--output-dir", default=Path("."), type=Path, metavar="DIR", help="folder of checkpoints, log and report (.)"
+    )
+    group.add_argument(
+        "--resume",
+        metavar="FILE|auto",
+        help="checkpoint to continue, or to validate with --test-only; auto: the newest valid one in --output-dir",
+    )
+    group.add_argument(
+        "--start-epoch", type=non_negative_int, metavar="N", help="start at this epoch, whatever the checkpoint says"
+    )
+    group.add_argument("--overwrite", action="store_true", help="start over in a folder that holds a run's checkpoints")
+    group.add_argument(
+        "--checkpoint-minutes",
+        default=5.0,
+        type=non_negative_float,
+        metavar="M",
+        help="minutes between checkpoints within an epoch; 0: only at its end (5)",
+    )
+    group.add_argument(
+        "--keep-checkpoints",
+        type=positive_int,
+        metavar="K",
+        help="epochs whose checkpoints are kept, besides the best and the newest (all)",
+    )
+    group.add_argument("--test-only", action="store_true", help="only validate; overwrites nothing of a run")
+    group.add_argument(
+        "--sanity-overfit", action="store_true", help="only overfit one batch; exit code 1 if that fails"
+    )
+    group.add_argument(
+        "--calibrate", action="store_true", help="fit a temperature on the validation videos; the checkpoint keeps it"
+    )
+    group.add_argument("--tensorboard", action="store_true", help="also write events to <output-dir>/tensorboard")
+    group.add_argument(
+        "--print-freq", default=10, type=positive_int, metavar="STEPS", help="steps between two lines (10)"
+    )
+
+
+# What several scripts take.
+
+Parser = argparse.ArgumentParser | argparse._ArgumentGroup
+
+
+def add_device_argument(parser: Parser) -> None:
+    """`--device`; `option_checks.checked_device` resolves it."""
+    parser.add_argument("--device", metavar="DEVICE", help="cuda or cpu (cuda if available)")
+
+
+def add_amp_argument(parser: Parser) -> None:
+    """`--amp`; `precision.resolve_amp` resolves it."""
+    parser.add_argument(
+        "--amp",
+        nargs="?",
+        default="off",
+        const="auto",
+        choices=(*AMP_TYPES, "auto"),
+        help="mixed precision (off; --amp alone: bf16 where the device has it, else fp16)",
+    )
+
+
+def add_batch_size_argument(parser: Parser, default: int, what: str) -> None:
+    """`--batch-size`."""
+    parser.add_argument("--batch-size", "-b", default=default, type=positive_int, metavar="N", help=what)
+
+
+def add_workers_argument(parser: Parser, what: str = "processes that decode (the cores, at most 16)") -> None:
+    """`--workers`."""
+    parser.add_argument("--workers", "-j", default=default_workers(), type=non_negative_int, metavar="N", help=what)
+
+
+def add_skip_unreadable_argument(parser: Parser) -> None:
+    """`--skip-unreadable`."""
+    parser.add_argument("--skip-unreadable", action="store_true", help="go on without files that cannot be read")
+
+
+def is_file_name(weights: str) -> bool:
+    """Whether --weights means a file rather than a name of torchvision's."""
+    return Path(weights).exists() or os.sep in weights or weights.endswith((".pth", ".pt"))
+
+
+def default_milestones(epochs: int) -> list[float]:
+    """The default of --lr-milestones, in epochs: 60 % and 85 % of the run."""
+    return [0.6 * epochs, 0.85 * epochs]

@@ -2,7 +2,6 @@
 its own between checkpoints and scripts, since training, validation and export must answer it in one way.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor, nn, optim
 from network.checkpoint import CheckpointError, is_legacy, load_checkpoint, newest_valid_checkpoint, set_rng_state
 from network.models import build_model, freeze, load_state, pretrained_state
 from runtime.distributed import gather_objects, print_main, world_size
+from training.options import is_file_name
 from training.saving import RunProgress
 from videos.folder import class_folders
 
@@ -106,11 +106,6 @@ def start_from_weights(model_name: str, weights: str | None, folders: Sequence[s
     why = f"its {len(classes)} classes are not the data's {len(folders)}" if classes else "it has no class names"
     print_main(f"{weights}: its head is replaced, {why}")
     return Start(list(folders), checkpoint["model"])
-
-
-def is_file_name(weights: str) -> bool:
-    """Whether --weights means a file rather than a name of torchvision's."""
-    return Path(weights).exists() or os.sep in weights or weights.endswith((".pth", ".pt"))
 
 
 def folder_classes(data_path: Path, test_only: bool) -> list[str]:
