@@ -1,43 +1,100 @@
-"""Copies of videos with their predicted labels drawn in. A room of its own: the only writer of videos among the tools
-for trained models. Text is drawn by Pillow, since few FFmpeg builds have a filter that writes.
-"""
+"""Copies of videos with their predictions drawn in, by Pillow, since few FFmpeg builds have a filter for text."""
 
+import contextlib
 import os
 import re
+import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
+from typing import IO
 
 import av
 import numpy as np
 
+from deployment.prediction import Prediction
 from runtime.errors import require
-from runtime.files import replaced_file
+from runtime.files import printable, replaced_file
+from runtime.progress import Progress
+from runtime.worker_pool import map_in_workers
 from videos.decoding import VideoError, iter_frames, probe_video, to_rgb
+from videos.folder import DatasetError
 
-LINES_PER_PICTURE = 18  # how many lines of text would fill the picture's height
+LINES_PER_PICTURE = 18  # lines of text that would fill the picture's height
 MIN_TEXT_PIXELS = 10
-SLOWEST_RATE = Fraction(1, 1001)  # frames a second of a copy
+SLOWEST_RATE = Fraction(1, 1001)  # frames per second of a copy
 
 
 @dataclass(frozen=True)
 class Annotation:
-    """A copy to make: `lines` are drawn at the top left."""
+    """A copy to make."""
 
     source: str
     destination: Path
-    lines: tuple[str, ...]
+    lines: tuple[str, ...]  # drawn at the top left
+
+
+def plan_copies(folder: Path, paths: list[str]) -> list[Path]:
+    """The annotated copies of the videos `paths`; makes their folder.
+
+    Raises:
+        DatasetError: a copy would replace a video.
+        MissingExtra: no Pillow.
+        OSError: the folder cannot be written to, which is better known before the work.
+    """
+    require("PIL.ImageFont")
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+    copies = destinations(paths, folder)
+    videos = {os.path.realpath(path) for path in paths}
+    if taken := [copy for copy in copies if os.path.realpath(copy) in videos]:
+        raise DatasetError(f"--annotate {folder}: a copy would take the place of {taken[0]}: choose another folder")
+    return copies
+
+
+def write_copies(predictions: Sequence[Prediction], copies: Sequence[Path], folder: Path, workers: int) -> int:
+    """Writes the annotated copies of the videos that could be read, each whole or not at all.
+
+    Args:
+        predictions: one per video.
+        copies: one per video, from `plan_copies`.
+        folder: of the copies; nothing else is left in it.
+        workers: processes.
+
+    Returns:
+        The number of copies that failed, after printing why.
+    """
+    work = [
+        Annotation(prediction.video, copy, tuple(f"{label} {100 * share:.1f} %" for label, share in prediction.top[:3]))
+        for prediction, copy in zip(predictions, copies, strict=True)
+        if prediction.error is None
+    ]
+    failed = 0
+    with tempfile.TemporaryDirectory(prefix=".unfinished.", dir=folder, ignore_cleanup_errors=True) as unfinished:
+        function = partial(annotate, unfinished=Path(unfinished))
+        results = map_in_workers(function, work, min(workers, len(work)), on_death=lambda death: death.how)
+        progress = Progress("Annotating", len(work), "video", quiet=not sys.stderr.isatty())
+        with contextlib.closing(results), progress:  # no worker is left when that folder is removed
+            for annotation, reason in zip(work, results, strict=True):
+                progress.update()
+                if reason is not None:
+                    failed += 1
+                    print(f"error: {printable(annotation.source)} has no copy: {reason}", file=sys.stderr)
+    return failed
 
 
 def annotate(annotation: Annotation, unfinished: Path) -> str | None:
-    """Writes the copy: H.264 in MP4, upright, without sound, at the average rate. Returns why not, else None.
+    """Writes a copy, H.264 in MP4, upright, without sound, at the average rate. Returns why it failed, else None.
 
-    It grows in the folder `unfinished`, on the same file system, so that whoever ends this process can tidy up.
+    It is written in the folder `unfinished`, on the same file system, so that the parent can clean up after a crash.
     """
     try:
         rate = max(Fraction(probe_video(annotation.source).fps).limit_denominator(1001), SLOWEST_RATE)
-        temporary = unfinished / f"{os.getpid()}.mp4"  # a process makes one at a time
+        temporary = unfinished / f"{os.getpid()}.mp4"  # each process writes one at a time
         with replaced_file(temporary) as file:
             _write(file, annotation, rate)
         annotation.destination.parent.mkdir(parents=True, exist_ok=True)
@@ -46,15 +103,15 @@ def annotate(annotation: Annotation, unfinished: Path) -> str | None:
         return error.reason
     except (av.FFmpegError, OSError) as error:
         return f"{annotation.destination} cannot be written: {error.strerror or error}"
-    except Exception as error:  # whatever is odd about this video, the other copies go on
+    except Exception as error:  # whatever is wrong with this video, the other copies go on
         return f"{annotation.destination} cannot be written: {type(error).__name__}: {error}"
     return None
 
 
 def destinations(paths: Sequence[str], folder: Path) -> list[Path]:
-    """Where each video's copy goes: below `folder` as they lie below the folder that they have in common.
+    """The path of each video's copy: below `folder` as the videos lie below their common folder.
 
-    Where `a.avi` and `a.avi.mp4` would have the same copy, the later one's is `a.avi_2.mp4`.
+    Where `a.avi` and `a.avi.mp4` would have the same copy, that of the later one is `a.avi_2.mp4`.
     """
     absolute = [os.path.abspath(path) for path in paths]
     root = os.path.commonpath([os.path.dirname(path) for path in absolute])
@@ -71,9 +128,9 @@ def destinations(paths: Sequence[str], folder: Path) -> list[Path]:
 
 
 def fit_text(lines: Sequence[str], height: int, width: int) -> tuple[int, list[str]]:
-    """The size in pixels of text for a picture of `height` x `width`, and its lines.
+    """The text size in pixels for a picture of `height` x `width`, and the lines of text.
 
-    Where the picture is narrow, the text is small, and where that is not enough, lines are broken after `_` and spaces.
+    In narrow pictures the text gets smaller, and where that is not enough, lines are broken after `_` and spaces.
     """
     font = require("PIL.ImageFont")
 
@@ -86,7 +143,7 @@ def fit_text(lines: Sequence[str], height: int, width: int) -> tuple[int, list[s
     return size, [part for line in lines for part in _broken(line, is_too_wide)]
 
 
-def _write(file, annotation: Annotation, rate: Fraction) -> None:
+def _write(file: IO[bytes], annotation: Annotation, rate: Fraction) -> None:
     label = None
     with av.open(file, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=rate, options={"crf": "20", "preset": "veryfast"})
@@ -94,7 +151,7 @@ def _write(file, annotation: Annotation, rate: Fraction) -> None:
         for index, frame in enumerate(iter_frames(annotation.source)):
             rgb = to_rgb(frame)
             odd = [(0, side % 2) for side in rgb.shape[:2]]
-            rgb = np.pad(rgb, (*odd, (0, 0)), mode="edge")  # the encoder takes even sizes only
+            rgb = np.pad(rgb, (*odd, (0, 0)), mode="edge")  # the encoder accepts only even sizes
             if label is None:
                 stream.height, stream.width = rgb.shape[:2]
                 label = _label(annotation.lines, stream.height, stream.width)
@@ -121,7 +178,7 @@ def _label(lines: Sequence[str], height: int, width: int) -> np.ndarray:
 
 
 def _broken(line: str, is_too_wide: Callable[[str], bool]) -> list[str]:
-    """The line in as few parts as are not too wide; a number and its percent sign stay together."""
+    """Breaks the line into few parts that are not too wide; a number and its percent sign stay together."""
     parts = [""]
     for word in re.split(r"(?<=[_ ])(?!%)", line):
         if parts[-1] and is_too_wide((parts[-1] + word).rstrip()):

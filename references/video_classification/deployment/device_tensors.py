@@ -1,11 +1,10 @@
-"""Input tensors for a device, and the logits that come back: written with a manifest, matched by name. A room of its
-own between export and scoring, which may run weeks and machines apart.
-"""
+"""Input tensors for a device, and the logits that it returns: written with a manifest, matched by name."""
 
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,19 +18,25 @@ from runtime.errors import UserError, require
 from runtime.files import replaced_file
 
 MANIFEST = "manifest.jsonl"
-NAMED = 3  # rows in a message
+NAMED = 3  # rows named in a message
 
 
 class LogitsError(UserError):
-    """Logits that do not fit their manifest, or a file that is neither; the message names the row."""
+    """A file of logits or a manifest that cannot be read, or that do not match; the message names the row."""
 
 
 def dump_tensors(folder: Path, clips: Clips, device_format: DeviceFormat, preprocessing: Preprocessing) -> Path:
-    """Writes each video's official clip to `folder` as `<row>.npy`, float32 with a batch axis of 1, and the manifest.
+    """Writes each video's official clip as `<row>.npy`, float32 with a batch axis of 1, and the manifest.
+
+    Args:
+        folder: to write to.
+        clips: the videos.
+        device_format: the layout and normalization of the tensors.
+        preprocessing: the mean and deviation of that normalization.
 
     Returns:
-        The manifest, written last: a line a video with `video`, `label` (the index of its class), `class`,
-        `num_classes`, `tensor` (the file's name), `shape` and `dtype`.
+        The manifest's path. It is written last, with a line per video: `video`, `label` (the index of its class),
+        `class`, `num_classes`, `tensor` (the file's name), `shape` and `dtype`.
     """
     files = clips.loader.dataset.folder
     lines = []
@@ -49,14 +54,14 @@ def dump_tensors(folder: Path, clips: Clips, device_format: DeviceFormat, prepro
 
 
 def read_manifest(path: Path) -> list[dict]:
-    """The rows of a manifest. Raises LogitsError where it is none."""
+    """Reads the rows of a manifest. Raises LogitsError if it is not one."""
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, ValueError) as error:
         raise LogitsError(f"{path} cannot be read as a manifest: {error}") from error
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("video", "tensor")):
-            raise LogitsError(f"{path}, line {number}: a row needs the names `video` and `tensor`")
+            raise LogitsError(f"{path}, line {number}: a row needs a `video` and a `tensor`")
         if not isinstance(row.get("label"), int) or row["label"] < 0:
             raise LogitsError(f"{path}, line {number}: `label` must be the index of a class")
     for key in ("video", "tensor"):
@@ -69,10 +74,10 @@ def read_manifest(path: Path) -> list[dict]:
 
 
 def read_logits(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a .npz or .h5 file by name; of an .h5 file's arrays in groups, by `group/name`.
+    """Reads the arrays of a .npz or .h5 file by name; arrays in groups of an .h5 file are named `group/name`.
 
     Raises:
-        LogitsError: another kind of file, or one that is damaged.
+        LogitsError: the file is of another kind, or damaged.
         MissingExtra: no h5py.
     """
     readers = {".npz": _read_npz, ".h5": _read_h5, ".hdf5": _read_h5}
@@ -82,21 +87,27 @@ def read_logits(path: Path) -> dict[str, np.ndarray]:
         return readers[path.suffix.lower()](path)
     except UserError:
         raise
-    except Exception as error:  # a damaged file ends zipfile, zlib, numpy and h5py in errors of every kind
+    except Exception as error:  # damaged files make zipfile, zlib, numpy and h5py raise errors of every kind
         raise LogitsError(f"{path} cannot be read: {error}") from error
 
 
 def match_rows(rows: Iterable[Mapping], arrays: Mapping[str, np.ndarray], source: Path) -> Tensor:
-    """The logits of each row of a manifest, float32 (V, num_classes), by the row's names and never by order.
+    """The logits of each row of a manifest, float32 (V, num_classes), matched by name and never by order.
 
-    An array is named as the row's `video`, or its `tensor` with or without the ending, and holds one clip's logits.
+    An array has the name of the row's `video`, or of its `tensor` with or without `.npy`, and holds one clip's logits.
+
+    Args:
+        rows: of the manifest.
+        arrays: by name.
+        source: the arrays' file, for messages.
 
     Raises:
-        LogitsError: a row without an array, or with several; an array without a row; other shapes; values that are
-            not numbers, or infinite.
+        LogitsError: a row without an array or with several, an array without a row, other shapes, or values that are
+            not finite.
     """
     unused = set(arrays)
-    matched, missing = [], []
+    matched: list[tuple[str, np.ndarray]] = []
+    missing = []
     for row in rows:
         names = {row["video"], row["tensor"], row["tensor"].removesuffix(".npy")} & unused
         if len(names) > 1:
@@ -111,19 +122,19 @@ def match_rows(rows: Iterable[Mapping], arrays: Mapping[str, np.ndarray], source
     for video, logits in matched:
         if logits.ndim != 1 or logits.shape != matched[0][1].shape or logits.dtype.kind not in "fiu":
             raise LogitsError(f"{source}: {video} has {logits.dtype} values of shape {logits.shape}, not logits")
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as that
-        logits = np.stack([logits for _, logits in matched]).astype(np.float32)
-    if bad := [matched[row][0] for row in np.flatnonzero(~np.isfinite(logits).all(1))]:
+    with np.errstate(over="ignore"):  # values beyond float32 become infinite, and are refused below
+        stacked = np.stack([logits for _, logits in matched]).astype(np.float32)
+    if bad := [matched[row][0] for row in np.flatnonzero(~np.isfinite(stacked).all(1))]:
         shown = ", ".join(bad[:NAMED]) + (", ..." if len(bad) > NAMED else "")
-        raise LogitsError(f"{source}: {len(bad)} of {len(logits)} rows hold values that are no finite numbers: {shown}")
-    return torch.from_numpy(logits)
+        raise LogitsError(f"{source}: {len(bad)} of {len(stacked)} rows hold values that are not finite: {shown}")
+    return torch.from_numpy(stacked)
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     with open(path, "rb") as file:
         arrays = np.load(file, allow_pickle=False)
         if isinstance(arrays, np.ndarray):
-            raise LogitsError(f"{path} is a single array, not an .npz file of arrays with names")
+            raise LogitsError(f"{path} is a single array, not an .npz file of named arrays")
         with arrays:
             return dict(arrays)
 
@@ -132,7 +143,7 @@ def _read_h5(path: Path) -> dict[str, np.ndarray]:
     h5py = require("h5py")
     arrays = {}
 
-    def add(name: str, item) -> None:
+    def add(name: str, item: Any) -> None:
         if isinstance(item, h5py.Dataset):
             arrays[name] = item[()]
 

@@ -1,9 +1,10 @@
-"""A network as a device runs it: tensor layout and normalisation at its entry, BatchNorm folded, written as ONNX."""
+"""Writes a network as ONNX for a device: with its tensor layout and normalization, and BatchNorm folded."""
 
 import json
 import logging
 import os
 from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,52 +19,56 @@ from runtime.errors import UserError, require
 INPUT, OUTPUT = "video", "class_logits"
 DEFAULT_OPSET = 18  # what torch's exporter writes without conversion
 
-# Where the axes of N C T H W are to be found in a layout.
+# The position of each axis of N C T H W in a layout.
 LAYOUTS = {"NCTHW": (0, 1, 2, 3, 4), "NTHWC": (0, 4, 1, 2, 3)}
 NORMALIZE = ("inside", "outside")
 
-# What the compilers of mobile NPUs take.
-ALLOWED_OPERATORS = {
-    *("Conv", "Relu", "Add", "Sub", "Mul", "Div", "Gemm", "MatMul"),
-    *("AveragePool", "GlobalAveragePool", "MaxPool", "GlobalMaxPool", "ReduceMean"),
-    *("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity"),
-}
-QUANTIZATION_OPERATORS = {"QuantizeLinear", "DequantizeLinear"}
+# What the compilers of mobile NPUs accept.
+ALLOWED_OPERATORS = frozenset(
+    "Conv Relu Add Sub Mul Div Gemm MatMul AveragePool GlobalAveragePool MaxPool GlobalMaxPool ReduceMean "
+    "Reshape Flatten Transpose Squeeze Unsqueeze Identity".split()
+)
+QUANTIZATION_OPERATORS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
 
 class ExportError(UserError):
-    """An export that is not to be trusted, or cannot be made; the message says why."""
+    """The export failed, or cannot be trusted; the message says why."""
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message; of an empty one, the name of its class."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @dataclass(frozen=True)
 class DeviceFormat:
-    """What the exported network takes.
+    """The input that the exported network takes."""
 
-    layout: a name of LAYOUTS. normalize: whether mean and deviation are taken out inside the network (input in [0, 1])
-    or outside. dynamic_batch: any number of clips, or one. opset: of ONNX.
-    """
-
-    layout: str = "NCTHW"
-    normalize: str = "inside"
-    dynamic_batch: bool = False
-    opset: int = DEFAULT_OPSET
+    layout: str = "NCTHW"  # a key of LAYOUTS
+    normalize: str = "inside"  # where clips in [0, 1] are normalized: in the network, or before it
+    dynamic_batch: bool = False  # any number of clips instead of one
+    opset: int = DEFAULT_OPSET  # of ONNX
 
     def tensor(self, clips: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
-        """What to give the network for clips, float32 (B, T, H, W, C) in [0, 1]."""
+        """The network's input for clips, float32 (B, T, H, W, C) in [0, 1]."""
         if self.normalize == "outside":
-            clips = (clips - np.float32(preprocessing.mean)) / np.float32(preprocessing.std)
-        from_clips = LAYOUTS["NTHWC"]  # N C T H W out of N T H W C
+            mean, std = (np.asarray(values, np.float32) for values in (preprocessing.mean, preprocessing.std))
+            clips = (clips - mean) / std
+        from_clips = LAYOUTS["NTHWC"]  # N T H W C to N C T H W
         to_layout = np.argsort(LAYOUTS[self.layout])
         return np.ascontiguousarray(clips.transpose(from_clips).transpose(to_layout), np.float32)
 
     def shape(self, preprocessing: Preprocessing, batch_size: int) -> tuple[int, ...]:
-        """Of the input."""
+        """The shape of the input."""
         sizes = (batch_size, *preprocessing.clip_shape)
         return tuple(sizes[axis] for axis in np.argsort(LAYOUTS[self.layout]))
 
 
 class DeviceNetwork(nn.Module):
-    """`network` behind the entry that `device_format` asks for: (B, ...) in its layout to (B, num_classes) logits."""
+    """A network that takes `device_format`: (B, ...) in its layout to (B, num_classes) logits."""
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, network: nn.Module, device_format: DeviceFormat, preprocessing: Preprocessing) -> None:
         super().__init__()
@@ -82,17 +87,17 @@ class DeviceNetwork(nn.Module):
 
 
 class _LayerTracer(fx.Tracer):
-    """Takes torchvision's own kinds of Conv3d for the layers that they are."""
+    """Treats torchvision's subclasses of Conv3d as layers, not as modules to trace into."""
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         return isinstance(module, nn.Conv3d) or super().is_leaf_module(module, name)
 
 
 def fold_batch_norm(network: nn.Module) -> fx.GraphModule:
-    """A network in evaluation mode with every BatchNorm folded into the convolution before it; the given one is kept.
+    """A copy of a network in evaluation mode with every BatchNorm folded into the convolution before it.
 
     Raises:
-        ExportError: a network whose forward pass cannot be traced.
+        ExportError: the network's forward pass cannot be traced.
     """
     try:
         graph = _LayerTracer().trace(network)
@@ -101,11 +106,12 @@ def fold_batch_norm(network: nn.Module) -> fx.GraphModule:
     traced = fx.GraphModule(network, graph)
     modules = dict(traced.named_modules())
     for node in list(traced.graph.nodes):
-        norm = modules.get(node.target) if node.op == "call_module" else None
-        before = node.args[0] if isinstance(norm, nn.BatchNorm3d) else None
-        conv = modules.get(before.target) if isinstance(before, fx.Node) and before.op == "call_module" else None
+        norm, before = _called(node, modules), node.args[0] if node.args else None
+        if not isinstance(norm, nn.BatchNorm3d) or not isinstance(before, fx.Node):
+            continue
+        conv = _called(before, modules)
         if isinstance(conv, nn.Conv3d) and len(before.users) == 1:
-            traced.set_submodule(before.target, fuse_conv_bn_eval(conv, norm))
+            traced.set_submodule(str(before.target), fuse_conv_bn_eval(conv, norm))
             node.replace_all_uses_with(before)
             traced.graph.erase_node(node)
     traced.delete_all_unused_submodules()
@@ -113,8 +119,13 @@ def fold_batch_norm(network: nn.Module) -> fx.GraphModule:
     return traced.eval()
 
 
-def to_onnx(model: TrainedModel, device_format: DeviceFormat):
-    """The network as an `onnx.ModelProto`, unproven, with all that its use needs in its metadata.
+def _called(node: fx.Node, modules: Mapping[str, nn.Module]) -> nn.Module | None:
+    """The module that a node calls, if it calls one."""
+    return modules.get(str(node.target)) if node.op == "call_module" else None
+
+
+def to_onnx(model: TrainedModel, device_format: DeviceFormat) -> Any:
+    """The network as an `onnx.ModelProto`, not verified, with what its use requires in the metadata.
 
     Raises:
         ExportError: torch cannot export it, or not to this opset.
@@ -125,7 +136,7 @@ def to_onnx(model: TrainedModel, device_format: DeviceFormat):
     network = DeviceNetwork(fold_batch_norm(model.network), device_format, model.preprocessing).eval()
     batch = {0: torch.export.Dim("batch")} if device_format.dynamic_batch else None
     example = torch.zeros(device_format.shape(model.preprocessing, 2 if batch else 1))
-    logging.disable(logging.CRITICAL)  # where it fails, it prints the stack before it raises
+    logging.disable(logging.CRITICAL)  # before it raises, it logs the stack
     try:
         program = torch.onnx.export(
             network,
@@ -137,24 +148,25 @@ def to_onnx(model: TrainedModel, device_format: DeviceFormat):
             opset_version=device_format.opset,
             dynamic_shapes=(batch,) if batch else None,
         )
-    except Exception as error:  # the converters of opsets have errors of their own
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ExportError(f"torch cannot export {model.name} to opset {device_format.opset}: {reason[0]}") from error
+    except Exception as error:  # opset converters raise their own kinds of errors
+        reason = first_line(error)
+        raise ExportError(f"torch cannot export {model.name} to opset {device_format.opset}: {reason}") from error
     finally:
         logging.disable(logging.NOTSET)
+    assert program is not None  # which it is with dynamo=True
     proto = program.model_proto
     written = {entry.domain: entry.version for entry in proto.opset_import}
     if written.get("") != device_format.opset:
-        raise ExportError(f"torch writes opset {written.get('')}, not the {device_format.opset} of --opset")
+        raise ExportError(f"torch writes opset {written.get('')} instead of the {device_format.opset} of --opset")
     name_nodes(proto)
     describe(proto, metadata_of(model, device_format))
     return proto
 
 
-def name_nodes(proto) -> None:
-    """Names each node by the module that it comes from, such as `layer4.0.conv1.0.0/Conv`, for people and tools.
+def name_nodes(proto: Any) -> None:
+    """Names each node after the module that it comes from, such as `layer4.0.conv1.0.0/Conv`.
 
-    An operation that stands between modules, such as the Add of a residual block, belongs to the one that holds them.
+    An operation between modules, such as the Add of a residual block, belongs to the module that contains them.
     """
     nodes = proto.graph.node
     modules = [_module_of(node) for node in nodes]
@@ -164,14 +176,14 @@ def name_nodes(proto) -> None:
         before = max((makers[name] for name in node.input if name in makers), default=None)
         after = next((later for later, other in enumerate(nodes) if node.output[0] in other.input), None)
         if not modules[index] and before is not None and after is not None:
-            modules[index] = os.path.commonprefix([modules[before], modules[after]])
+            modules[index] = list(os.path.commonprefix([modules[before], modules[after]]))
         name = "/".join(filter(None, (".".join(modules[index]), node.op_type)))
         node.name = f"{name}_{seen[name]}" if seen[name] else name
         seen[name] += 1
 
 
-def _module_of(node) -> list[str]:
-    """The module that a node was written in, as the parts of its name: `layer4`, `0`, `conv1`; none at the top."""
+def _module_of(node: Any) -> list[str]:
+    """The parts of the name of a node's module: `layer4`, `0`, `conv1`; none at the top level."""
     scopes = {entry.key: entry.value for entry in node.metadata_props}.get("pkg.torch.onnx.name_scopes", "['']")
     # The scopes run from the root to the operation; the last but one is its module.
     module = [scope.strip(" '") for scope in scopes.strip("[]").split(",")][:-1] or [""]
@@ -179,7 +191,7 @@ def _module_of(node) -> list[str]:
 
 
 def metadata_of(model: TrainedModel, device_format: DeviceFormat) -> dict[str, str]:
-    """What the file says about itself; lists and dicts as JSON."""
+    """The metadata of the ONNX file; lists and dicts as JSON."""
     return {
         "classes": json.dumps(model.classes),
         "frame_rule": model.preprocessing.rule,
@@ -192,15 +204,15 @@ def metadata_of(model: TrainedModel, device_format: DeviceFormat) -> dict[str, s
     }
 
 
-def describe(proto, metadata: dict[str, Any]) -> None:
-    """Puts `metadata` in the place of what the file says about itself."""
+def describe(proto: Any, metadata: dict[str, str]) -> None:
+    """Replaces the metadata of an ONNX file."""
     del proto.metadata_props[:]
     require("onnx.helper").set_model_props(proto, metadata)
 
 
-def check_operators(proto, further: set[str] = frozenset()) -> Counter:
-    """How many there are of each operator. Raises ExportError where one is neither allowed nor among `further`."""
+def check_operators(proto: Any, further: Collection[str] = ()) -> Counter[str]:
+    """Counts the operators. Raises ExportError if one is neither in ALLOWED_OPERATORS nor in `further`."""
     operators = Counter(f"{node.domain}::{node.op_type}" if node.domain else node.op_type for node in proto.graph.node)
-    if unknown := sorted(set(operators) - ALLOWED_OPERATORS - further):
-        raise ExportError(f"the network needs {', '.join(unknown)}, which the compilers of mobile NPUs may not have")
+    if unknown := sorted(set(operators) - ALLOWED_OPERATORS - set(further)):
+        raise ExportError(f"the network needs {', '.join(unknown)}, which compilers for mobile NPUs may lack")
     return operators

@@ -1,9 +1,13 @@
-"""Whether an exported network computes what validation computes. The reference is validation's own code path, never
-the code that was exported: so a forgotten mean or a swapped channel shows.
+"""Checks that an exported network computes what validation computes, and measures its latency.
+
+The reference is validation's own code, never the code that was exported, so a forgotten mean or swapped channels show.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+import functools
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,20 +17,21 @@ from torch.nn import functional as F
 from caching.splits import Clips
 from clips import presets
 from clips.samplers import evaluation_samples
-from deployment.onnx_network import INPUT, OUTPUT, DeviceFormat, ExportError
+from deployment.onnx_network import INPUT, OUTPUT, DeviceFormat, ExportError, check_operators, first_line
+from evaluation.intervals import paired_difference
 from evaluation.metrics import VideoResults, VideoScores
 from network.trained_model import Preprocessing, TrainedModel
 from runtime.errors import require
 from runtime.progress import Progress
 
-MAX_DIFFERENCE = 1e-4  # in logits
+MAX_DIFFERENCE = 1e-4  # of logits
 RANDOM_CLIPS = 4
 
 Network = Callable[[np.ndarray], Tensor]  # clips (B, T, H, W, C) in [0, 1] -> logits (B, num_classes)
 
 
 class TorchNetwork:
-    """The trained network behind validation's preprocessing."""
+    """The trained network, with validation's preprocessing."""
 
     def __init__(self, model: TrainedModel) -> None:
         self._network = model.network
@@ -41,22 +46,30 @@ class OnnxNetwork:
 
     Args:
         model: the file's path or content.
-        device_format, preprocessing: what it takes.
-        num_threads: 0 for all cores.
+        device_format: the input that it takes.
+        preprocessing: the mean and deviation of that input.
+        num_threads: by default as many as torch uses.
+
+    Raises:
+        ExportError: ONNX Runtime cannot load it.
     """
 
     def __init__(
-        self, model: str | bytes, device_format: DeviceFormat, preprocessing: Preprocessing, num_threads: int = 0
+        self,
+        model: str | bytes,
+        device_format: DeviceFormat,
+        preprocessing: Preprocessing,
+        num_threads: int | None = None,
     ) -> None:
         runtime = require("onnxruntime")
         options = runtime.SessionOptions()
-        options.intra_op_num_threads = num_threads
-        # Without it, CPUs that lack VNNI saturate sums of int8 products that no NPU saturates.
+        options.intra_op_num_threads = num_threads or torch.get_num_threads()
+        # CPUs without VNNI would otherwise saturate sums of int8 products that no NPU saturates.
         options.add_session_config_entry("session.x64quantprecision", "1")
         try:
             self._session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime's errors have no class in common but this
-            raise ExportError(f"ONNX Runtime cannot load the network: {str(error).splitlines()[0]}") from error
+        except Exception as error:  # ONNX Runtime's errors have no other common class
+            raise ExportError(f"ONNX Runtime cannot load the network: {first_line(error)}") from error
         self._format, self._preprocessing = device_format, preprocessing
 
     def __call__(self, clips: np.ndarray) -> Tensor:
@@ -65,34 +78,42 @@ class OnnxNetwork:
         return torch.from_numpy(np.concatenate([self.run(part) for part in parts]))
 
     def run(self, tensor: np.ndarray) -> np.ndarray:
-        """A tensor in the device's format to logits."""
+        """Computes logits from a tensor in the device's format."""
         return self._session.run([OUTPUT], {INPUT: tensor})[0]
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What a network gave for the validation videos: logits float32 (V, num_classes), and how good they are."""
+    """What a network computed for the validation videos."""
 
-    logits: Tensor
+    logits: Tensor  # float32 (V, num_classes)
     results: VideoResults
 
     @property
-    def right(self) -> np.ndarray:
-        """bool (V,)."""
-        return (self.results.ranks < 1).numpy()
+    def right(self) -> list[bool]:
+        """Whether each video's class was predicted."""
+        return (self.results.ranks < 1).tolist()
 
 
-def check_file(proto) -> None:
-    """ONNX's own checker, shapes included. Raises ExportError."""
+def check_structure(proto: Any, name: str, further_operators: Collection[str] = ()) -> None:
+    """Checks operators and file, and prints what was found. Raises ExportError."""
+    operators = check_operators(proto, further_operators)
+    print(f"{name}: operators {', '.join(f'{operator} {count}' for operator, count in sorted(operators.items()))}")
+    check_file(proto)
+    print(f"{name}: ONNX checker passed, opset {proto.opset_import[0].version}")
+
+
+def check_file(proto: Any) -> None:
+    """Runs ONNX's checker, with shape inference. Raises ExportError."""
     checker = require("onnx.checker")
     try:
         checker.check_model(proto, full_check=True)
     except (checker.ValidationError, require("onnx.shape_inference").InferenceError) as error:
-        raise ExportError(f"the ONNX checker refuses the file: {str(error).splitlines()[0]}") from error
+        raise ExportError(f"the ONNX checker rejects the file: {first_line(error)}") from error
 
 
 def random_clips(preprocessing: Preprocessing, count: int = RANDOM_CLIPS) -> np.ndarray:
-    """Noise on a colour of its own for each clip, float32 (B, T, H, W, C) in [0, 1]; the same at each call."""
+    """Noise around a different color in each clip, float32 (B, T, H, W, C) in [0, 1]; every call returns the same."""
     generator = torch.Generator().manual_seed(0)
     channels, *sizes = preprocessing.clip_shape
     colours = torch.rand(count, 1, 1, 1, channels, generator=generator)
@@ -100,23 +121,23 @@ def random_clips(preprocessing: Preprocessing, count: int = RANDOM_CLIPS) -> np.
 
 
 def check_parity(expected: Tensor, given: Tensor) -> float:
-    """The largest difference of two (B, num_classes) logits.
+    """The largest difference between two logits (B, num_classes).
 
     Raises:
-        ExportError: it is not below MAX_DIFFERENCE, or another class has the largest logit somewhere.
+        ExportError: it is not below MAX_DIFFERENCE, or the predicted class of a clip differs.
     """
     difference = (expected - given).abs().max().item()
     moved = int((expected.argmax(1) != given.argmax(1)).sum())
     if not difference < MAX_DIFFERENCE or moved:
         raise ExportError(
-            f"ONNX Runtime and PyTorch differ: by {difference:.3g} in logits (less than {MAX_DIFFERENCE:g} is "
+            f"ONNX Runtime and PyTorch differ: by up to {difference:.3g} in logits (less than {MAX_DIFFERENCE:g} is "
             f"allowed), and in the predicted class of {moved} of {len(expected)} clips"
         )
     return difference
 
 
 def check_accuracy(expected: VideoResults, given: VideoResults) -> None:
-    """Raises ExportError unless both networks are right as often."""
+    """Raises ExportError unless both networks have the same accuracy."""
     if expected.video != given.video:
         raise ExportError(
             f"accuracy differs: {expected.video.top1:.3f} by PyTorch, {given.video.top1:.3f} by ONNX Runtime, "
@@ -125,12 +146,45 @@ def check_accuracy(expected: VideoResults, given: VideoResults) -> None:
 
 
 def clip_arrays(clips: Clips, videos: Tensor, description: str) -> Iterator[tuple[int, np.ndarray]]:
-    """Yields (row, clip float32 (1, T, H, W, C) in [0, 1]) for each of `videos`; shows how far it has come."""
+    """Yields (row, clip float32 (1, T, H, W, C) in [0, 1]) for each of `videos`, and shows progress."""
     with Progress(description, len(videos), "video") as progress:
         for batch in clips.loader.batches(evaluation_samples(videos, 1)):
             for row, clip in zip(batch.videos.tolist(), batch.clips.numpy(), strict=True):
                 yield row, clip[None]
                 progress.update()
+
+
+def prove_on_videos(networks: Mapping[str, Network], val: Clips, num_classes: int, max_drop: float) -> None:
+    """Compares the networks on the validation videos and prints their accuracy.
+
+    Args:
+        networks: `PyTorch`, `float` and perhaps `int8`.
+        val: the validation videos' clips.
+        num_classes: outputs of the networks.
+        max_drop: points of accuracy that int8 may lose.
+
+    Raises:
+        ExportError: float differs from PyTorch, or int8 loses more than that.
+    """
+    scored = score(networks, val, num_classes)
+    expected, exported = scored["PyTorch"], scored["float"]
+    difference = check_parity(expected.logits, exported.logits)
+    check_accuracy(expected.results, exported.results)
+    skipped = f", {val.skipped} unreadable not scored" if val.skipped else ""
+    print(
+        f"proof: {len(val.videos)} validation videos{skipped}, {val.options.rule}, largest difference in logits "
+        f"{difference:.2g}; video Acc@1 {expected.results.video.top1:.3f} by PyTorch, "
+        f"{exported.results.video.top1:.3f} by ONNX Runtime"
+    )
+    if "int8" not in scored:
+        return
+    points, low, high = (100 * share for share in paired_difference(exported.right, scored["int8"].right))
+    print(
+        f"int8: video Acc@1 {scored['int8'].results.video.top1:.3f}, {points:+.3f} points against float "
+        f"(95 % interval, paired: {low:+.3f} to {high:+.3f})"
+    )
+    if points < -max_drop:
+        raise ExportError(f"int8 loses {-points:.3f} points, more than --max-drop {max_drop:g}: try --keep-float")
 
 
 def score(networks: Mapping[str, Network], clips: Clips, num_classes: int) -> dict[str, Scored]:
@@ -144,3 +198,33 @@ def score(networks: Mapping[str, Network], clips: Clips, num_classes: int) -> di
             scores[name].update(video, output, F.cross_entropy(output, targets[video], reduction="none"))
             logits[name].append(output)
     return {name: Scored(torch.cat(logits[name]), scores[name].reduce(clips.videos)) for name in networks}
+
+
+def print_latencies(networks: Mapping[str, Network], clip: np.ndarray) -> None:
+    """Measures and prints how long each network takes for a clip (1, T, H, W, C)."""
+    for name, network in networks.items():
+        latency = measure_latency(functools.partial(network, clip), repeats=10, warmup=2)
+        print(f"latency on this CPU, {torch.get_num_threads()} threads: {name} {latency}")
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds per call."""
+
+    median_ms: float
+    p95_ms: float  # 95th percentile
+
+    def __str__(self) -> str:
+        return f"{self.median_ms:.1f} ms (95th percentile {self.p95_ms:.1f})"
+
+
+def measure_latency(call: Callable[[], Any], repeats: int = 20, warmup: int = 3) -> Latency:
+    """Times `repeats` calls after `warmup` calls that are not timed."""
+    for _ in range(warmup):
+        call()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        call()
+        times.append(1000 * (time.perf_counter() - start))
+    return Latency(float(np.median(times)), float(np.percentile(times, 95)))

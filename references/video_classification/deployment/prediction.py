@@ -1,11 +1,8 @@
-"""From videos to labels, and labels to lines: what `predict.py` computes and writes. A room of its own, so that the
-script stays a list of steps, and other programs can predict too.
-"""
+"""From clips to predictions, and from predictions to lines of text: what `predict.py` computes and writes."""
 
 import csv
 import io
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,15 +13,16 @@ from torch import Tensor
 from clips import presets
 from evaluation.calibration import calibrated
 from network.trained_model import TrainedModel
+from runtime.files import printable
 from videos.decoding import VideoError
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a video shows: (label, probability) by falling probability, or the `error` why that is not known."""
+    """The prediction for a video, or why there is none."""
 
     video: str
-    top: tuple[tuple[str, float], ...] = ()
+    top: tuple[tuple[str, float], ...] = ()  # (label, probability), most probable first
     error: str | None = None
 
 
@@ -37,15 +35,15 @@ def predict(
     batch_size: int,
     device: torch.device,
 ) -> Iterator[Prediction]:
-    """Yields a prediction a video, in their order: the mean of its clips' probabilities.
+    """Yields one prediction per video, in order: the mean of its clips' probabilities.
 
     Args:
-        model: its network is on `device` already.
-        paths: of the videos, to name them.
+        model: the network is already on `device`.
+        paths: the videos' names.
         videos: the clips of each, from `video_files.read_clips`.
-        top_k: labels a prediction; fewer where there are fewer classes.
-        batch_size: clips that go through the network at once.
-        device: where it computes.
+        top_k: labels per prediction; fewer if there are fewer classes.
+        batch_size: clips per batch.
+        device: where the network is.
     """
     waiting: list[tuple[str, np.ndarray | VideoError]] = []
     num_clips = 0
@@ -66,14 +64,14 @@ def _predict_together(
     device: torch.device,
 ) -> Iterator[Prediction]:
     readable = [clips for _, clips in videos if not isinstance(clips, VideoError)]
-    scores = iter(video_probabilities(model, readable, batch_size, device) if readable else [])
+    scores: Iterator[Tensor] = iter(video_probabilities(model, readable, batch_size, device) if readable else ())
     for path, clips in videos:
         if isinstance(clips, VideoError):
             yield Prediction(path, error=clips.reason)
             continue
         probabilities = next(scores)
         if probabilities.isnan().any():
-            yield Prediction(path, error="the network's outputs for it are not numbers")
+            yield Prediction(path, error="the network's outputs are not numbers")
             continue
         values, indices = probabilities.topk(min(top_k, len(model.classes)))
         labels = [printable(model.classes[index]) for index in indices.tolist()]
@@ -86,7 +84,7 @@ def video_probabilities(
 ) -> Tensor:
     """The probabilities, float64 (V, num_classes), of videos with clips (clips_per_video, T, H, W, C) each.
 
-    As validation computes them: the mean of the clips' softmax outputs, then the checkpoint's temperature.
+    They are computed as in validation: the mean of the clips' softmax outputs, then the checkpoint's temperature.
     """
     clips = torch.from_numpy(np.concatenate(videos))
     logits = torch.cat([model.network(presets.normalize(part.to(device))).cpu() for part in clips.split(batch_size)])
@@ -95,7 +93,7 @@ def video_probabilities(
 
 
 def table_lines(predictions: Iterable[Prediction], paths: Sequence[str], top_k: int) -> Iterator[str]:
-    """For people: a line a video, labels and percents."""
+    """A line per video, with labels and percentages."""
     width = max(map(len, map(printable, paths)))
     for prediction in predictions:
         labels = ", ".join(f"{label} {100 * probability:.1f} %" for label, probability in prediction.top)
@@ -103,7 +101,7 @@ def table_lines(predictions: Iterable[Prediction], paths: Sequence[str], top_k: 
 
 
 def json_lines(predictions: Iterable[Prediction], paths: Sequence[str], top_k: int) -> Iterator[str]:
-    """A JSON list with an object a video and line: `video`, `label`, `probability`, `top`, `error`."""
+    """A JSON list with one object, and line, per video: `video`, `label`, `probability`, `top`, `error`."""
     separator = "["
     for prediction in predictions:
         label, probability = prediction.top[0] if prediction.top else (None, None)
@@ -120,7 +118,7 @@ def json_lines(predictions: Iterable[Prediction], paths: Sequence[str], top_k: i
 
 
 def csv_lines(predictions: Iterable[Prediction], paths: Sequence[str], top_k: int) -> Iterator[str]:
-    """Columns `video,label,probability,label_2,probability_2,...,error`; empty where there is nothing to say."""
+    """CSV with columns `video,label,probability,label_2,probability_2,...,error`; absent values are empty."""
     ranks = ["", *(f"_{rank}" for rank in range(2, top_k + 1))]
     yield _csv_line(["video", *(f"{name}{rank}" for rank in ranks for name in ("label", "probability")), "error"])
     for prediction in predictions:
@@ -129,12 +127,7 @@ def csv_lines(predictions: Iterable[Prediction], paths: Sequence[str], top_k: in
         yield _csv_line([printable(prediction.video), *cells, *padding, prediction.error or ""])
 
 
-FORMATS = {"table": table_lines, "json": json_lines, "csv": csv_lines}
-
-
-def printable(path: str) -> str:
-    """The name of a file or folder as text that every output can hold; bytes that are not UTF-8 are shown as \\xNN."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+FORMATTERS = {"table": table_lines, "json": json_lines, "csv": csv_lines}
 
 
 def _csv_line(cells: Sequence[str]) -> str:

@@ -1,28 +1,35 @@
-"""Static int8 quantisation of an exported network: per channel, as QuantizeLinear and DequantizeLinear pairs (QDQ),
-which the compilers of NPUs read. Ranges of activations come from training clips.
+"""Static int8 quantization of an exported network.
+
+Per channel, as QuantizeLinear and DequantizeLinear pairs (QDQ), which NPU compilers read; activations are calibrated on
+training clips.
 """
 
 import logging
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
-from deployment.onnx_network import INPUT, ExportError
+from caching.splits import Clips
+from deployment.onnx_network import INPUT, DeviceFormat, ExportError
+from deployment.parity import clip_arrays
+from network.trained_model import TrainedModel
 from runtime.errors import require
 
 
-def quantize_int8(proto, tensors: Iterable[np.ndarray], keep_float: Sequence[str] = ()):
-    """The network with int8 weights and uint8 activations, an `onnx.ModelProto`; metadata is kept.
+def quantize_int8(proto: Any, tensors: Iterable[np.ndarray], keep_float: Sequence[str] = ()) -> Any:
+    """Returns the network with int8 weights, uint8 activations and the same metadata, an `onnx.ModelProto`.
 
     Args:
         proto: the exported network, `onnx.ModelProto`.
-        tensors: what it is given, one clip each, to calibrate on.
-        keep_float: nodes, or modules with all in them, that stay in float, see `matching_nodes`.
+        tensors: its inputs to calibrate on, one clip each.
+        keep_float: nodes, or modules with all their nodes, that stay in float.
 
     Raises:
-        ExportError: a name in `keep_float` that the network has not.
+        ExportError: the network has no node or module of a name in `keep_float`.
         MissingExtra: no onnxruntime.
     """
     quantization, onnx = require("onnxruntime.quantization"), require("onnx")
@@ -30,7 +37,7 @@ def quantize_int8(proto, tensors: Iterable[np.ndarray], keep_float: Sequence[str
     with tempfile.TemporaryDirectory() as folder:
         source, result = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         source.write_bytes(proto.SerializeToString())
-        logging.disable(logging.WARNING)  # it advises to fold what is folded already
+        logging.disable(logging.WARNING)  # it advises folding what is already folded
         try:
             quantization.quantize_static(
                 source,
@@ -50,11 +57,27 @@ def quantize_int8(proto, tensors: Iterable[np.ndarray], keep_float: Sequence[str
     return quantized
 
 
+def calibration_tensors(
+    train: Clips, model: TrainedModel, device_format: DeviceFormat, count: int
+) -> Iterator[np.ndarray]:
+    """Yields the inputs of `count` training clips, or of all, drawn at random and always the same.
+
+    Args:
+        train: the training videos' clips.
+        model: whose preprocessing normalizes them.
+        device_format: what the network takes.
+        count: clips at most.
+    """
+    chosen = train.videos[torch.randperm(len(train.videos), generator=torch.Generator().manual_seed(0))[:count]]
+    for _, clip in clip_arrays(train, chosen, "Calibrating"):
+        yield device_format.tensor(clip, model.preprocessing)
+
+
 def matching_nodes(names: Sequence[str], wanted: Sequence[str]) -> list[str]:
-    """Those of `names`, such as `layer4.0.conv1.0.0/Conv`, that `wanted` names, or a module in `wanted` holds.
+    """The nodes among `names`, such as `layer4.0.conv1.0.0/Conv`, that are in `wanted` or in a module in `wanted`.
 
     Raises:
-        ExportError: one of `wanted` that names nothing.
+        ExportError: nothing has one of the names `wanted`.
     """
     chosen = []
     for name in wanted:
@@ -66,8 +89,8 @@ def matching_nodes(names: Sequence[str], wanted: Sequence[str]) -> list[str]:
     return chosen
 
 
-def _calibration_reader(quantization, tensors: Iterator[np.ndarray]):
-    class Reader(quantization.CalibrationDataReader):
+def _calibration_reader(quantization: Any, tensors: Iterator[np.ndarray]) -> Any:
+    class Reader(quantization.CalibrationDataReader):  # a class that is known only once onnxruntime is imported
         def get_next(self) -> dict[str, np.ndarray] | None:
             tensor = next(tensors, None)
             return None if tensor is None else {INPUT: tensor}

@@ -1,6 +1,4 @@
-"""Clips of any video files, without folders of classes and without a scan beforehand: each is probed and read by the
-worker that it falls to. A room of its own beside the datasets: prediction takes files as they come, broken ones too.
-"""
+"""Reads clips of any video files, without class folders or an index: the worker that reads a file also probes it."""
 
 import glob
 import os
@@ -20,14 +18,14 @@ from videos.frame_selection import FRAME_SELECTORS, VideoTiming
 from videos.index import Scan
 from videos.motion import motion_from_curve
 
-VIDEOS_AHEAD = 8  # read while the network is busy
+VIDEOS_AHEAD = 8  # read while the network computes
 
 
 def find_videos(names: Iterable[str]) -> list[str]:
-    """The files that `names` (files, folders with all that lies below, patterns) stand for, each once.
+    """The video files that `names` (files, folders searched recursively, patterns) stand for, each once.
 
-    A file's ending does not matter, in a folder it does. What does not exist, and a folder without a video, is kept:
-    reading it will say so.
+    The file name extension only matters in folders. Names that do not exist and folders without a video are kept, and
+    reading them reports it.
     """
     found: dict[str, None] = {}
     for name in names:
@@ -37,7 +35,7 @@ def find_videos(names: Iterable[str]) -> list[str]:
 
 
 class VideoFiles:
-    """Takes the place of a `VideoFolder` where files have no class."""
+    """Stands in for a `VideoFolder` where files have no classes."""
 
     def __init__(self, paths: Sequence[str]) -> None:
         self._paths = list(paths)
@@ -47,23 +45,23 @@ class VideoFiles:
         return len(self._paths)
 
     def path(self, video: int) -> str:
-        """Where the file lies."""
+        """The path of the file."""
         return self._paths[video]
 
 
 class ProbedTiming:
-    """A video's VideoTiming, probed when it is asked for."""
+    """A function from a video to its VideoTiming, which probes it."""
 
     def __init__(self, files: VideoFiles, with_motion: bool) -> None:
         self._files, self._scan = files, Scan(with_motion)
-        self._last: tuple[int, VideoTiming] | None = None  # all clips of a video are read in a row
+        self._last: tuple[int, VideoTiming] | None = None  # all clips of a video are read consecutively
 
     def __call__(self, video: int) -> VideoTiming:
         """Raises VideoError."""
         if self._last is None or self._last[0] != video:
             path = self._files.path(video)
             if os.path.isdir(path):
-                raise VideoError(path, f"holds no video: none of its files ends in {', '.join(VIDEO_ENDINGS)}")
+                raise VideoError(path, f"holds no video: no file name in it ends in {', '.join(VIDEO_ENDINGS)}")
             result = self._scan(path)
             if isinstance(result, str):
                 raise VideoError(path, result)
@@ -76,13 +74,13 @@ class ProbedTiming:
 def read_clips(
     paths: Sequence[str], preprocessing: Preprocessing, clips_per_video: int, num_workers: int
 ) -> Iterator[np.ndarray | VideoError]:
-    """Yields each video's clips, as validation sees them: float32 (clips_per_video, T, H, W, C) in [0, 1], or why not.
+    """Yields each video's clips as in validation, float32 (clips_per_video, T, H, W, C) in [0, 1], or why it has none.
 
     Args:
-        paths: of the videos.
+        paths: the videos.
         preprocessing: how clips are made of them.
         clips_per_video: clips of each.
-        num_workers: processes; 0 reads here, where a file that crashes its decoder ends the program.
+        num_workers: processes; 0 reads in this one, which a file that crashes its decoder ends.
     """
     files = VideoFiles(paths)
     dataset = ClipDataset(
@@ -110,7 +108,9 @@ class _ReadVideo:
         self._dataset = dataset
 
     def __call__(self, video: int) -> np.ndarray | VideoError:
-        clips = np.empty((self._dataset.clips_per_video, *self._dataset.clip_shape), self._dataset.reader.dtype)
+        clips: np.ndarray = np.empty(
+            (self._dataset.clips_per_video, *self._dataset.clip_shape), self._dataset.reader.dtype
+        )
         try:
             for number, clip in enumerate(clips):
                 self._dataset.read_into(clip, Sample(video, number))
@@ -124,14 +124,14 @@ def _death(files: VideoFiles, death: WorkerDied) -> VideoError:
 
 
 def _matches(name: str) -> list[str]:
-    """What a pattern matches; `name` itself where it is none, or matches nothing."""
+    """What a pattern matches; `name` itself if it is no pattern or matches nothing."""
     if os.path.exists(name) or not glob.has_magic(name):
         return [name]
     return sorted(glob.glob(name, recursive=True)) or [name]
 
 
 def _videos_below(root: str) -> list[str]:
-    """All videos in a folder and its folders, linked ones too, sorted; none in a file."""
+    """All videos below a folder, sorted, following links; none if it is a file."""
     paths, seen = [], set()
     for folder, folders, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)

@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 from network.models import MODELS, ModelError, is_within
 
-SPLIT_TOLERANCE = 0.001  # relative to the largest output: kernels may round differently, a wrong order of blocks differs far more
+SPLIT_TOLERANCE = (
+    0.001  # relative to the largest output: kernels may round differently, a wrong order of blocks differs far more
+)
 
 
 def trunk_blocks(model: nn.Module, trainable: Sequence[str]) -> list[str]:
@@ -21,8 +23,8 @@ def trunk_blocks(model: nn.Module, trainable: Sequence[str]) -> list[str]:
     if not leading:
         blocks = ", ".join(block for block, _ in model.named_children())
         raise ModelError(
-            f"--trainable {' '.join(trainable)} trains the network from its first block on, so there is no frozen trunk "
-            f"to cache (its blocks are {blocks})"
+            f"--trainable {' '.join(trainable)} trains the network from its first block on, so there is no frozen "
+            f"trunk to cache (its blocks are {blocks})"
         )
     return leading
 
