@@ -3,7 +3,7 @@
 import io
 import os
 import zipfile
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 import numpy as np
@@ -75,7 +75,7 @@ class Ragged:
         return cls(flat, offsets)
 
 
-def pack_columns(columns: dict[str, np.ndarray | Ragged]) -> bytes:
+def pack_columns(columns: Mapping[str, np.ndarray | Ragged]) -> bytes:
     """Packs named columns into bytes for `unpack_columns`; nothing in them is ever executed."""
     arrays: dict[str, Any] = {}
     for name, column in columns.items():
@@ -88,9 +88,9 @@ def pack_columns(columns: dict[str, np.ndarray | Ragged]) -> bytes:
     return buffer.getvalue()
 
 
-def unpack_columns(data: bytes) -> dict[str, np.ndarray | Ragged]:
+def unpack_columns(data: bytes) -> dict[str, Any]:
     """Returns the columns that `pack_columns` packed. Raises ValueError for anything else."""
-    columns: dict[str, np.ndarray | Ragged] = {}
+    columns: dict[str, Any] = {}
     arrays = read_arrays(io.BytesIO(data))
     for name, array in arrays.items():
         if name.endswith(".flat"):
