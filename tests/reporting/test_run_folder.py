@@ -5,7 +5,6 @@ import torch
 
 from caching import splits
 from helpers.evaluations import made_up_evaluation
-from reporting import run_folder
 from reporting.run_folder import RunFolderError, RunLog, open_run_folder, read_log
 from training import screen
 from training.engine import EpochSummary
@@ -70,7 +69,7 @@ def test_a_folder_that_cannot_be_made_is_one_clear_message(tmp_path):
 
 @pytest.mark.parametrize("processes, words", [(1, None), (3, "2 clips an epoch come twice")])
 def test_the_plan_tells_of_clips_that_come_twice(processes, words, monkeypatch, capsys):
-    monkeypatch.setattr(run_folder, "world_size", lambda: processes)
+    monkeypatch.setattr(screen, "world_size", lambda: processes)
     monkeypatch.setattr(splits, "world_size", lambda: processes)
     sizes = {"resize_size": (32, 40), "crop_size": (28, 28), "selection": "official", "cache_dir": None}
     options = splits.ClipOptions(4, 4, 1, **sizes, skip_unreadable=False, batch_size=4, num_workers=0)
