@@ -1,4 +1,4 @@
-"""How fast the clip cache is built, against bare decoding, and how soon a large one is open."""
+"""How fast the clip cache is built, against bare decoding, and how soon a large one is opened."""
 
 import json
 import statistics
@@ -8,27 +8,34 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from benchmarks.measuring import BenchmarkOptions, decode_in_workers, median_ratio, peak_megabytes, time_side_by_side
+from benchmarks.measuring import (
+    BenchmarkOptions,
+    decode_in_workers,
+    median_ratio,
+    peak_megabytes,
+    readable_videos,
+    start_workers,
+    time_side_by_side,
+)
 from caching.cache_building import Entry, EntryWriter, complete_cache
 from caching.clip_cache import CacheSettings, ClipCache
-from clips.dataset import ClipDataset
+from clips.dataset import Augmentation, ClipDataset
 from clips.loading import ClipLoader
+from clips.preprocessing import Preprocessing
 from clips.samplers import training_samples
 from videos.folder import VideoFolder
-from videos.frame_selection import official
 
-FRAME_RATE = 4.0
 STARTUP_VIDEOS = {"startup_100k": 100_000, "startup_190k": 190_000}
-MADE_UP = CacheSettings((8, 8), 16, FRAME_RATE)  # of the cache whose start-up is timed
+MADE_UP_CLIPS = Preprocessing(resize_size=(8, 8), crop_size=(8, 8))  # of the cache whose start-up is timed
+MADE_UP = CacheSettings(MADE_UP_CLIPS.resize_size, MADE_UP_CLIPS.clip_len, MADE_UP_CLIPS.frame_rate)
 MADE_UP_FRAMES, MADE_UP_FPS, MADE_UP_CLASSES = 150, 30.0, 100
 
 
 def benchmark_cache(options: BenchmarkOptions) -> dict[str, float]:
-    """A cold build, with all that a run does for it, against `workers` processes that decode the same files."""
+    """A cold build, with everything that a run does for it, against `workers` processes that decode the same files."""
     paths = options.videos.paths
-    decode_in_workers(paths[: options.workers], options.workers)  # the server that forks the workers starts
+    start_workers(options)
     seconds = time_side_by_side(
         options.rounds,
         bare=lambda: decode_in_workers(paths, options.workers),
@@ -54,8 +61,9 @@ def benchmark_cache(options: BenchmarkOptions) -> dict[str, float]:
 
 
 def built_cache(options: BenchmarkOptions, encoding: str, anew: bool = False) -> ClipCache:
-    """The complete cache of the benchmark's videos, in the scratch folder."""
-    settings = CacheSettings(options.resize_size, options.clip_len, FRAME_RATE, encoding=encoding)
+    """The complete cache of the benchmark's videos, in the scratch folder; `anew` deletes one that is there."""
+    wanted = options.preprocessing
+    settings = CacheSettings(wanted.resize_size, wanted.clip_len, wanted.frame_rate, encoding=encoding)
     folder = settings.folder(options.scratch, options.videos.root)
     if anew:
         for shard in folder.glob("*.shard"):
@@ -66,9 +74,9 @@ def built_cache(options: BenchmarkOptions, encoding: str, anew: bool = False) ->
 
 
 def benchmark_startup(options: BenchmarkOptions) -> dict[str, float]:
-    """Seconds and memory of a process that opens a complete cache of made-up videos, up to its first batch.
+    """Seconds and memory until a process has the first batch from a complete cache of made-up videos.
 
-    Both beyond a process that has imported torch.
+    Importing torch is not counted.
     """
     root, cache_dir = options.scratch / "made_up", options.scratch / "made_up_cache"
     figures: dict[str, float] = {}
@@ -85,7 +93,7 @@ def benchmark_startup(options: BenchmarkOptions) -> dict[str, float]:
 
 
 def make_up_cache(root: Path, cache_dir: Path, count: int) -> None:
-    """`count` files that are no videos, in classes below `root`, and a complete cache of tiny frames for them."""
+    """Makes `count` empty files in classes below `root`, and a complete cache of tiny frames for them."""
     for number in range(MADE_UP_CLASSES):
         (root / f"class {number:03}").mkdir(parents=True, exist_ok=True)
     for number in range(count):
@@ -111,23 +119,12 @@ print(cache.startup_figures(sys.argv[1], sys.argv[2], start, megabytes))
 
 
 def startup_figures(root: str, cache_dir: str, start: float, megabytes: float) -> str:
-    """JSON of what it took from `start`, and above `megabytes`, to have the first batch of a warm cache."""
+    """JSON of the seconds since `start`, and the memory above `megabytes`, at the first batch from a warm cache."""
     folder = VideoFolder(Path(root))
     cache = ClipCache(folder, MADE_UP, MADE_UP.folder(Path(cache_dir), folder.root))
     complete_cache(cache, num_workers=2)
-    dataset = ClipDataset(
-        folder,
-        cache.index.timing,
-        cache,
-        official,
-        clip_len=MADE_UP.clip_len,
-        frame_rate=MADE_UP.frame_rate,
-        clips_per_video=1,
-        resize_size=MADE_UP.size,
-        crop_size=MADE_UP.size,
-        random=True,
-    )
-    videos = torch.from_numpy(np.flatnonzero(cache.index.num_frames))
+    dataset = ClipDataset(folder, cache.index.timing, cache, MADE_UP_CLIPS, augmentation=Augmentation())
+    videos = readable_videos(cache.index)
     samples = training_samples(videos, clips_per_video=1, seed=0, epoch=0)
     next(ClipLoader(dataset, batch_size=24, num_workers=2).batches(samples))
     seconds = time.perf_counter() - start

@@ -1,7 +1,8 @@
-"""How fast the dataset scripts are: `references.dataset_tools.benchmarks`, for benchmark.py."""
+"""How fast the dataset scripts are, as `references.dataset_tools.benchmarks` measures it."""
 
 import sys
 from pathlib import Path
+from types import ModuleType
 
 from benchmarks.measuring import BenchmarkOptions
 
@@ -16,13 +17,13 @@ def benchmark_refactor(options: BenchmarkOptions) -> dict[str, float]:
 
 
 def benchmark_check(options: BenchmarkOptions) -> dict[str, float]:
-    """Checking the videos, against processes that decode them."""
+    """Checking videos, against processes that only decode them."""
     files = [Path(path) for path in options.videos.paths]
     return _named("check", _tools().benchmark_check(files, options.scratch / "check", options.workers, options.rounds))
 
 
-def _tools():
-    """Their module. The scripts of the two folders do not import each other; measuring both is the exception."""
+def _tools() -> ModuleType:
+    """The benchmarks of the dataset tools, the only import from that tree."""
     if str(REPOSITORY) not in sys.path:
         sys.path.append(str(REPOSITORY))
     from references.dataset_tools import benchmarks

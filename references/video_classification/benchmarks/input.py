@@ -1,45 +1,43 @@
-"""How fast videos become batches: decoding, motion metering, and the loader from videos and from caches."""
+"""How fast videos become batches: decoding, measuring motion, and loading from videos and from caches."""
 
-import resource
 import statistics
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import numpy as np
-import torch
 
-from benchmarks.cache import FRAME_RATE, built_cache
+from benchmarks.cache import built_cache
 from benchmarks.measuring import (
     BenchmarkOptions,
+    children_peak_megabytes,
     count_frames,
     decode_in_workers,
     median_ratio,
-    peak_megabytes,
+    readable_videos,
+    start_workers,
     time_side_by_side,
+    training_dataset,
 )
 from caching.clip_cache import ClipCache
 from caching.jpeg import decode_jpeg
-from clips.dataset import ClipDataset, ClipReader, DecodingReader
+from clips.dataset import DecodingReader
 from clips.loading import ClipLoader
 from clips.samplers import Sample
 from runtime.worker_pool import map_in_workers
 from videos.decoding import VideoError, iter_frames
-from videos.frame_selection import FRAME_SELECTORS
-from videos.index import VideoIndex
 from videos.motion import MotionMeter
 
-CLIPS_FROM_CACHE = 2000  # read in each round, over and over the same videos if they are fewer
+CLIPS_FROM_CACHE = 2000  # read in each round, repeatedly from the same videos if there are fewer
 CLIPS_FROM_VIDEOS = 48
 MOTION_VIDEOS = 40
-OFFICIAL_START_PROB = 0.5
 
 
 def benchmark_decode(options: BenchmarkOptions) -> dict[str, float]:
-    """The bare rate: `workers` processes that do nothing but decode every frame."""
+    """The bare rate: `workers` processes that only decode every frame."""
     paths = options.videos.paths
-    decode_in_workers(paths[: options.workers], options.workers)  # the server that forks the workers starts
-    counts = []
+    start_workers(options)
+    counts: list[int] = []
     seconds = time_side_by_side(
         options.rounds, decode=lambda: counts.append(decode_in_workers(paths, options.workers))
     )["decode"]
@@ -49,12 +47,12 @@ def benchmark_decode(options: BenchmarkOptions) -> dict[str, float]:
         "decode_workers": options.workers,
         "decode_videos_per_second": len(paths) / median,
         "decode_frames_per_second": counts[0] / median,
-        "decode_worker_peak_megabytes": peak_megabytes(resource.RUSAGE_CHILDREN),
+        "decode_worker_peak_megabytes": children_peak_megabytes(),
     }
 
 
 def benchmark_motion(options: BenchmarkOptions) -> dict[str, float]:
-    """What metering the motion adds to decoding: CPU seconds of one process, video by video, one beside the other."""
+    """What measuring motion adds to decoding, in CPU seconds of one process, video by video, side by side."""
     ratios, bare_seconds, frames = [], [], 0
     for path in options.videos.paths[:: max(1, len(options.videos) // MOTION_VIDEOS)]:
         for _ in range(options.rounds):
@@ -72,14 +70,13 @@ def benchmark_motion(options: BenchmarkOptions) -> dict[str, float]:
 
 
 def benchmark_loader(options: BenchmarkOptions) -> dict[str, float]:
-    """Clips a second of batches: decoded, from a raw and from a jpeg cache, each beside the bare loop over the same."""
+    """Clips per second in batches: decoded, and from a raw and a jpeg cache, each beside a bare loop over the same."""
     return {**_from_videos(options), **_from_cache(options, "raw"), **_from_cache(options, "jpeg")}
 
 
 def _from_videos(options: BenchmarkOptions) -> dict[str, float]:
     cache = built_cache(options, "raw")
-    reader = DecodingReader(options.videos, options.resize_size)
-    dataset = _dataset(options, reader, cache.index)
+    dataset = training_dataset(options, DecodingReader(options.videos, options.preprocessing), cache.index)
     samples = _samples(cache, CLIPS_FROM_VIDEOS)
     plans = [(options.videos.path(sample.video), int(dataset.plan(sample).indices[-1])) for sample in samples]
     loader = ClipLoader(dataset, options.batch_size, options.workers)
@@ -93,20 +90,20 @@ def _from_videos(options: BenchmarkOptions) -> dict[str, float]:
 
 def _from_cache(options: BenchmarkOptions, encoding: str) -> dict[str, float]:
     cache = built_cache(options, encoding)
-    dataset = _dataset(options, cache, cache.index)
+    dataset = training_dataset(options, cache, cache.index)
     samples = _samples(cache, CLIPS_FROM_CACHE if encoding == "raw" else CLIPS_FROM_CACHE // 4)
     loader = ClipLoader(dataset, options.batch_size, options.workers)
     plans = [(cache.stored_frames(s.video), cache.positions(s.video, dataset.plan(s).indices.numpy())) for s in samples]
     seconds = time_side_by_side(
         options.rounds,
         loader=lambda: _exhaust(loader.batches(samples)),
-        bare=partial(BARE_LOOPS[encoding], plans, options.crop_size),
+        bare=partial(BARE_LOOPS[encoding], plans, options.preprocessing.crop_size),
     )
     return _rates(f"loader_warm_{encoding}", len(samples), seconds)
 
 
 def _bare_raw(plans: list, crop_size: tuple[int, int]) -> None:
-    """Map and crop: one copy out of the map for each clip, in one thread, into the same memory."""
+    """Copies a crop of each clip out of the map into the same memory, in one thread."""
     height, width = crop_size
     clip = np.empty((len(plans[0][1]), height, width, 3), np.uint8)
     for frames, positions in plans:
@@ -114,7 +111,7 @@ def _bare_raw(plans: list, crop_size: tuple[int, int]) -> None:
 
 
 def _bare_jpeg(plans: list, crop_size: tuple[int, int]) -> None:
-    """`decode_jpeg` of every frame, in one thread."""
+    """Decodes every frame with `decode_jpeg`, in one thread."""
     for frames, positions in plans:
         for position in positions:
             decode_jpeg(frames[position])
@@ -123,25 +120,9 @@ def _bare_jpeg(plans: list, crop_size: tuple[int, int]) -> None:
 BARE_LOOPS = {"raw": _bare_raw, "jpeg": _bare_jpeg}
 
 
-def _dataset(options: BenchmarkOptions, reader: ClipReader, index: VideoIndex) -> ClipDataset:
-    return ClipDataset(
-        options.videos,
-        index.timing,
-        reader,
-        partial(FRAME_SELECTORS["official"], start_prob=OFFICIAL_START_PROB),
-        clip_len=options.clip_len,
-        frame_rate=FRAME_RATE,
-        clips_per_video=1,
-        resize_size=options.resize_size,
-        crop_size=options.crop_size,
-        may_flip=torch.ones(len(options.videos.classes), dtype=torch.bool),
-        random=True,
-    )
-
-
 def _samples(cache: ClipCache, count: int) -> list[Sample]:
-    """Training clips of videos in turn, each time of another epoch."""
-    videos = np.flatnonzero(cache.index.num_frames).tolist()
+    """Training clips of all videos in turn, in as many epochs as it takes."""
+    videos = readable_videos(cache.index).tolist()
     return [Sample(videos[i % len(videos)], 0, i // len(videos)) for i in range(count)]
 
 
@@ -170,7 +151,7 @@ def _decode_up_to(plan: tuple[str, int]) -> None:
             return
 
 
-def _cpu_seconds(action, path: str) -> tuple[float, int]:
+def _cpu_seconds(action: Callable[[str], int], path: str) -> tuple[float, int]:
     start = time.process_time()
     count = action(path)
     return time.process_time() - start, count

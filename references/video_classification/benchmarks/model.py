@@ -1,25 +1,21 @@
-"""What the network costs where it is used: size, arithmetic, latency and memory of single clips, by PyTorch and by
-ONNX Runtime, in float and in int8.
-"""
+"""What inference costs: size, arithmetic, latency and memory for single clips, by PyTorch and by ONNX Runtime."""
 
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measuring import BenchmarkOptions, peak_megabytes
-from clips import presets
-from deployment.latency import measure_latency
+from clips.preprocessing import Preprocessing
 from deployment.onnx_network import DeviceFormat, to_onnx
-from deployment.parity import OnnxNetwork, TorchNetwork, random_clips
+from deployment.parity import Network, OnnxNetwork, TorchNetwork, measure_latency, random_clips
 from deployment.quantization import quantize_int8
 from network.checkpoint import write_checkpoint
 from network.models import build_model, parameter_counts
-from network.trained_model import Preprocessing, load_trained_model
+from network.trained_model import load_trained_model
 from runtime.errors import require
 from runtime.worker_pool import map_in_workers
 
@@ -29,11 +25,11 @@ CALIBRATION_CLIPS = 2  # of noise: the speed does not depend on the ranges
 
 
 def benchmark_model(options: BenchmarkOptions) -> dict[str, float]:
-    """Figures of an untrained network on single clips: `steps` calls a round are timed, with a thread a worker.
+    """Figures of an untrained network on single clips: `steps` calls per round are timed, with `workers` threads.
 
     Returns:
-        Parameters, 10^9 multiply-accumulates, and of each runtime the median and 95th percentile in milliseconds, and
-        the most memory that its process added, in megabytes.
+        Parameters, 10^9 multiply-accumulates, and for each runtime the median and 95th percentile in milliseconds and
+        the most memory that it added to its process, in megabytes.
 
     Raises:
         MissingExtra: no onnx, onnxscript or onnxruntime.
@@ -44,7 +40,7 @@ def benchmark_model(options: BenchmarkOptions) -> dict[str, float]:
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
         files = _write_files(Path(folder), options)
         for runtime in RUNTIMES:
-            # A process each: what one has allocated must not count for the next.
+            # Each in a process of its own, where only its own memory counts.
             inference = _Inference(files, options.workers, options.steps * options.rounds)
             [(median, p95, megabytes)] = map_in_workers(inference, [runtime], 1)
             figures[f"model_{runtime}_median_ms"] = median
@@ -64,7 +60,7 @@ class _Files:
 def _arithmetic(options: BenchmarkOptions) -> dict[str, float]:
     with torch.device("meta"):
         network = build_model(MODEL, NUM_CLASSES).eval()
-        clip = torch.empty(1, 3, options.clip_len, *options.crop_size)
+        clip = torch.empty(1, *options.preprocessing.clip_shape)
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         network(clip)
     multiply_accumulates = counter.get_total_flops() / 2
@@ -72,8 +68,7 @@ def _arithmetic(options: BenchmarkOptions) -> dict[str, float]:
 
 
 def _write_files(folder: Path, options: BenchmarkOptions) -> _Files:
-    size = options.crop_size
-    preprocessing = Preprocessing(options.clip_len, 4, "official", None, size, size, presets.MEAN, presets.STD)
+    preprocessing = options.preprocessing
     files = _Files(folder / "model.pth", folder / "float.onnx", folder / "int8.onnx", preprocessing)
     classes = [str(number) for number in range(NUM_CLASSES)]
     state = build_model(MODEL, NUM_CLASSES).state_dict()
@@ -90,7 +85,7 @@ def _write_files(folder: Path, options: BenchmarkOptions) -> _Files:
 
 @dataclass(frozen=True)
 class _Inference:
-    """Loads the network by a runtime, in a process of its own, and measures it."""
+    """A function that loads the network by a runtime and measures it."""
 
     files: _Files
     num_threads: int
@@ -109,7 +104,7 @@ def _onnx_network(path: Path, files: _Files, num_threads: int) -> OnnxNetwork:
     return OnnxNetwork(str(path), DeviceFormat(), files.preprocessing, num_threads)
 
 
-RUNTIMES: dict[str, Callable[..., Callable[[np.ndarray], torch.Tensor]]] = {
+RUNTIMES: dict[str, Callable[[_Files, int], Network]] = {
     "torch": lambda files, threads: TorchNetwork(load_trained_model(files.checkpoint)),
     "onnx": lambda files, threads: _onnx_network(files.float, files, threads),
     "onnx_int8": lambda files, threads: _onnx_network(files.int8, files, threads),

@@ -1,38 +1,39 @@
-"""Draws which frames each selector picks from one video, under its motion curve: the picture in the README."""
+"""Draws which frames each selector picks from a video, below its motion curve: the picture in the README.
+
+Run it in the folder of the scripts: python -m benchmarks.plot_frame_selection VIDEO
+"""
 
 import argparse
 import sys
 from pathlib import Path
 
-from runtime.errors import MissingExtra, require
-from videos.decoding import VideoError, iter_frames, probe_video
-from videos.frame_selection import FRAME_SELECTORS, VideoTiming
-from videos.motion import MotionMeter, motion_from_curve
+from runtime.arguments import positive_float, positive_int
+from runtime.errors import require
+from runtime.script import run_script
 
 
 def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
     """The command line of this script."""
-    parser = argparse.ArgumentParser(description=__doc__, add_help=add_help)
-    parser.add_argument("video", type=Path, help="the video to look at")
+    parser = argparse.ArgumentParser(description=__doc__, add_help=add_help, allow_abbrev=False)
+    parser.add_argument("video", type=Path, help="the video")
     parser.add_argument("--output", type=Path, default=Path("frame_selection.png"), help="(frame_selection.png)")
-    parser.add_argument("--clip-len", type=int, default=16, metavar="N", help="frames a clip (16)")
-    parser.add_argument("--frame-rate", type=float, default=4, metavar="FPS", help="of the official rule (4)")
+    parser.add_argument("--clip-len", type=positive_int, default=16, metavar="N", help="frames per clip (16)")
+    parser.add_argument("--frame-rate", type=positive_float, default=4, metavar="FPS", help="of the official rule (4)")
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the script: 0 when drawn, 1 when not."""
     args = get_args_parser().parse_args(argv)
-    try:
-        draw(args.video, args.output, args.clip_len, args.frame_rate)
-    except (VideoError, MissingExtra, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return run_script(lambda: draw(args.video, args.output, args.clip_len, args.frame_rate))
 
 
 def draw(video: Path, output: Path, clip_len: int, frame_rate: float) -> None:
-    """Writes the picture of one video's motion and of every selector's choice in evaluation."""
+    """Draws a video's motion and every selector's choice in evaluation."""
+    from videos.decoding import iter_frames, probe_video
+    from videos.frame_selection import FRAME_SELECTORS, VideoTiming
+    from videos.motion import MotionMeter, motion_from_curve
+
     plt = require("matplotlib.pyplot")
     info, meter = probe_video(video), MotionMeter()
     for frame in iter_frames(video):

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from network.trained_model import Preprocessing, TrainedModel
+from clips.preprocessing import Preprocessing
+from network.trained_model import TrainedModel
 from runtime.errors import UserError, require
 
 INPUT, OUTPUT = "video", "class_logits"
@@ -24,11 +25,11 @@ LAYOUTS = {"NCTHW": (0, 1, 2, 3, 4), "NTHWC": (0, 4, 1, 2, 3)}
 NORMALIZE = ("inside", "outside")
 
 # What the compilers of mobile NPUs accept.
-ALLOWED_OPERATORS = frozenset(
-    "Conv Relu Add Sub Mul Div Gemm MatMul AveragePool GlobalAveragePool MaxPool GlobalMaxPool ReduceMean "
-    "Reshape Flatten Transpose Squeeze Unsqueeze Identity".split()
-)
-QUANTIZATION_OPERATORS = frozenset({"QuantizeLinear", "DequantizeLinear"})
+_LAYERS = {"Conv", "Relu", "Add", "Sub", "Mul", "Div", "Gemm", "MatMul"}
+_POOLS = {"AveragePool", "GlobalAveragePool", "MaxPool", "GlobalMaxPool", "ReduceMean"}
+_SHAPES = {"Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity"}
+ALLOWED_OPERATORS = _LAYERS | _POOLS | _SHAPES
+QUANTIZATION_OPERATORS = {"QuantizeLinear", "DequantizeLinear"}
 
 
 class ExportError(UserError):

@@ -4,17 +4,19 @@ import glob
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
 from clips.dataset import ClipDataset, DecodingReader
 from clips.loading import run_ahead
+from clips.preprocessing import Preprocessing
 from clips.samplers import Sample
-from network.trained_model import Preprocessing
+from runtime.columns import Ragged
 from runtime.worker_pool import WorkerDied, map_in_workers
 from videos.decoding import VideoError
-from videos.folder import VIDEO_ENDINGS
-from videos.frame_selection import FRAME_SELECTORS, VideoTiming
+from videos.folder import VIDEO_ENDINGS, VideoFolder
+from videos.frame_selection import VideoTiming
 from videos.index import Scan
 from videos.motion import motion_from_curve
 
@@ -34,19 +36,16 @@ def find_videos(names: Iterable[str]) -> list[str]:
     return list(found)
 
 
-class VideoFiles:
-    """Stands in for a `VideoFolder` where files have no classes."""
+class VideoFiles(VideoFolder):
+    """Any files, which have no classes."""
 
     def __init__(self, paths: Sequence[str]) -> None:
-        self._paths = list(paths)
-        self.labels = np.zeros(len(self._paths), np.int64)
-
-    def __len__(self) -> int:
-        return len(self._paths)
+        self.root, self.classes, self.names = Path(), [], Ragged.of_strings(paths)
+        self.labels = self.sizes = self.mtimes_ns = np.zeros(len(paths), np.int64)
 
     def path(self, video: int) -> str:
         """The path of the file."""
-        return self._paths[video]
+        return self.names.string(video)
 
 
 class ProbedTiming:
@@ -83,18 +82,8 @@ def read_clips(
         num_workers: processes; 0 reads in this one, which a file that crashes its decoder ends.
     """
     files = VideoFiles(paths)
-    dataset = ClipDataset(
-        files,
-        ProbedTiming(files, with_motion=preprocessing.frame_selection == "motion"),
-        DecodingReader(files, preprocessing.resize_size),
-        FRAME_SELECTORS[preprocessing.frame_selection],
-        clip_len=preprocessing.clip_len,
-        frame_rate=preprocessing.frame_rate,
-        clips_per_video=clips_per_video,
-        resize_size=preprocessing.resize_size,
-        crop_size=preprocessing.crop_size,
-        candidate_rate=None if preprocessing.frame_selection == "official" else preprocessing.candidate_rate,
-    )
+    timing = ProbedTiming(files, with_motion=preprocessing.frame_selection == "motion")
+    dataset = ClipDataset(files, timing, DecodingReader(files, preprocessing), preprocessing, clips_per_video)
     results = map_in_workers(
         _ReadVideo(dataset), range(len(files)), min(num_workers, len(files)), on_death=partial(_death, files)
     )
