@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from caching.splits import open_clips
+from caching.splits import ClipOptions, open_clips
 from evaluation.evaluate import evaluate
 from evaluation.metrics import VideoResults
 from network.checkpoint import CheckpointError, is_legacy, load_checkpoint
@@ -164,7 +164,7 @@ def open_validation(
     """
     trained = load_trained_model(path)
     reading = {"pin_memory": device.type == "cuda", **reading}
-    clips = open_clips(VideoFolder(root, trained.classes), trained.preprocessing.clip_options(**reading))
+    clips = open_clips(VideoFolder(root, trained.classes), ClipOptions(trained.preprocessing, **reading))
     network = trained.network.to(device)
     score = partial(
         evaluate,

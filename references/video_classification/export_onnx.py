@@ -132,10 +132,11 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
 
 def open_split(args: argparse.Namespace, model: "TrainedModel", split: str) -> "Clips":
     """The official clips of a split, from the videos in float."""
-    from caching.splits import open_clips
+    from caching.splits import ClipOptions, open_clips
     from videos.folder import VideoFolder
 
-    clip_options = model.preprocessing.clip_options(
+    clip_options = ClipOptions(
+        model.preprocessing,
         cache_dir=args.cache_dir,
         skip_unreadable=args.skip_unreadable,
         batch_size=1,

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 
 from caching.splits import ClipOptions, Clips, open_splits
-from clips import presets
+from clips.preprocessing import Preprocessing
 from clips.presets import read_flip_map
 from evaluation.metrics import VideoResults
 from evaluation.selection_table import selection_table
 from network.acceleration import freed_memory_kept
-from network.checkpoint import BEST, NEWEST, plain, preprocessing_of, temperature_of, training_state
+from network.checkpoint import BEST, NEWEST, plain, temperature_of, training_state
 from network.models import check_fits
 from reporting.html_report import REPORT
 from reporting.run_folder import RunLog, check_run_folder, open_run_folder
@@ -190,7 +190,7 @@ def tell_differences(args: argparse.Namespace, start: Start) -> None:
     """Says how validation will differ from what the network was trained for."""
     if start.state is None:
         print_main("WARNING: these are random weights: validate a checkpoint with --resume FILE")
-    trained, here = (start.checkpoint or {}).get("preprocessing"), val_preprocessing(args)
+    trained, here = (start.checkpoint or {}).get("preprocessing"), val_preprocessing(args).plain()
     names = ("clip_len", "frame_rate", "frame_selection", "resize_size", "crop_size")
     if differing := [name for name in names if trained and trained.get(name) != here[name]]:
         told = ", ".join(f"{name} {here[name]} instead of {trained.get(name)}" for name in differing)
@@ -200,15 +200,12 @@ def tell_differences(args: argparse.Namespace, start: Start) -> None:
 def load_clips(args: argparse.Namespace, classes: list[str]) -> tuple[Clips | None, list[Clips]]:
     """Training clips, None with --test-only, and validation clips by each frame selection; scans or caches them."""
     shared = {
-        "clip_len": args.clip_len,
-        "frame_rate": args.frame_rate,
         "clips_per_video": args.clips_per_video,
         "start_prob": args.official_start_prob,
         "seed": args.seed,
         "cache_dir": args.cache_dir,
         "cached": args.cache_dataset,
         "cache_format": args.cache_format,
-        "candidate_rate": args.cache_frame_rate,
         "skip_unreadable": args.skip_unreadable,
         "batch_size": args.batch_size,
         "batches_per_step": args.gradient_accumulation,
@@ -217,24 +214,18 @@ def load_clips(args: argparse.Namespace, classes: list[str]) -> tuple[Clips | No
     }
     val_folder = VideoFolder(args.data_path / args.eval_split, classes)
     train_folder = None if args.test_only else VideoFolder(args.data_path / "train", classes)
-    for_val = ClipOptions(
-        resize_size=args.val_resize_size,
-        crop_size=args.val_crop_size,
-        selection=args.val_frame_selection[0],
-        random=False,
-        **shared,
-    )
+    wanted = val_preprocessing(args)
+    sizes = {"resize_size": args.train_resize_size, "crop_size": args.train_crop_size}
     for_train = ClipOptions(
-        resize_size=args.train_resize_size,
-        crop_size=args.train_crop_size,
-        selection=args.frame_selection,
+        replace(wanted, frame_selection=args.frame_selection, **sizes),
         random=args.augment != "none",
         balanced=args.balanced_sampling,
         strong=args.augment == "strong",
         mirrors=read_flip_map(args.flip_map, classes) if args.flip_map and train_folder else None,
         **shared,
     )
-    splits = [(val_folder, replace(for_val, selection=name)) for name in args.val_frame_selection]
+    selections = [replace(wanted, frame_selection=name) for name in args.val_frame_selection]
+    splits = [(val_folder, ClipOptions(preprocessing, **shared)) for preprocessing in selections]
     if train_folder is None:
         return None, open_splits(splits)
     train, *val = open_splits([(train_folder, for_train), *splits])
@@ -286,17 +277,15 @@ def open_log(args: argparse.Namespace, classes: list[str], progress: RunProgress
     return log
 
 
-def val_preprocessing(args: argparse.Namespace) -> dict[str, Any]:
-    """What a clip goes through in validation, as a checkpoint has it."""
-    return preprocessing_of(
+def val_preprocessing(args: argparse.Namespace) -> Preprocessing:
+    """What a clip goes through in validation."""
+    return Preprocessing(
         clip_len=args.clip_len,
         frame_rate=args.frame_rate,
         frame_selection=args.val_frame_selection[0],
         candidate_rate=args.cache_frame_rate,
         resize_size=args.val_resize_size,
         crop_size=args.val_crop_size,
-        mean=presets.MEAN,
-        std=presets.STD,
     )
 
 
@@ -313,7 +302,7 @@ def run_state(
         **training_state(work.model, optimizer, scheduler, work.precision.scaler),
         **(average.state() if average is not None else {}),
         "classes": classes,
-        "preprocessing": val_preprocessing(args),
+        "preprocessing": val_preprocessing(args).plain(),
         "args": plain(vars(args)),
         "layout": work.precision.layout,
     }

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import av
@@ -14,7 +15,6 @@ from clips import presets
 from clips.preprocessing import Preprocessing
 from clips.samplers import EVALUATION, Sample, seeded_generator
 from videos.decoding import iter_rgb
-from videos.folder import VideoFolder
 from videos.frame_selection import FRAME_SELECTORS, VideoTiming, official_strip, snap
 from videos.resizing import Region, resize_crop
 
@@ -35,6 +35,16 @@ class Batch(NamedTuple):
     videos: Tensor  # int64 (B,)
     flips: Tensor  # bool (B,)
     seeds: Tensor | None = None  # int64 (B,), of what is drawn on the device; EVALUATION where nothing is
+
+
+class Videos(Protocol):
+    """A `VideoFolder`, or other files with a label each."""
+
+    root: Path
+    labels: np.ndarray  # int64 (N,)
+
+    def path(self, video: int) -> str:
+        """The path of a file."""
 
 
 class ClipReader(Protocol):
@@ -62,7 +72,7 @@ class DecodingReader:
     dtype: type = np.float32
     is_fast = False
 
-    def __init__(self, folder: VideoFolder, preprocessing: Preprocessing) -> None:
+    def __init__(self, folder: Videos, preprocessing: Preprocessing) -> None:
         self._folder, self._resize_size = folder, preprocessing.resize_size
 
     @property
@@ -103,7 +113,7 @@ class ClipDataset:
 
     def __init__(
         self,
-        folder: VideoFolder,
+        folder: Videos,
         timing: Callable[[int], VideoTiming],
         reader: ClipReader,
         preprocessing: Preprocessing,

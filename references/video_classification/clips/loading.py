@@ -18,11 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clips.dataset import Batch
+from clips.dataset import Batch, Videos
 from clips.samplers import Sample
 from runtime.worker_pool import WorkerDied, map_in_workers
 from videos.decoding import VideoError
-from videos.folder import VideoFolder
 
 BATCHES_AHEAD = 3
 MAX_THREADS = 4  # copying is bound by memory bandwidth: more do not help
@@ -40,7 +39,7 @@ class _Reader(Protocol):
 class ClipSource(Protocol):
     """What a loader reads: a `ClipDataset`, or the features of its clips."""
 
-    folder: VideoFolder
+    folder: Videos
     clips_per_video: int
 
     @property
@@ -82,7 +81,7 @@ class ClipLoader(Generic[Source]):
         """Batches in `num_samples` clips; the last may be smaller."""
         return -(-num_samples // self.batch_size)
 
-    def batches(self, samples: Sequence[Sample]) -> Iterator[Batch]:
+    def batches(self, samples: Sequence[Sample]) -> Generator[Batch, None, None]:
         """Yields the clips of `samples` in order.
 
         Raises:
@@ -113,7 +112,7 @@ class ClipLoader(Generic[Source]):
                 for future in pending:
                     future.cancel()
 
-    def _from_processes(self, samples: Sequence[Sample]) -> Iterator[Batch]:
+    def _from_processes(self, samples: Sequence[Sample]) -> Generator[Batch, None, None]:
         lookahead = max(CLIPS_AHEAD_PER_WORKER * self.num_workers, self.batch_size)
         clips = map_in_workers(_ReadClip(self.dataset), samples, self.num_workers, lookahead=lookahead)
         for part in self._split(samples):

@@ -1,4 +1,4 @@
-"""What a video goes through before the network. Needs no torch, so that command lines can take their defaults from it."""
+"""What a video goes through before the network. Imports no torch, so that parsers can take their defaults from it."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass

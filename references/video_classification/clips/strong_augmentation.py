@@ -2,8 +2,8 @@
 
 Everything is drawn once per clip, on the CPU, from a generator seeded by the clip: the same on every device. This is
 why torchvision's own RandAugment and ColorJitter do not serve here: they draw from the global generator, and change
-each frame by its own contents. Colours are changed with all frames laid out as one tall picture, so that what depends on
-the contents (contrast, equalisation) changes all frames alike and does not flicker.
+each frame by its own contents. Colours are changed with all frames laid out as one tall picture, so that what depends
+on the contents (contrast, equalisation) changes all frames alike and does not flicker.
 """
 
 import math

@@ -10,7 +10,7 @@
     training_model       the weights that training goes on from, where `model` is their average
     model_ema            of the average of the weights: updates, is_used, and model where `model` is not the average
     classes              names, in the order of the outputs
-    preprocessing        what a clip must go through, see `preprocessing_of`
+    preprocessing        what a clip must go through, `Preprocessing.plain()`
     args                 the run's settings, a dict of plain values
     layout               of the weights in memory, see engine.LAYOUTS
     rng                  states of torch's generators
@@ -151,31 +151,6 @@ def save_calibrated(folder: Path, path: str | os.PathLike, checkpoint: dict[str,
 def is_legacy(checkpoint: dict[str, Any]) -> bool:
     """Whether it is of the public sample solution's form: weights and an epoch, but no class names."""
     return "classes" not in checkpoint
-
-
-def preprocessing_of(
-    *,
-    clip_len: int,
-    frame_rate: float,
-    frame_selection: str,
-    candidate_rate: float | None,
-    resize_size: tuple[int, int],
-    crop_size: tuple[int, int],
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-) -> dict[str, Any]:
-    """What a clip goes through before the network, as plain values for the checkpoint."""
-    return {
-        "clip_len": clip_len,
-        "frame_rate": frame_rate,
-        "frame_selection": frame_selection,
-        "candidate_rate": candidate_rate,
-        "resize_size": list(resize_size),
-        "crop_size": list(crop_size),
-        "mean": list(mean),
-        "std": list(std),
-        "pixels": "RGB float in [0, 1], bilinear without antialias, centre crop, then (x - mean) / std",
-    }
 
 
 def training_state(

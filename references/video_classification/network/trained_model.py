@@ -11,59 +11,9 @@ from typing import Any
 
 from torch import nn
 
-from caching.splits import ClipOptions
-from clips import presets
-from network.checkpoint import CheckpointError, is_legacy, load_checkpoint, preprocessing_of, temperature_of
+from clips.preprocessing import Preprocessing
+from network.checkpoint import CheckpointError, is_legacy, load_checkpoint, temperature_of
 from network.models import build_model, check_fits, load_state
-from videos.frame_selection import FRAME_SELECTORS
-
-MEAN_AND_STD = {"mean": presets.MEAN, "std": presets.STD}
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """What a video goes through before the network.
-
-    clip_len: frames. frame_rate: frames a second. frame_selection: a name of FRAME_SELECTORS. candidate_rate: frames a
-    second that it chooses among, None for all; the official selection is from its own strip. resize_size, crop_size:
-    height and width. mean, std: by channel, of RGB in [0, 1].
-    """
-
-    clip_len: int
-    frame_rate: float
-    frame_selection: str
-    candidate_rate: float | None
-    resize_size: tuple[int, int]
-    crop_size: tuple[int, int]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-    @property
-    def rule(self) -> str:
-        """How frames are chosen, in words."""
-        return f"{self.frame_selection} frames, {self.clip_len} at {self.frame_rate:g} a second"
-
-    @property
-    def clip_shape(self) -> tuple[int, int, int, int]:
-        """(C, T, H, W), as the network takes it."""
-        return (3, self.clip_len, *self.crop_size)
-
-    def clip_options(self, **reading: Any) -> ClipOptions:
-        """For one such clip of each video of a folder; `reading` is what does not change the clips."""
-        return ClipOptions(
-            clip_len=self.clip_len,
-            frame_rate=self.frame_rate,
-            clips_per_video=1,
-            resize_size=self.resize_size,
-            crop_size=self.crop_size,
-            selection=self.frame_selection,
-            candidate_rate=self.candidate_rate,
-            **reading,
-        )
-
-    def plain(self) -> dict[str, Any]:
-        """The form that checkpoints and exported files keep."""
-        return preprocessing_of(**vars(self))
 
 
 @dataclass(frozen=True)
@@ -145,34 +95,16 @@ def _classes(checkpoint: Mapping[str, Any], path: str | os.PathLike, classes_fil
 
 def _preprocessing(checkpoint: Mapping[str, Any], path: str | os.PathLike) -> Preprocessing:
     try:
-        stored = _legacy_preprocessing(checkpoint["args"]) if is_legacy(checkpoint) else checkpoint["preprocessing"]
-        preprocessing = Preprocessing(
-            clip_len=int(stored["clip_len"]),
-            frame_rate=float(stored["frame_rate"]),
-            frame_selection=str(stored["frame_selection"]),
-            candidate_rate=float(stored["candidate_rate"]) if stored.get("candidate_rate") else None,
-            resize_size=tuple(map(int, stored["resize_size"])),
-            crop_size=tuple(map(int, stored["crop_size"])),
-            **{name: tuple(map(float, stored[name])) for name in MEAN_AND_STD},
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: its `preprocessing` is incomplete: {error}") from error
-    if preprocessing.frame_selection not in FRAME_SELECTORS:
-        raise CheckpointError(f"{path}: there is no frame selection {preprocessing.frame_selection!r} here")
-    for name, known in MEAN_AND_STD.items():
-        # Validation normalises with these alone; with others every prediction would silently be worse.
-        if getattr(preprocessing, name) != known:
-            raise CheckpointError(f"{path}: its {name} {getattr(preprocessing, name)} is not {known}")
-    return preprocessing
+        if is_legacy(checkpoint):
+            return Preprocessing.from_plain(_legacy_preprocessing(checkpoint["args"]))
+        return Preprocessing.from_plain(checkpoint.get("preprocessing", {}))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 def _legacy_preprocessing(args: Mapping[str, Any]) -> dict[str, Any]:
-    """What the public sample solution does: its own flags, else its defaults."""
-    return {
-        "clip_len": args.get("clip_len", 16),
-        "frame_rate": args.get("frame_rate", 4),
-        "frame_selection": "official",
-        "resize_size": args.get("val_resize_size", (128, 171)),
-        "crop_size": args.get("val_crop_size", (112, 112)),
-        **MEAN_AND_STD,
-    }
+    """What the public sample solution does: its own flags, else its defaults, which are ours."""
+    names = {"resize_size": "val_resize_size", "crop_size": "val_crop_size"}
+    names |= {"clip_len": "clip_len", "frame_rate": "frame_rate"}
+    given = {ours: args[theirs] for ours, theirs in names.items() if theirs in args}
+    return {**Preprocessing().plain(), **given}

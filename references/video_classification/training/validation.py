@@ -35,7 +35,7 @@ def run_validation(
         print_freq=print_freq,
         on_logits=on_logits,
     )
-    print_results(results, clips.options.rule, clips.pixels, clips.skipped)
+    print_results(results, clips.options.preprocessing.rule, clips.pixels, clips.skipped)
     return results
 
 
@@ -58,7 +58,7 @@ def validate_selections(
     writer = LogitsWriter(save_logits) if save_logits else None
     if writer is not None:
         validate = partial(validate, on_logits=writer.add)
-    results = {clips.options.selection: validate(clips) for clips in val_clips}
+    results = {clips.options.preprocessing.frame_selection: validate(clips) for clips in val_clips}
     if writer is not None:
         writer.write(val_clips[0].loader.dataset.folder)
     return results
