@@ -2,8 +2,8 @@
 
     python references/video_classification/quickstart.py
 
-Needs no data, no network and no GPU, and takes minutes. Every command is printed as you would type it. Run again with
-the same --output-dir, it goes on where it stopped.
+It needs no data, no network and no GPU, and takes minutes. Every command is printed as you would type it. Run it again
+with the same --output-dir to continue where it stopped.
 """
 
 import argparse
@@ -16,12 +16,15 @@ import sys
 import time
 from pathlib import Path
 
-from synthetic.videos import NUM_PARTS, generate_release
+from runtime.arguments import seed
+from runtime.errors import UserError
+from runtime.script import run_script
 
 SCRIPTS = Path(__file__).resolve().parent
+NUM_PARTS = 4  # folders of a generated release
 EXERCISES = ("jumping jacks", "side lunges", "squats", "toe touches")
 VIDEOS_PER_CLASS = {"train": 100, "val": 25}
-# Small on purpose, so that two CPU cores learn it in minutes. Frames are generated larger and resized, as real ones.
+# Small, so that two CPU cores learn it in minutes. Frames are generated larger and resized, as real ones are.
 CLIP_LEN = 8
 FRAME_SIZE = (20, 20)
 RECIPE = (
@@ -30,66 +33,72 @@ RECIPE = (
 )
 
 
-class StepError(RuntimeError):
-    """A step of the pipeline could not be completed; the message says which."""
+class StepError(UserError):
+    """A step of the pipeline failed; the message says which."""
 
 
 def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
     """The command line of this script."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, add_help=add_help
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=add_help,
+        allow_abbrev=False,
     )
     parser.add_argument(
-        *("--output-dir",),
+        "--output-dir",
         default=Path("quickstart_output"),
         type=Path,
         metavar="DIR",
         help="keeps videos, reports and checkpoints (quickstart_output)",
     )
     parser.add_argument(
-        "--weights", metavar="NAME|FILE", help="to start from, as train.py takes them (random ones, trained wholly)"
+        "--weights", metavar="NAME|FILE", help="to start from, as for train.py (random ones, all trained)"
     )
-    parser.add_argument("--seed", default=0, type=int, help="of the videos and of the training (0)")
+    parser.add_argument("--seed", default=0, type=seed, metavar="N", help="seed of videos and training (0)")
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the script: 0 when done, 1 when a step failed."""
+    argv = sys.argv[1:] if argv is None else argv
     args = get_args_parser().parse_args(argv)
+    same_command = shlex.join(["python", sys.argv[0], *argv])
+    return run_script(lambda: run_pipeline(args.output_dir, args.weights, args.seed), resume_command=same_command)
+
+
+def run_pipeline(output_dir: Path, weights: str | None, seed: int) -> None:
+    """Generates the release, runs every step, and prints what came out."""
     start = time.monotonic()
-    try:
-        check_output_dir(args.output_dir, args.weights)
-        generate(args.output_dir / "release", args.seed)
-        steps = commands(args.output_dir, args.weights, args.seed)
-        outputs = [run(command) for command in steps]
-    except (StepError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted: the same command goes on from here", file=sys.stderr)
-        return 130
+    check_output_dir(output_dir, weights)
+    generate(output_dir / "release", seed)
+    outputs = [run(command) for command in commands(output_dir, weights, seed)]
     print(summary(outputs[-1], time.monotonic() - start))
-    return 0
 
 
 def check_output_dir(output_dir: Path, weights: str | None) -> None:
-    """Raises StepError where an earlier run in this folder began from other weights: it would be continued."""
+    """Raises StepError if a run in this folder, which would be continued, began with other weights."""
     earlier = output_dir / "run" / "args.json"
     if earlier.exists() and (other := json.loads(earlier.read_text()).get("weights")) != weights:
         raise StepError(f"{output_dir} holds a run that began with --weights {other}: choose another --output-dir")
 
 
 def generate(release: Path, seed: int) -> None:
-    """Writes the release that the scripts begin with, one file of it broken and one missing, as it happens."""
+    """Writes the release that the scripts start from, with one broken and one missing file, as real ones have."""
+    from synthetic.videos import generate_release  # imported after parsing, so that --help does not wait
+
     count = len(EXERCISES) * sum(VIDEOS_PER_CLASS.values())
     print(
         f"Generating {count} videos of {', '.join(EXERCISES)}, and two faults to be found, under {release}", flush=True
     )
-    generate_release(release, EXERCISES, VIDEOS_PER_CLASS, seed=seed, furniture=False, with_faults=True)
+    try:
+        generate_release(release, EXERCISES, VIDEOS_PER_CLASS, seed=seed, furniture=False, with_faults=True)
+    except ValueError as error:
+        raise StepError(str(error)) from error
 
 
 def commands(output_dir: Path, weights: str | None, seed: int) -> list[list[str]]:
-    """The steps after the release, as arguments of python: scripts as seen from the current folder."""
+    """The steps after the release as arguments of python, with paths of scripts relative to the current folder."""
     top = SCRIPTS.parent.parent
     refactor, check, train = (
         os.path.relpath(script)
@@ -114,12 +123,12 @@ def commands(output_dir: Path, weights: str | None, seed: int) -> list[list[str]
 
 
 def run(command: list[str]) -> str:
-    """Prints a command, runs it, shows and returns what it prints. Raises StepError where it fails."""
+    """Prints a command, runs it, and shows and returns its output. Raises StepError if it fails."""
     print(f"\n$ python {shlex.join(command)}", flush=True)
     lines = []
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True, env=environment) as process:
-        for line in process.stdout:
+        for line in process.stdout or ():
             print(line, end="", flush=True)
             lines.append(line)
     if process.returncode:
@@ -128,11 +137,11 @@ def run(command: list[str]) -> str:
 
 
 def summary(test_output: str, seconds: float) -> str:
-    """What came out, from what the last step printed."""
-    accuracy, count = (re.search(pattern, test_output)[1] for pattern in (r"Video Acc@1 (\S+)", r"(\d+) videos"))
+    """The result, from the output of the last step."""
+    accuracy, count = (re.findall(pattern, test_output)[0] for pattern in (r"Video Acc@1 (\S+)", r"(\d+) videos"))
     height, width = FRAME_SIZE
     return (
-        f"\nVideo Acc@1 {accuracy} on {count} videos of people and rooms that training never saw "
+        f"\nVideo Acc@1 {accuracy} on {count} videos of people and rooms not seen in training "
         f"(chance: {100 / len(EXERCISES):.3f}), {seconds:.0f} seconds in all.\n"
         f"Small frames ({height}x{width} pixels), short clips ({CLIP_LEN} frames), generated videos: "
         "this shows that the pipeline works,\nnot how well it does on real ones."

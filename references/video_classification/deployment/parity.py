@@ -173,8 +173,8 @@ def prove_on_videos(networks: Mapping[str, Network], val: Clips, num_classes: in
     check_accuracy(expected.results, exported.results)
     skipped = f", {val.skipped} unreadable not scored" if val.skipped else ""
     print(
-        f"proof: {len(val.videos)} validation videos{skipped}, {val.options.preprocessing.rule}, largest difference in logits "
-        f"{difference:.2g}; video Acc@1 {expected.results.video.top1:.3f} by PyTorch, "
+        f"proof: {len(val.videos)} validation videos{skipped}, {val.options.preprocessing.rule}, "
+        f"largest difference in logits {difference:.2g}; video Acc@1 {expected.results.video.top1:.3f} by PyTorch, "
         f"{exported.results.video.top1:.3f} by ONNX Runtime"
     )
     if "int8" not in scored:

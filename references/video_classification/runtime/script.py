@@ -4,22 +4,16 @@ Imports no torch: scripts import what is heavy inside the work, after their argu
 """
 
 import os
-import shlex
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import ModuleType
 
 from runtime.errors import UserError
 from runtime.signals import Stopped, StopRequest
 
 
-def run_script(
-    work: Callable[[], int | None],
-    argv: Sequence[str] | None = None,
-    *,
-    resume_command: Callable[[list[str]], str] | None = None,
-) -> int:
+def run_script(work: Callable[[], int | None], *, resume_command: object = None) -> int:
     """Does the work, leaves the process group if it joined one, and returns the exit code.
 
     A UserError or OSError becomes a message and 1, Ctrl-C 130, a stop signal 128 + its number. A reader of the output
@@ -27,25 +21,23 @@ def run_script(
 
     Args:
         work: imports torch and does everything that needs it; returns an exit code, None for 0.
-        argv: the script and its arguments, by default those of this process.
-        resume_command: the command that continues the work that `argv` began, printed when it is interrupted.
+        resume_command: printed when the work is interrupted, as it then reads: the command that continues it.
 
     Raises:
         Exception: an error that the user cannot mend, where no other process waits for this one.
     """
     wait_passively()
-    argv = list(sys.argv if argv is None else argv)
     try:
         with StopRequest(at_once=True):
             code = work() or 0
             sys.stdout.flush()  # a closed pipe shows here rather than at the interpreter's exit
     except Stopped as stopped:  # every process of a group gets the signal
         if (group := _group()) is None or group.is_main():
-            print(f"{stopped}{_continuation(argv, resume_command)}", flush=True)
+            print(f"{stopped}{_continuation(resume_command)}", flush=True)
         _leave_group(None)
         return stopped.exit_code
     except KeyboardInterrupt:
-        print(f"interrupted{_continuation(argv, resume_command)}", file=sys.stderr)
+        print(f"interrupted{_continuation(resume_command)}", file=sys.stderr)
         _leave_group(130)
         return 130
     except Exception as error:
@@ -65,13 +57,8 @@ def wait_passively() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-def same_command(argv: list[str]) -> str:
-    """A `resume_command` for scripts that continue when they are started again as before."""
-    return shlex.join(["python", *argv])
-
-
-def _continuation(argv: list[str], resume_command: Callable[[list[str]], str] | None) -> str:
-    return "" if resume_command is None else f". Continue with: {resume_command(argv)}"
+def _continuation(resume_command: object) -> str:
+    return "" if resume_command is None else f". Continue with: {resume_command}"
 
 
 def _group() -> ModuleType | None:

@@ -5,8 +5,6 @@ Every repetition of every exercise starts and ends in the same standing pose, so
 class: the motion does. A side in a name is a side of the screen: `left arm raise` raises the arm drawn on the left.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 
 # Exercises are cycles of key poses. A key pose is (segments, 2): for torso and limbs the degrees turned (outwards,
@@ -33,22 +31,23 @@ def mirrored(pose: np.ndarray) -> np.ndarray:
     return pose
 
 
-def repetitions_of(*key_poses: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """The pose function that goes from standing through the `key_poses` and back, at equal times, resting at each.
+class Repetitions:
+    """An exercise: from standing through the `key_poses` and back, at equal times, slowing down at each.
 
-    It takes phases (T,), in repetitions, to poses (T, segments, 2). Its attribute `num_moves` says how long a
-    repetition is: the number of ways between key poses.
+    Attributes:
+        num_moves: the number of moves between key poses in a repetition, which its duration is proportional to.
     """
-    cycle = np.stack([key_pose(), *key_poses, key_pose()])
 
-    def pose_at(phase: np.ndarray) -> np.ndarray:
-        position = (phase % 1) * (len(cycle) - 1)
+    def __init__(self, *key_poses: np.ndarray) -> None:
+        self._cycle = np.stack([key_pose(), *key_poses, key_pose()])
+        self.num_moves = len(self._cycle) - 1
+
+    def __call__(self, phase: np.ndarray) -> np.ndarray:
+        """Poses (T, segments, 2) at phases (T,), in repetitions."""
+        position = (phase % 1) * self.num_moves
         start = position.astype(int)
         progress = (1 - np.cos(np.pi * (position - start)))[:, None, None] / 2
-        return cycle[start] * (1 - progress) + cycle[start + 1] * progress
-
-    pose_at.num_moves = len(cycle) - 1
-    return pose_at
+        return self._cycle[start] * (1 - progress) + self._cycle[start + 1] * progress
 
 
 STANDING = key_pose()
@@ -68,28 +67,28 @@ LEFT_LEG_RAISE = key_pose(left_thigh=(58, 0), left_shin=(58, 0), torso=(6, 0))
 LEFT_SIDE_BEND = key_pose(torso=(-38, 0), right_upper_arm=(150, 0), right_forearm=(195, 0), hips=(4, 0))
 LEFT_TWIST = key_pose(chest=(-65, 0), upper_arm=(85, 0), forearm=(85, 0))
 
-EXERCISES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "squats": repetitions_of(key_pose(**SQUATTING, **ARMS_IN_FRONT)),
-    "jumping jacks": repetitions_of(key_pose(**ARMS_OUT, thigh=(28, 0), shin=(28, 0), hips=(0, 3))),
-    "arm raises": repetitions_of(key_pose(**ARMS_OUT)),
-    "toe touches": repetitions_of(key_pose(torso=(0, 125), upper_arm=(4, 15), forearm=(0, 15))),
-    "biceps curls": repetitions_of(key_pose(forearm=(12, 150))),
-    "overhead presses": repetitions_of(
+EXERCISES = {
+    "squats": Repetitions(key_pose(**SQUATTING, **ARMS_IN_FRONT)),
+    "jumping jacks": Repetitions(key_pose(**ARMS_OUT, thigh=(28, 0), shin=(28, 0), hips=(0, 3))),
+    "arm raises": Repetitions(key_pose(**ARMS_OUT)),
+    "toe touches": Repetitions(key_pose(torso=(0, 125), upper_arm=(4, 15), forearm=(0, 15))),
+    "biceps curls": Repetitions(key_pose(forearm=(12, 150))),
+    "overhead presses": Repetitions(
         elbows := key_pose(upper_arm=(25, 10), forearm=(160, 20)),
         key_pose(upper_arm=(160, 0), forearm=(172, 0)),
         elbows,
     ),
-    "squat jumps": repetitions_of(key_pose(**SQUATTING), key_pose(**ARMS_OUT, hips=(0, 18))),
-    "high knees": repetitions_of(LEFT_KNEE_UP, STANDING, mirrored(LEFT_KNEE_UP)),
-    "lunges": repetitions_of(LEFT_LUNGE, STANDING, mirrored(LEFT_LUNGE)),
-    "side lunges": repetitions_of(LEFT_SIDE_LUNGE, STANDING, mirrored(LEFT_SIDE_LUNGE)),
-    "punches": repetitions_of(LEFT_PUNCH, mirrored(LEFT_PUNCH)),
-    "kicks": repetitions_of(LEFT_KICK, STANDING, mirrored(LEFT_KICK)),
-    "torso twists": repetitions_of(LEFT_TWIST, mirrored(LEFT_TWIST)),
-    "left arm raise": repetitions_of(LEFT_ARM_RAISE),
-    "right arm raise": repetitions_of(mirrored(LEFT_ARM_RAISE)),
-    "left leg raise": repetitions_of(LEFT_LEG_RAISE),
-    "right leg raise": repetitions_of(mirrored(LEFT_LEG_RAISE)),
-    "left side bend": repetitions_of(LEFT_SIDE_BEND),
-    "right side bend": repetitions_of(mirrored(LEFT_SIDE_BEND)),
+    "squat jumps": Repetitions(key_pose(**SQUATTING), key_pose(**ARMS_OUT, hips=(0, 18))),
+    "high knees": Repetitions(LEFT_KNEE_UP, STANDING, mirrored(LEFT_KNEE_UP)),
+    "lunges": Repetitions(LEFT_LUNGE, STANDING, mirrored(LEFT_LUNGE)),
+    "side lunges": Repetitions(LEFT_SIDE_LUNGE, STANDING, mirrored(LEFT_SIDE_LUNGE)),
+    "punches": Repetitions(LEFT_PUNCH, mirrored(LEFT_PUNCH)),
+    "kicks": Repetitions(LEFT_KICK, STANDING, mirrored(LEFT_KICK)),
+    "torso twists": Repetitions(LEFT_TWIST, mirrored(LEFT_TWIST)),
+    "left arm raise": Repetitions(LEFT_ARM_RAISE),
+    "right arm raise": Repetitions(mirrored(LEFT_ARM_RAISE)),
+    "left leg raise": Repetitions(LEFT_LEG_RAISE),
+    "right leg raise": Repetitions(mirrored(LEFT_LEG_RAISE)),
+    "left side bend": Repetitions(LEFT_SIDE_BEND),
+    "right side bend": Repetitions(mirrored(LEFT_SIDE_BEND)),
 }

@@ -1,5 +1,4 @@
-"""Who is filmed in `synthetic_videos`, where, and how: their random draw, and how they are painted. A room of its own
-because what a frame looks like has nothing to do with files and releases.
+"""The people, rooms and takes of generated videos: how they are drawn at random, and how they are painted.
 
 Lengths are in body heights, colours are (3,) RGB in [0, 1], angles are in degrees.
 """

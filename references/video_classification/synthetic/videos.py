@@ -1,22 +1,22 @@
 """Generated exercise videos: jointed figures filmed in rooms, for the quickstart, the tests and the comparisons.
 
-In a release each person does every exercise in the same room, so nothing but the motion (`synthetic_exercises`) tells
-the class. Everything follows from the seeds.
+In a release each person does every exercise in the same room, so only the motion tells the class. The seeds determine
+everything.
 """
 
 import json
 import os
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
 
-from synthetic.exercises import EXERCISES, STANDING, mirrored
+from synthetic.exercises import EXERCISES, STANDING, Repetitions, mirrored
 from synthetic.scenes import (
     Canvas,
     Person,
@@ -37,7 +37,7 @@ SETTINGS_NAME = "generated_with.json"
 
 
 def film(
-    pose_at: Callable[[np.ndarray], np.ndarray],
+    exercise: Repetitions,
     person: Person,
     room: Room,
     take: Take,
@@ -45,9 +45,21 @@ def film(
     size: tuple[int, int],
     fps: float,
 ) -> np.ndarray:
-    """One video, (T, H, W, 3) uint8. A flipped take shows the mirrored movement in a mirror: the same movement."""
-    phase = take.phase + np.arange(num_frames) / fps / (take.seconds_per_move * pose_at.num_moves)
-    pose = STANDING + take.amplitude * (pose_at(phase) - STANDING)
+    """Renders one video, (T, H, W, 3) uint8.
+
+    A flipped take shows the mirrored movement in a mirror, which is the same movement.
+
+    Args:
+        exercise: the movement.
+        person: who does it.
+        room: where.
+        take: camera, pace and range of motion.
+        num_frames: T.
+        size: (H, W).
+        fps: frames per second.
+    """
+    phase = take.phase + np.arange(num_frames) / fps / (take.seconds_per_move * exercise.num_moves)
+    pose = STANDING + take.amplitude * (exercise(phase) - STANDING)
     if take.is_flipped:
         pose = mirrored(pose)
     pitch, at = np.radians(take.pitch), {}
@@ -70,9 +82,16 @@ def render_exercise(
     take_seed: int = 0,
     furniture: bool = True,
 ) -> np.ndarray:
-    """A video of the exercise `name`, (T, H, W, 3) uint8 RGB, of `size` (height, width).
+    """Renders a video of an exercise, (T, H, W, 3) uint8 RGB.
 
-    `seed` names the person and the room, `take_seed` and `name` what else changes: camera, pace, range of motion.
+    Args:
+        name: a key of EXERCISES.
+        seed: of the person and the room.
+        num_frames: T.
+        size: (H, W).
+        fps: frames per second.
+        take_seed: with `name`, of camera, pace and range of motion.
+        furniture: whether there is furniture.
     """
     person, room = draw_person_and_room(np.random.default_rng(seed), furniture)
     seeds = [seed] if isinstance(seed, int) else seed
@@ -81,7 +100,7 @@ def render_exercise(
 
 
 def write_video(path: Path, frames: Iterable[np.ndarray], fps: int, qp: int = 22) -> Path:
-    """Encodes RGB frames (H, W, 3) uint8, of even height and width, as H.264; the file appears when it is complete."""
+    """Encodes RGB frames (H, W, 3) uint8 of even height and width as H.264; the file appears when it is complete."""
     unfinished = path.with_name(f"{path.name}.unfinished")
     with av.open(str(unfinished), "w", format="mp4") as container:
         # One thread and a constant quantiser, so that a seed gives the same bytes: with the rate control of crf, which
@@ -101,12 +120,12 @@ def write_video(path: Path, frames: Iterable[np.ndarray], fps: int, qp: int = 22
 
 
 class Entry(NamedTuple):
-    """One video of a release. `index` numbers the people of a split."""
+    """One video of a release."""
 
     path: Path
     label: str
     split: str
-    index: int
+    person: int  # its number among the people of the split
     fault: str = ""  # "", "truncated" or "absent"
 
 
@@ -122,16 +141,31 @@ def generate_release(
     with_faults: bool = False,
     workers: int | None = None,
 ) -> Path:
-    """Writes a release in the shape of QEVD's under `dest` and returns the path of its JSON, which is written last.
+    """Writes a release in the form of QEVD's; files that are already there are kept.
 
-    `videos_per_class` is by split, `size` (height, width). Person `i` of a split does every exercise once; nobody is in
-    two splits. `with_faults` adds two train entries: a video whose file is cut off, and one that is listed but absent.
-    What is there already is kept, so a second run is quick. Raises ValueError for an unknown exercise or split, and
-    where `dest` holds a release with other settings: a release must not mix two.
+    Person `i` of a split does every exercise once, and nobody is in two splits.
+
+    Args:
+        dest: the folder to write to.
+        exercises: keys of EXERCISES, which are the classes.
+        videos_per_class: by split.
+        size: height and width.
+        seconds: of a video.
+        fps: frames per second.
+        seed: of everything.
+        furniture: whether there is furniture in the rooms.
+        with_faults: add two training videos, one truncated and one listed but absent.
+        workers: processes, by default one per core.
+
+    Returns:
+        The path of the release's JSON, which is written last.
+
+    Raises:
+        ValueError: an unknown exercise or split, or `dest` holds a release with other settings.
     """
     if unknown := (set(exercises) - set(EXERCISES)) | (set(videos_per_class) - set(SPLITS)):
         raise ValueError(f"no such exercise or split: {', '.join(sorted(unknown))}; there are {', '.join(EXERCISES)}")
-    settings = {"exercises": list(exercises), "videos_per_class": videos_per_class, "size": list(size)}
+    settings: dict[str, Any] = {"exercises": list(exercises), "videos_per_class": videos_per_class, "size": list(size)}
     settings |= {"seconds": seconds, "fps": fps, "seed": seed, "furniture": furniture, "with_faults": with_faults}
     dest.mkdir(parents=True, exist_ok=True)
     if (dest / SETTINGS_NAME).exists() and json.loads((dest / SETTINGS_NAME).read_text()) != settings:
@@ -150,8 +184,8 @@ def generate_release(
 def release_entries(
     dest: Path, exercises: Sequence[str], videos_per_class: dict[str, int], with_faults: bool
 ) -> list[Entry]:
-    """The videos of a release in order of their numbers; each part holds a range of them, as QEVD's do."""
-    videos = [
+    """The videos of a release in order of their numbers; each part holds a range of numbers, as in QEVD."""
+    videos: list[tuple] = [
         (label, split, index)
         for split in videos_per_class
         for index in range(videos_per_class[split])
@@ -167,7 +201,7 @@ def release_entries(
 
 
 def generate_videos(entries: list[Entry], settings: dict, workers: int) -> None:
-    """Renders and writes the entries' files, in this process where more would not pay."""
+    """Renders and writes the files, in this process if there are too few for several."""
     if min(workers, len(entries) // 8) < 2:
         for entry in entries:
             generate_video(entry, settings)
@@ -177,12 +211,12 @@ def generate_videos(entries: list[Entry], settings: dict, workers: int) -> None:
 
 
 def person_seed(seed: int, entry: Entry) -> tuple[int, int, int]:
-    """The seed of an entry's person and room: by split, so that no person of one is in the other."""
-    return seed, SPLITS.index(entry.split), entry.index
+    """The seed of an entry's person and room, which depends on the split, so that nobody is in two."""
+    return seed, SPLITS.index(entry.split), entry.person
 
 
 def generate_video(entry: Entry, settings: dict) -> None:
-    """Renders and writes one file; a truncated one lacks its second half, and so the index at the end of an mp4."""
+    """Renders and writes one file; a truncated one lacks its second half, which holds the index of an MP4."""
     frames = render_exercise(
         entry.label,
         person_seed(settings["seed"], entry),
