@@ -1,5 +1,4 @@
-"""The movements of `synthetic_videos`: what each joint of a figure does in each exercise. A room of its own because the
-table of exercises grows by itself, without a word about drawing or files.
+"""The movements of generated videos: what each joint of a figure does in each exercise.
 
 Every repetition of every exercise starts and ends in the same standing pose, so most single frames do not tell the
 class: the motion does. A side in a name is a side of the screen: `left arm raise` raises the arm drawn on the left.
