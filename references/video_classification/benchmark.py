@@ -38,7 +38,7 @@ USER_ERRORS = (OSError, UserError, WorkerDied)
 
 def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
     """The command line of this script."""
-    parser = argparse.ArgumentParser(description=__doc__, add_help=add_help)
+    parser = argparse.ArgumentParser(description=__doc__, add_help=add_help, allow_abbrev=False)
     parser.add_argument("benchmarks", nargs="+", choices=BENCHMARKS, metavar="NAME", help=", ".join(BENCHMARKS))
     parser.add_argument(
         "--data-path", type=Path, metavar="DIR", help="any folder with videos in it (some are generated)"

@@ -47,7 +47,7 @@ from videos.folder import VideoFolder
 
 def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
     """The command line of this script."""
-    parser = argparse.ArgumentParser(description=__doc__, add_help=add_help)
+    parser = argparse.ArgumentParser(description=__doc__, add_help=add_help, allow_abbrev=False)
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="by train.py, or the public sample solution")
     parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="the .onnx file to write")
     parser.add_argument("--layout", default="NCTHW", choices=LAYOUTS, help="of the input (NCTHW)")

@@ -33,6 +33,7 @@ def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__,
         add_help=add_help,
+        allow_abbrev=False,
         epilog="A video that cannot be read is reported in its row and makes the exit code 1; the others go on.",
     )
     parser.add_argument(

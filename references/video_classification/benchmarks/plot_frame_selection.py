@@ -12,7 +12,7 @@ from videos.motion import MotionMeter, motion_from_curve
 
 def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
     """The command line of this script."""
-    parser = argparse.ArgumentParser(description=__doc__, add_help=add_help)
+    parser = argparse.ArgumentParser(description=__doc__, add_help=add_help, allow_abbrev=False)
     parser.add_argument("video", type=Path, help="the video to look at")
     parser.add_argument("--output", type=Path, default=Path("frame_selection.png"), help="(frame_selection.png)")
     parser.add_argument("--clip-len", type=int, default=16, metavar="N", help="frames a clip (16)")

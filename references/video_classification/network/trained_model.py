@@ -1,85 +1,28 @@
-"""A trained network and all that its checkpoint says about its use. A room of its own, since prediction, export and
-measurements must read a checkpoint in one way.
-"""
+"""A trained network and all that its checkpoint says about its use."""
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from caching.splits import ClipOptions
-from clips import presets
-from network.checkpoint import CheckpointError, is_legacy, load_checkpoint, preprocessing_of, temperature_of
+from clips.preprocessing import Preprocessing
+from network.checkpoint import Checkpoint, CheckpointError
 from network.models import build_model, check_fits, load_state
-from videos.frame_selection import FRAME_SELECTORS
-
-MEAN_AND_STD = {"mean": presets.MEAN, "std": presets.STD}
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """What a video goes through before the network.
-
-    clip_len: frames. frame_rate: frames a second. frame_selection: a name of FRAME_SELECTORS. candidate_rate: frames a
-    second that it chooses among, None for all; the official selection is from its own strip. resize_size, crop_size:
-    height and width. mean, std: by channel, of RGB in [0, 1].
-    """
-
-    clip_len: int
-    frame_rate: float
-    frame_selection: str
-    candidate_rate: float | None
-    resize_size: tuple[int, int]
-    crop_size: tuple[int, int]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-    @property
-    def rule(self) -> str:
-        """How frames are chosen, in words."""
-        return f"{self.frame_selection} frames, {self.clip_len} at {self.frame_rate:g} a second"
-
-    @property
-    def clip_shape(self) -> tuple[int, int, int, int]:
-        """(C, T, H, W), as the network takes it."""
-        return (3, self.clip_len, *self.crop_size)
-
-    def clip_options(self, **reading: Any) -> ClipOptions:
-        """For one such clip of each video of a folder; `reading` is what does not change the clips."""
-        return ClipOptions(
-            clip_len=self.clip_len,
-            frame_rate=self.frame_rate,
-            clips_per_video=1,
-            resize_size=self.resize_size,
-            crop_size=self.crop_size,
-            selection=self.frame_selection,
-            candidate_rate=self.candidate_rate,
-            **reading,
-        )
-
-    def plain(self) -> dict[str, Any]:
-        """The form that checkpoints and exported files keep."""
-        return preprocessing_of(**vars(self))
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A network in evaluation mode on the CPU, B C T H W normalised float to (B, num_classes) logits.
+    """A network in evaluation mode on the CPU, B C T H W normalised float to (B, num_classes) logits."""
 
-    name: of the network. classes: in the order of the outputs. temperature: see `calibration.calibrated`.
-    path: of the checkpoint.
-    """
-
-    name: str
+    name: str  # of the network, torchvision's
     network: nn.Module
-    classes: tuple[str, ...]
+    classes: tuple[str, ...]  # in the order of the outputs
     preprocessing: Preprocessing
-    temperature: float
-    path: str
+    temperature: float  # divides the logits before the softmax; 1 where the checkpoint is not calibrated
+    path: str  # of the checkpoint
 
     def sha256(self) -> str:
         """Of the checkpoint's file."""
@@ -95,20 +38,22 @@ def load_trained_model(path: str | os.PathLike, classes_file: Path | None = None
 
     Args:
         path: of the checkpoint.
-        classes_file: names the classes of one that has no names, see `read_classes`.
+        classes_file: class names for a checkpoint that has none, one a line, in the order of the outputs.
 
     Raises:
         CheckpointError: not a checkpoint, one that contradicts itself, or one without names and no `classes_file`.
         ModelError: weights that are not those of the network it names.
     """
-    checkpoint = load_checkpoint(path)
+    checkpoint = Checkpoint.read(path)
     classes = _classes(checkpoint, path, classes_file)
-    name = checkpoint["args"].get("model", "r2plus1d_18")
-    preprocessing = _preprocessing(checkpoint, path)
+    preprocessing = _legacy_preprocessing(checkpoint, path) if checkpoint.is_legacy else checkpoint.preprocessing
+    if preprocessing is None:
+        raise CheckpointError(f"{path} has class names but no `preprocessing`: it is not a checkpoint of train.py")
+    name = (checkpoint.args or {}).get("model", "r2plus1d_18")
     check_fits(name, len(classes), preprocessing.clip_len, preprocessing.crop_size, ["all"])
     network = build_model(name, len(classes))
-    load_state(network, checkpoint["model"], keep_head=True)
-    temperature = temperature_of(checkpoint, path)
+    load_state(network, checkpoint.model, keep_head=True)
+    temperature = float(checkpoint.temperature or 1.0)
     return TrainedModel(name, network.eval(), tuple(classes), preprocessing, temperature, os.fspath(path))
 
 
@@ -125,54 +70,32 @@ def read_classes(path: Path) -> list[str]:
     return names
 
 
-def _classes(checkpoint: Mapping[str, Any], path: str | os.PathLike, classes_file: Path | None) -> Sequence[str]:
+def _classes(checkpoint: Checkpoint, path: str | os.PathLike, classes_file: Path | None) -> list[str]:
     given = read_classes(classes_file) if classes_file else None
-    classes = given if is_legacy(checkpoint) else checkpoint["classes"]
+    classes = given if checkpoint.classes is None else checkpoint.classes
     if classes is None:
         raise CheckpointError(f"{path} has no class names: give them with --classes-file, one a line, in output order")
-    if not isinstance(classes, list | tuple) or not all(isinstance(name, str) for name in classes):
-        raise CheckpointError(f"{path}: its `classes` are not names")
-    if given is not None and list(classes) != given:
-        raise CheckpointError(f"{path} has class names of its own, and others than {classes_file}: leave the file out")
-    shape = list(checkpoint["model"].values())[-1].shape
-    if not shape:
+    if given is not None and classes != given:
+        raise CheckpointError(f"{path} has class names that differ from those in {classes_file}: leave the file out")
+    if not checkpoint.num_outputs:
         raise CheckpointError(f"{path}: its `model` does not end in a layer of outputs")
-    outputs = shape[0]
-    if outputs != len(classes):
-        raise CheckpointError(f"{path} has {outputs} outputs, but {classes_file or 'it'} names {len(classes)} classes")
+    if checkpoint.num_outputs != len(classes):
+        source = classes_file or "it"
+        raise CheckpointError(f"{path} has {checkpoint.num_outputs} outputs, but {source} names {len(classes)} classes")
     return classes
 
 
-def _preprocessing(checkpoint: Mapping[str, Any], path: str | os.PathLike) -> Preprocessing:
-    try:
-        stored = _legacy_preprocessing(checkpoint["args"]) if is_legacy(checkpoint) else checkpoint["preprocessing"]
-        preprocessing = Preprocessing(
-            clip_len=int(stored["clip_len"]),
-            frame_rate=float(stored["frame_rate"]),
-            frame_selection=str(stored["frame_selection"]),
-            candidate_rate=float(stored["candidate_rate"]) if stored.get("candidate_rate") else None,
-            resize_size=tuple(map(int, stored["resize_size"])),
-            crop_size=tuple(map(int, stored["crop_size"])),
-            **{name: tuple(map(float, stored[name])) for name in MEAN_AND_STD},
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: its `preprocessing` is incomplete: {error}") from error
-    if preprocessing.frame_selection not in FRAME_SELECTORS:
-        raise CheckpointError(f"{path}: there is no frame selection {preprocessing.frame_selection!r} here")
-    for name, known in MEAN_AND_STD.items():
-        # Validation normalises with these alone; with others every prediction would silently be worse.
-        if getattr(preprocessing, name) != known:
-            raise CheckpointError(f"{path}: its {name} {getattr(preprocessing, name)} is not {known}")
-    return preprocessing
-
-
-def _legacy_preprocessing(args: Mapping[str, Any]) -> dict[str, Any]:
+def _legacy_preprocessing(checkpoint: Checkpoint, path: str | os.PathLike) -> Preprocessing:
     """What the public sample solution does: its own flags, else its defaults."""
-    return {
-        "clip_len": args.get("clip_len", 16),
-        "frame_rate": args.get("frame_rate", 4),
-        "frame_selection": "official",
-        "resize_size": args.get("val_resize_size", (128, 171)),
-        "crop_size": args.get("val_crop_size", (112, 112)),
-        **MEAN_AND_STD,
+    args: dict[str, Any] = checkpoint.args or {}
+    usual = Preprocessing()
+    stored = {
+        "clip_len": args.get("clip_len", usual.clip_len),
+        "frame_rate": args.get("frame_rate", usual.frame_rate),
+        "resize_size": args.get("val_resize_size", usual.resize_size),
+        "crop_size": args.get("val_crop_size", usual.crop_size),
     }
+    try:
+        return Preprocessing.from_plain({**usual.plain(), **stored})
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error

@@ -8,28 +8,28 @@ from collections.abc import Callable
 
 from runtime.distributed import end_process_group, is_distributed, is_peers_failure, print_main, rank
 from runtime.errors import UserError
-from runtime.signals import Stopped, StopRequest, resume_command
+from runtime.signals import ResumeCommand, Stopped, StopRequest
 
 
-def exit_code_of(work: Callable[[], None], command: list[str]) -> int:
+def exit_code_of(work: Callable[[], None], command: ResumeCommand) -> int:
     """Does the work, leaves the process group, and returns the exit code; what a user can mend is said in one message.
 
     Args:
         work: the run.
-        command: the script and its arguments, to tell how to go on.
+        command: printed after a stop.
     """
     code, failed = 0, False
     try:
         with StopRequest(at_once=True):
             work()
     except Stopped as stopped:
-        print_main(f"{stopped}. Continue with: {resume_command(command)}")
+        print_main(f"{stopped}. Continue with: {command}")
         code = stopped.exit_code
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         code, failed = 1, True
     except KeyboardInterrupt:
-        print(f"interrupted. Continue with: {resume_command(command)}", file=sys.stderr)
+        print(f"interrupted. Continue with: {command}", file=sys.stderr)
         code, failed = 130, True
     except Exception as error:
         if isinstance(error, RuntimeError) and is_peers_failure(error):

@@ -1,6 +1,4 @@
-"""Signals that ask a run to end: it saves at the next step and tells how to go on. A room of its own, as no other
-module has to do with the operating system's signals.
-"""
+"""Signals that ask a run to end: it saves at the next step and says how to continue."""
 
 import os
 import shlex
@@ -12,9 +10,9 @@ STOP_SIGNALS = ("SIGTERM", "SIGUSR1")
 
 
 class Stopped(BaseException):
-    """The run ends, as `signal_number` asked for; before that it has been saved, or there was nothing to save.
+    """The run ends, as `signal_number` asked for; it has been saved before, or there was nothing to save.
 
-    No Exception, as KeyboardInterrupt is none: code that goes on after whatever error must not go on after this.
+    Not an Exception, like KeyboardInterrupt: code that continues after any error must not continue after this.
     """
 
     def __init__(self, signal_number: int, is_saved: bool = True) -> None:
@@ -27,7 +25,7 @@ class StopRequest:
     """Notes the signals while the block runs.
 
     Args:
-        at_once: raise Stopped where the run is, since it has nothing to save; else the signals interrupt nothing.
+        at_once: raise Stopped wherever the run is, since it has nothing to save; otherwise nothing is interrupted.
 
     Attributes:
         signal_number: of the first that came, 0 before.
@@ -51,18 +49,37 @@ class StopRequest:
             raise Stopped(number, is_saved=False)
 
 
-def resume_command(argv: list[str]) -> str:
-    """What the user types to go on with the run that `argv`, the script and its arguments, began."""
+class ResumeCommand:
+    """What the user types to continue a run: its own command again, with `--resume auto` once there is what to resume.
+
+    Args:
+        argv: the script and its arguments.
+
+    Attributes:
+        has_saved: whether this run has written a checkpoint. Until then `--resume auto` would begin anew, or continue
+            another run in the same folder.
+    """
+
+    def __init__(self, argv: list[str]) -> None:
+        self._argv, self.has_saved = argv, False
+
+    def __str__(self) -> str:
+        words = [*_without_start(self._argv), "--resume", "auto"] if self.has_saved else self._argv
+        return shlex.join([*_launcher(), *words])
+
+
+def _without_start(argv: list[str]) -> list[str]:
+    """The arguments without those that say what a run begins with, which would undo what has been done since."""
     words = [word for word in argv if word != "--overwrite" and not word.startswith(("--start-epoch=", "--resume="))]
     for flag in ("--start-epoch", "--resume"):
-        if flag in words:
+        while flag in words:  # the last of several counts
             place = words.index(flag)
             del words[place : place + 2]
-    return shlex.join([*_launcher(), *words, "--resume", "auto"])
+    return words
 
 
 def _launcher() -> list[str]:
-    """What starts the processes; torchrun tells each how many there are, and how many on its machine."""
+    """What starts the processes; torchrun tells each how many there are in all, and on its machine."""
     count, here = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     if count == 1:
         return ["python"]
