@@ -3,7 +3,6 @@
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +12,21 @@ from torch import Tensor, nn
 from caching.splits import ClipOptions, open_clips
 from evaluation.evaluate import evaluate
 from evaluation.metrics import VideoResults
-from network.checkpoint import CheckpointError, is_legacy, load_checkpoint
+from network.checkpoint import Checkpoint, CheckpointError
 from network.models import load_state
 from network.precision import Precision
 from network.trained_model import load_trained_model
 from runtime import arguments
 from runtime.errors import UserError
-from runtime.files import replaced_file
 from training import options
 from videos.folder import VideoFolder
 
-KEPT = ("classes", "preprocessing", "args", "layout")  # of the first checkpoint; the rest belongs to one training
+Weights = dict[str, Tensor]
 
 
 def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
     """The command line of this script."""
-    parser = argparse.ArgumentParser(description=__doc__, add_help=add_help)
+    parser = argparse.ArgumentParser(description=__doc__, add_help=add_help, allow_abbrev=False)
     parser.add_argument("checkpoints", nargs="+", type=Path, metavar="FILE.pth", help="two or more")
     parser.add_argument("--output", required=True, type=Path, metavar="FILE.pth", help="the average")
     parser.add_argument(
@@ -42,7 +40,8 @@ def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
     )
     parser.add_argument("--batch-size", "-b", default=24, type=arguments.positive_int, metavar="N", help="clips (24)")
     parser.add_argument(
-        *("--workers", "-j"),
+        "--workers",
+        "-j",
         default=options.default_workers(),
         type=arguments.non_negative_int,
         metavar="N",
@@ -67,16 +66,16 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         parser.error(str(error))
     try:
-        checkpoints = [load_checkpoint(path) for path in args.checkpoints]
+        checkpoints = [Checkpoint.read(path) for path in args.checkpoints]
         check_alike(args.checkpoints, checkpoints)
-        chosen = range(len(checkpoints))
+        chosen = list(range(len(checkpoints)))
         if args.greedy:
             reading = {"cache_dir": args.cache_dir or args.data_path / ".clip_cache", "num_workers": args.workers}
             reading |= {"batch_size": args.batch_size, "skip_unreadable": args.skip_unreadable}
             validate = open_validation(args.checkpoints[0], args.data_path / "val", device, reading)
-            chosen = choose_greedily(args.checkpoints, checkpoints, validate)
+            chosen = choose_greedily(args.checkpoints, [checkpoint.model for checkpoint in checkpoints], validate)
         names = [str(args.checkpoints[number]) for number in chosen]
-        write_average(args.output, [checkpoints[number] for number in chosen], names)
+        averaged([checkpoints[number] for number in chosen], names).write(args.output)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -106,21 +105,21 @@ def file_identity(path: Path) -> Any:
     return status.st_dev, status.st_ino
 
 
-def check_alike(paths: Sequence[Path], checkpoints: Sequence[dict[str, Any]]) -> None:
+def check_alike(paths: Sequence[Path], checkpoints: Sequence[Checkpoint]) -> None:
     """Raises CheckpointError unless all are of one network, with the same classes and preprocessing."""
     first = checkpoints[0]
     for path, checkpoint in zip(paths, checkpoints, strict=True):
-        if is_legacy(checkpoint):
+        if checkpoint.is_legacy:
             raise CheckpointError(f"{path} has no class names: only checkpoints of train.py are averaged")
         for name in ("classes", "preprocessing"):
-            if checkpoint.get(name) != first.get(name):
+            if getattr(checkpoint, name) != getattr(first, name):
                 raise CheckpointError(f"{path} and {paths[0]} differ in their {name}: an average would be neither")
-        shapes = {name: value.shape for name, value in checkpoint["model"].items()}
-        if shapes != {name: value.shape for name, value in first["model"].items()}:
+        shapes = {name: value.shape for name, value in checkpoint.model.items()}
+        if shapes != {name: value.shape for name, value in first.model.items()}:
             raise CheckpointError(f"{path} and {paths[0]} are different networks")
 
 
-def average(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+def average(states: Sequence[Weights]) -> dict[str, Tensor]:
     """The mean of each weight, summed up in float64; of counts, which are whole numbers, the first."""
     return {
         name: torch.stack([state[name].double() for state in states]).mean(0).to(value.dtype)
@@ -131,22 +130,23 @@ def average(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def choose_greedily(
-    paths: Sequence[Path], checkpoints: Sequence[dict[str, Any]], validate: Callable[[dict[str, Tensor]], VideoResults]
+    paths: Sequence[Path], states: Sequence[Weights], validate: Callable[[Weights], VideoResults]
 ) -> list[int]:
     """Which checkpoints make the greedy soup: numbers, the best first.
 
     Args:
-        paths, checkpoints: all that there are.
-        validate: scores a state.
+        paths: of the checkpoints.
+        states: their weights.
+        validate: scores weights.
     """
-    accuracy = [validate(checkpoint["model"]).video.top1 for checkpoint in checkpoints]
+    accuracy = [validate(state).video.top1 for state in states]
     for path, value in zip(paths, accuracy, strict=True):
         print(f"{path}: video Acc@1 {value:.3f}", flush=True)
-    ranked = sorted(range(len(checkpoints)), key=lambda number: -accuracy[number])
+    ranked = sorted(range(len(states)), key=lambda number: -accuracy[number])
     chosen, best = ranked[:1], accuracy[ranked[0]]
     for number in ranked[1:]:
         trial = [*chosen, number]
-        value = validate(average([checkpoints[member]["model"] for member in trial])).video.top1
+        value = validate(average([states[member] for member in trial])).video.top1
         print(f"with {paths[number]}: video Acc@1 {value:.3f}, {'kept' if value >= best else 'left out'}", flush=True)
         if value >= best:
             chosen, best = trial, value
@@ -155,7 +155,7 @@ def choose_greedily(
 
 def open_validation(
     path: Path, root: Path, device: torch.device, reading: dict[str, Any]
-) -> Callable[[dict[str, Tensor]], VideoResults]:
+) -> Callable[[Weights], VideoResults]:
     """Scores states of the network of the checkpoint at `path` on the videos under `root`, as its validation did.
 
     Raises:
@@ -166,38 +166,33 @@ def open_validation(
     reading = {"pin_memory": device.type == "cuda", **reading}
     clips = open_clips(VideoFolder(root, trained.classes), ClipOptions(trained.preprocessing, **reading))
     network = trained.network.to(device)
-    score = partial(
-        evaluate,
-        network,
-        nn.CrossEntropyLoss(reduction="none"),
-        clips.loader,
-        clips.videos,
-        num_classes=len(trained.classes),
-        precision=Precision.of("off", device),
-        print_freq=100,
-    )
 
-    def validate(state: dict[str, Tensor]) -> VideoResults:
+    def validate(state: Weights) -> VideoResults:
         load_state(network, state, keep_head=True)
-        return score()
+        return evaluate(
+            network,
+            nn.CrossEntropyLoss(reduction="none"),
+            clips.loader,
+            clips.videos,
+            num_classes=len(trained.classes),
+            precision=Precision.of("off", device),
+            print_freq=100,
+        )
 
     return validate
 
 
-def write_average(path: Path, checkpoints: Sequence[dict[str, Any]], names: Sequence[str]) -> None:
-    """Writes the average as a checkpoint to validate, predict with, export, or fine-tune by --weights.
-
-    Raises:
-        CheckpointError: it cannot be written.
-    """
-    kept = {name: checkpoints[0][name] for name in KEPT if name in checkpoints[0]}
-    model = average([checkpoint["model"] for checkpoint in checkpoints])
-    try:
-        with replaced_file(path) as file:
-            torch.save({"model": model, "averaged_from": list(names), **kept}, file)
-    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError on a full disk
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error).splitlines()[0]
-        raise CheckpointError(f"{path} cannot be written: {reason}") from error
+def averaged(checkpoints: Sequence[Checkpoint], names: Sequence[str]) -> Checkpoint:
+    """The average, to validate, predict with, export, or fine-tune; what belongs to one training alone is left out."""
+    first = checkpoints[0]
+    return Checkpoint(
+        average([checkpoint.model for checkpoint in checkpoints]),
+        first.classes,
+        first.preprocessing,
+        first.args,
+        first.layout,
+        averaged_from=list(names),
+    )
 
 
 if __name__ == "__main__":

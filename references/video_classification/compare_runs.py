@@ -20,7 +20,7 @@ NAMED = 3  # videos of an error message
 
 def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
     """The command line of this script."""
-    parser = argparse.ArgumentParser(description=__doc__, add_help=add_help)
+    parser = argparse.ArgumentParser(description=__doc__, add_help=add_help, allow_abbrev=False)
     for name in ("run_a", "run_b"):
         parser.add_argument(
             name, type=Path, metavar=name.upper(), help="folder with a predictions.csv, or the file itself"

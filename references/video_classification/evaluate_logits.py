@@ -18,6 +18,7 @@ def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__,
         add_help=add_help,
+        allow_abbrev=False,
         epilog="LOGITS holds an array for each row of the manifest, named as its `video` or its `tensor`.",
     )
     parser.add_argument("manifest", type=Path, metavar="DIR/manifest.jsonl", help="written with the tensors")

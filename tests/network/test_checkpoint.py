@@ -1,17 +1,19 @@
 import argparse
 import errno
 import os
+from dataclasses import replace
 
 import pytest
 import torch
 
+from clips.preprocessing import Preprocessing
 from network import checkpoint
 from network.checkpoint import (
     BEST,
     NEWEST,
+    AverageState,
+    Checkpoint,
     CheckpointError,
-    is_legacy,
-    load_checkpoint,
     newest_valid_checkpoint,
     plain,
     save_checkpoint,
@@ -19,7 +21,7 @@ from network.checkpoint import (
 
 
 def entry(epoch, value=0.0):
-    return {"model": {"fc.weight": torch.full((2, 3), value)}, "epoch": epoch, "classes": ["a", "b"], "args": {}}
+    return Checkpoint({"fc.weight": torch.full((2, 3), value)}, epoch=epoch, classes=["a", "b"], args={})
 
 
 def test_newest_and_best_are_names_of_the_epochs_file(tmp_path):
@@ -28,7 +30,7 @@ def test_newest_and_best_are_names_of_the_epochs_file(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"model_0.pth", "model_1.pth", NEWEST, BEST}
     assert os.path.samefile(tmp_path / NEWEST, tmp_path / "model_1.pth")
     assert os.path.samefile(tmp_path / BEST, tmp_path / "model_0.pth")
-    assert load_checkpoint(tmp_path / NEWEST)["model"]["fc.weight"][0, 0] == 2
+    assert Checkpoint.read(tmp_path / NEWEST).model["fc.weight"][0, 0] == 2
 
 
 def test_without_hard_links_they_are_copies(tmp_path, monkeypatch):
@@ -38,7 +40,7 @@ def test_without_hard_links_they_are_copies(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "link", no_links)
     save_checkpoint(tmp_path, entry(0, 3.0), is_best=True)
     assert not os.path.samefile(tmp_path / NEWEST, tmp_path / "model_0.pth")
-    assert load_checkpoint(tmp_path / BEST)["model"]["fc.weight"][0, 0] == 3
+    assert Checkpoint.read(tmp_path / BEST).model["fc.weight"][0, 0] == 3
 
 
 def test_a_write_that_fails_leaves_the_last_checkpoint_whole(tmp_path, monkeypatch):
@@ -53,7 +55,7 @@ def test_a_write_that_fails_leaves_the_last_checkpoint_whole(tmp_path, monkeypat
         save_checkpoint(tmp_path, entry(1), is_best=True)
     assert {path.name for path in tmp_path.iterdir()} == {"model_0.pth", NEWEST, BEST}
     monkeypatch.undo()
-    assert load_checkpoint(tmp_path / NEWEST)["epoch"] == 0
+    assert Checkpoint.read(tmp_path / NEWEST).epoch == 0
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path):
@@ -68,7 +70,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
     for name, content in cases.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(CheckpointError, match=name):
-            load_checkpoint(tmp_path / name)
+            Checkpoint.read(tmp_path / name)
     for name, value in {
         "list.pth": [1, 2],
         "bare.pth": {"fc.weight": torch.zeros(1)},
@@ -78,9 +80,9 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
     }.items():
         torch.save(value, tmp_path / name)
         with pytest.raises(CheckpointError, match=f"{name} is not a training checkpoint"):
-            load_checkpoint(tmp_path / name)
+            Checkpoint.read(tmp_path / name)
     with pytest.raises(CheckpointError, match="absent.pth"):
-        load_checkpoint(tmp_path / "absent.pth")
+        Checkpoint.read(tmp_path / "absent.pth")
 
 
 def test_the_best_is_there_before_the_newest_that_tells_of_it(tmp_path, monkeypatch):
@@ -95,8 +97,8 @@ def test_the_last_resort_of_auto_is_the_best(tmp_path):
     save_checkpoint(tmp_path, entry(0, 1.0), is_best=True)
     save_checkpoint(tmp_path, entry(1, 2.0), is_best=False, keep=1)
     (tmp_path / "model_1.pth").write_bytes(b"damaged, and checkpoint.pth is the same file")
-    path, problems = newest_valid_checkpoint(tmp_path)
-    assert path == tmp_path / BEST and len(problems) == 2
+    (path, checkpoint), problems = newest_valid_checkpoint(tmp_path)
+    assert path == tmp_path / BEST and checkpoint.epoch == 0 and len(problems) == 2
 
 
 def test_checkpoints_of_later_epochs_do_not_push_out_the_one_just_written(tmp_path):
@@ -110,8 +112,63 @@ def test_checkpoints_of_later_epochs_do_not_push_out_the_one_just_written(tmp_pa
 def test_a_namespace_and_names_of_a_wrapper_are_read(tmp_path):
     weights = {"module.fc.weight": torch.ones(1)}
     torch.save({"model": weights, "epoch": 3, "args": argparse.Namespace(lr=0.1)}, tmp_path / "old.pth")
-    loaded = load_checkpoint(tmp_path / "old.pth")
-    assert is_legacy(loaded) and loaded["args"] == {"lr": 0.1} and list(loaded["model"]) == ["fc.weight"]
+    loaded = Checkpoint.read(tmp_path / "old.pth")
+    assert loaded.is_legacy and loaded.args == {"lr": 0.1} and list(loaded.model) == ["fc.weight"]
+    assert loaded.epoch == 3 and loaded.preprocessing is None
+
+
+def test_the_keys_on_disk_are_what_they_have_always_been(tmp_path):
+    """Other tools, and the checkpoints that lie about, know these names."""
+    weights, preprocessing = {"fc.weight": torch.ones(1)}, Preprocessing(clip_len=8, candidate_rate=8.0)
+    average = AverageState(3, is_used=False, model={"fc.weight": torch.zeros(1)})
+    whole = Checkpoint(
+        **{"model": weights, "classes": ["a"], "preprocessing": preprocessing, "args": {"lr": 0.1}, "epoch": 2},
+        **{"clips_seen": 0, "epoch_totals": [[1.0, 2.0, 3.0]], "best_video_acc1": 50.0, "epochs_since_best": 1},
+        **{"world_size": 2, "optimizer": {"state": {}}, "lr_scheduler": {"last_epoch": 4}, "rng": {"cuda": []}},
+        **{"layout": "contiguous", "temperature": 1.5, "model_ema": average},
+    )
+    whole.write(tmp_path / "a.pth")
+    content = torch.load(tmp_path / "a.pth", weights_only=True)
+    names = "model classes preprocessing args epoch clips_seen epoch_totals best_video_acc1 epochs_since_best"
+    names += " world_size optimizer lr_scheduler scaler rng layout temperature model_ema"
+    assert content.keys() == set(names.split()) and content["scaler"] is None
+    assert content["model_ema"].keys() == {"updates", "is_used", "model"}
+    assert content["preprocessing"]["crop_size"] == [112, 112] and content["preprocessing"]["clip_len"] == 8
+    assert Checkpoint.read(tmp_path / "a.pth") == whole
+    used = replace(whole, training_model=weights, model_ema=AverageState(3, is_used=True), optimizer=None)
+    used.write(tmp_path / "b.pth")
+    content = torch.load(tmp_path / "b.pth", weights_only=True)
+    assert content["model_ema"] == {"updates": 3, "is_used": True} and "scaler" not in content
+    assert Checkpoint.read(tmp_path / "b.pth") == used
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"epoch": "3"}, "its `epoch` is '3'"),
+        ({"optimizer": [1]}, "its `optimizer` is"),
+        ({"temperature": float("inf")}, "its temperature is inf"),
+        ({"classes": "ab"}, "`classes` are not names"),
+        ({"preprocessing": {"clip_len": 4}}, "`preprocessing` is incomplete"),
+        ({"preprocessing": 7}, "`preprocessing` is incomplete"),
+        ({"model_ema": {"updates": 1}}, "`model_ema` is incomplete"),
+        ({"model_ema": {"updates": 1, "is_used": False}}, "`model_ema` is incomplete"),
+        ({"args": 7}, "its `args` is 7"),
+    ],
+)
+def test_a_value_that_cannot_be_is_said_with_its_file(tmp_path, change, words):
+    torch.save({"model": {"fc.weight": torch.ones(1)}, **change}, tmp_path / "odd.pth")
+    with pytest.raises(CheckpointError, match=f"odd.pth: .*{words}"):
+        Checkpoint.read(tmp_path / "odd.pth")
+
+
+def test_a_first_checkpoint_that_cannot_be_written_promises_none_before_it(tmp_path, monkeypatch):
+    def full_disk(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.torch, "save", full_disk)
+    with pytest.raises(CheckpointError, match="No space left on device. Make room, then start again"):
+        save_checkpoint(tmp_path, entry(0), is_best=True)
 
 
 def test_plain_values_survive_a_safe_load(tmp_path):

@@ -1,24 +1,8 @@
 import json
 
 import pytest
-import torch
 
-from caching import splits
-from helpers.evaluations import made_up_evaluation
 from reporting.run_folder import RunFolderError, RunLog, open_run_folder, read_log
-from training import screen
-from training.engine import EpochSummary
-from training.saving import RunProgress
-from training.screen import epoch_entry
-
-
-def test_an_epochs_line_holds_what_it_came_to():
-    results = made_up_evaluation(4, 6).results
-    entry = epoch_entry(3, EpochSummary(1.5, 50.0, 20.0, 5.0, 3), results, 0.01)
-    assert entry["val_video_acc1"] == results.video.top1 and entry["val_clip_acc5"] == results.clip.top5
-    assert (entry["epoch"], entry["train_loss"], entry["lr"]) == (3, 1.5, 0.01)
-    assert (entry["seconds"], entry["data_seconds"]) == (20.0, 5.0)
-    assert (entry["val_seconds"], entry["val_data_seconds"]) == (12.5, 1.25)
 
 
 def test_a_resumed_log_keeps_the_epochs_before(tmp_path):
@@ -65,15 +49,3 @@ def test_a_folder_that_cannot_be_made_is_one_clear_message(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunFolderError, match="choose another --output-dir"):
         open_run_folder(tmp_path / "file" / "run", {}, resumes=False, overwrite=False)
-
-
-@pytest.mark.parametrize("processes, words", [(1, None), (3, "2 clips an epoch come twice")])
-def test_the_plan_tells_of_clips_that_come_twice(processes, words, monkeypatch, capsys):
-    monkeypatch.setattr(screen, "world_size", lambda: processes)
-    monkeypatch.setattr(splits, "world_size", lambda: processes)
-    sizes = {"resize_size": (32, 40), "crop_size": (28, 28), "selection": "official", "cache_dir": None}
-    options = splits.ClipOptions(4, 4, 1, **sizes, skip_unreadable=False, batch_size=4, num_workers=0)
-    clips = splits.Clips(None, torch.arange(7), 0, "decoded, float", options)
-    screen.print_plan(torch.nn.Linear(2, 2), "a_network", clips, 2, RunProgress(), 1)
-    told = capsys.readouterr().out
-    assert "7 training videos" in told and (words in told if words else "twice" not in told)

@@ -14,7 +14,6 @@ import torch
 
 import train
 from helpers.small_datasets import SMALL
-from network.checkpoint import load_checkpoint
 from reporting import charts
 
 FILES = {"metrics.json", "per_class.csv", "predictions.csv", "confusion.csv", "report.html"}
@@ -33,6 +32,10 @@ def calibrated_run(dataset, tmp_path_factory):
     return folder / "run", options
 
 
+def load(path):
+    return torch.load(path, weights_only=True)
+
+
 def metrics_of(folder):
     return json.loads((folder / "metrics.json").read_text())
 
@@ -48,7 +51,7 @@ def snapshot(folder):
 def test_a_training_reports_on_its_best_checkpoint(calibrated_run):
     folder, _ = calibrated_run
     assert {path.name for path in folder.iterdir()} >= FILES
-    metrics, best = metrics_of(folder), load_checkpoint(folder / "model_best.pth")
+    metrics, best = metrics_of(folder), load(folder / "model_best.pth")
     assert metrics["video_acc1"] == pytest.approx(best["best_video_acc1"])
     digest = hashlib.sha256((folder / "model_best.pth").read_bytes()).hexdigest()
     assert metrics["checkpoint_sha256"] == digest and metrics["temperature"] == best["temperature"]
@@ -59,7 +62,7 @@ def test_a_training_reports_on_its_best_checkpoint(calibrated_run):
 def test_every_checkpoint_has_a_temperature_that_is_a_float(calibrated_run):
     folder, _ = calibrated_run
     for path in folder.glob("*.pth"):
-        temperature = load_checkpoint(path)["temperature"]
+        temperature = load(path)["temperature"]
         assert isinstance(temperature, float) and temperature > 0
 
 
@@ -72,7 +75,7 @@ def test_test_only_writes_into_a_folder_of_its_own_and_nothing_else(calibrated_r
     metrics = metrics_of(evaluated)
     assert metrics["video_acc1"] == pytest.approx(printed_accuracy(capsys.readouterr().out), abs=1e-3)
     assert (metrics["videos"], metrics["clips"], metrics["clips_per_video"]) == (6, 12, 2)
-    assert metrics["temperature"] == load_checkpoint(folder / "model_1.pth")["temperature"]
+    assert metrics["temperature"] == load(folder / "model_1.pth")["temperature"]
     with open(evaluated / "predictions.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["label"] for row in rows} == {"left_raise", "pushups", "squats"}
@@ -81,7 +84,7 @@ def test_test_only_writes_into_a_folder_of_its_own_and_nothing_else(calibrated_r
 
 def test_test_only_calibrates_a_copy(calibrated_run, tmp_path, capsys):
     folder, options = calibrated_run
-    bare = load_checkpoint(folder / "model_1.pth")
+    bare = load(folder / "model_1.pth")
     del bare["temperature"]
     torch.save(bare, tmp_path / "bare.pth")
     options = [*options, "--output-dir", str(tmp_path), "--resume", str(tmp_path / "bare.pth"), "--test-only"]
@@ -89,16 +92,16 @@ def test_test_only_calibrates_a_copy(calibrated_run, tmp_path, capsys):
     assert metrics_of(tmp_path / "eval_bare")["temperature"] == 1
     assert train.main([*options, "--calibrate"]) == 0
     assert "without" in capsys.readouterr().out
-    copy = load_checkpoint(tmp_path / "eval_bare" / "bare_calibrated.pth")
+    copy = load(tmp_path / "eval_bare" / "bare_calibrated.pth")
     assert copy["temperature"] == metrics_of(tmp_path / "eval_bare")["temperature"]
-    assert copy["temperature"] == pytest.approx(load_checkpoint(folder / "model_1.pth")["temperature"], rel=1e-4)
+    assert copy["temperature"] == pytest.approx(load(folder / "model_1.pth")["temperature"], rel=1e-4)
     assert all(torch.equal(copy["model"][name], value) for name, value in bare["model"].items())
-    assert "temperature" not in load_checkpoint(tmp_path / "bare.pth")
+    assert "temperature" not in load(tmp_path / "bare.pth")
 
 
 def test_a_resumed_run_whose_best_epoch_is_past_validates_that_again(calibrated_run, tmp_path, capsys):
     folder, options = calibrated_run
-    checkpoint = load_checkpoint(folder / "model_0.pth")
+    checkpoint = load(folder / "model_0.pth")
     checkpoint["best_video_acc1"] = 100.0
     (tmp_path / "run").mkdir()
     torch.save(checkpoint, tmp_path / "run" / "model_best.pth")
@@ -112,7 +115,7 @@ def test_a_resumed_run_whose_best_epoch_is_past_validates_that_again(calibrated_
 
 def test_a_temperature_that_cannot_be_is_refused(calibrated_run, tmp_path, capsys):
     folder, options = calibrated_run
-    torch.save({**load_checkpoint(folder / "model_1.pth"), "temperature": -1.0}, tmp_path / "bad.pth")
+    torch.save({**load(folder / "model_1.pth"), "temperature": -1.0}, tmp_path / "bad.pth")
     options = [*options, "--resume", str(tmp_path / "bad.pth"), "--test-only", "--output-dir", str(tmp_path)]
     assert train.main(options) == 1
     assert "bad.pth: its temperature is -1.0" in capsys.readouterr().err

@@ -419,7 +419,7 @@ def test_a_validation_that_is_not_the_trainings_says_so(finished_run, tmp_path, 
     folder, options = finished_run
     test = [*options, "--test-only", "--output-dir", str(tmp_path)]
     assert train.main([*test, "--resume", str(folder / "checkpoint.pth"), "--clip-len", "6"]) == 0
-    assert "otherwise than the training did: clip_len 6 instead of 4\n" in capsys.readouterr().out
+    assert "validation differs from that of the training: clip_len 6 instead of 4\n" in capsys.readouterr().out
     assert train.main(test) == 0 and "WARNING: these are random weights" in capsys.readouterr().out
 
 

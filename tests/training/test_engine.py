@@ -5,7 +5,9 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from clips.dataset import Batch
 from network.precision import LAYOUTS, Precision
-from training.engine import NonFiniteLoss, in_groups, train_one_epoch
+from training.engine import NonFiniteLoss, StepOptions, Trainer, in_groups
+from training.losses import TrainingLoss
+from training.targets import TargetMaker
 
 CPU = torch.device("cpu")
 
@@ -21,28 +23,26 @@ def make_batches(sizes):
     return batches
 
 
-def train(batches, model=None, precision=None, lr=0.1, **options):
+def train(batches, model=None, precision=None, lr=0.1, parallel=None, **options):
     """An epoch of a small network: (model, summary)."""
     if model is None:
         torch.manual_seed(0)
         model = nn.Sequential(nn.Flatten(), nn.Linear(96, 8), nn.ReLU(), nn.Linear(8, 3))
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
-    size = options.get("batches_per_step", 1)
-    summary = train_one_epoch(
-        model,
-        nn.CrossEntropyLoss(reduction="none"),
-        optimizer,
-        LambdaLR(optimizer, lambda step: 1.0),
-        batches,
-        to_inputs=lambda clips, flips, seeds: clips,
-        num_steps=-(-len(batches) // size),
-        precision=precision or Precision.of("off", CPU),
+    trainer = Trainer(
+        model=model,
+        network=model,
         frozen=[],
-        epoch=0,
-        seed=0,
-        print_freq=100,
-        **options,
+        precision=precision or Precision.of("off", CPU),
+        optimizer=optimizer,
+        scheduler=LambdaLR(optimizer, lambda step: 1.0),
+        criterion=TrainingLoss(),
+        targets=TargetMaker(3),
+        options=StepOptions(print_freq=100, **options),
+        parallel=parallel,
     )
+    num_steps = -(-len(batches) // trainer.options.batches_per_step)
+    summary = trainer.train_epoch(batches, lambda clips, flips, seeds: clips, epoch=0, num_steps=num_steps)
     return model, summary
 
 
@@ -108,9 +108,9 @@ def test_processes_exchange_gradients_once_a_step():
             self.kept += 1
             return torch.enable_grad()
 
-    model = Wrapped()
-    train(make_batches([2] * 5), model, batches_per_step=2)
-    assert model.kept == 2  # of 5 batches in 3 steps
+    parallel = Wrapped()
+    train(make_batches([2] * 5), parallel.module, parallel=parallel, batches_per_step=2)
+    assert parallel.kept == 2  # of 5 batches in 3 steps
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

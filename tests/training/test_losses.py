@@ -2,7 +2,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from training.losses import Targets, TrainingLoss, distillation_loss, one_hot, soft_cross_entropy
+from training.losses import Targets, TrainingLoss, distillation_loss
+
+
+def one_hot(labels, num_classes):
+    return F.one_hot(labels, num_classes).float()
 
 
 @pytest.fixture
@@ -27,7 +31,14 @@ def test_shares_of_two_classes_are_the_two_losses_in_those_shares(batch):
     shares = 0.3 * one_hot(labels, 5) + 0.7 * one_hot(others, 5)
     expected = 0.3 * F.cross_entropy(logits, labels, reduction="none")
     expected += 0.7 * F.cross_entropy(logits, others, reduction="none")
-    torch.testing.assert_close(soft_cross_entropy(logits, shares), expected)
+    torch.testing.assert_close(TrainingLoss()(logits, Targets(shares)), expected)
+
+
+def test_smoothed_shares_are_weighed_as_written_out(batch):
+    logits, labels = batch
+    shares = 0.3 * one_hot(labels, 5) + 0.7 * one_hot((labels + 1) % 5, 5)
+    expected = -((0.9 * shares + 0.1 / 5) * logits.log_softmax(1)).sum(1)
+    torch.testing.assert_close(TrainingLoss(0.1)(logits, Targets(shares)), expected, rtol=0, atol=0)
 
 
 def test_a_student_like_its_teacher_has_no_loss_and_any_other_has(batch):

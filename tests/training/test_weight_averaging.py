@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from network.checkpoint import Checkpoint
 from training.weight_averaging import WeightAverage, warm_decay
 
 
@@ -23,8 +24,13 @@ def step_to(model, value):
         model[1].num_batches_tracked.add_(1)
 
 
-def averaged(average):
-    return {name: value.clone() for name, value in average.state()["model_ema"]["model"].items()}
+def saved(average, model):
+    """What a checkpoint of the network would hold."""
+    return average.added_to(Checkpoint(model.state_dict()))
+
+
+def averaged(average, model):
+    return {name: value.clone() for name, value in saved(average, model).model_ema.model.items()}
 
 
 def test_the_average_is_the_formulas_and_counts_are_copied():
@@ -36,7 +42,7 @@ def test_the_average_is_the_formulas_and_counts_are_copied():
         average.after_step(step)
         decay = min(0.5, step / (9 + step))
         expected = value if expected is None else decay * expected + (1 - decay) * value
-    state = averaged(average)
+    state = averaged(average, model)
     for name in ("0.weight", "0.bias", "1.weight", "1.running_mean"):
         torch.testing.assert_close(state[name], torch.full_like(state[name], expected))
     assert state["1.num_batches_tracked"] == 5
@@ -49,7 +55,7 @@ def test_every_n_steps_of_the_run():
     for step in range(1, 8):
         step_to(model, float(step))
         average.after_step(step)
-    assert average.state()["model_ema"]["updates"] == 2
+    assert saved(average, model).model_ema.updates == 2
 
 
 def test_the_decay_rises_to_what_was_asked_for():
@@ -63,7 +69,7 @@ def test_frozen_values_stay_bit_identical():
     average = WeightAverage(model, 0.999, every=1)
     for step in range(50):
         average.after_step(step)
-    assert torch.equal(average.state()["model_ema"]["model"]["weight"], model.weight)
+    assert torch.equal(averaged(average, model)["weight"], model.weight)
 
 
 def test_inside_the_network_is_its_average_and_changes_stay_with_that():
@@ -75,7 +81,7 @@ def test_inside_the_network_is_its_average_and_changes_stay_with_that():
         assert (model[0].weight == 1.0).all()
         model[1].running_var.fill_(7.0)
     assert (model[0].weight == 5.0).all() and (model[1].running_var == 1.0).all()
-    assert (averaged(average)["1.running_var"] == 7.0).all()
+    assert (averaged(average, model)["1.running_var"] == 7.0).all()
 
 
 def results(acc1, loss):
@@ -107,17 +113,19 @@ def test_the_better_one_is_used_and_saved_as_the_model(weights, averages, is_use
     assert seen == [5.0, 1.0] and average.is_used == is_used
     assert chosen.loss == (averages if is_used else weights)[1]
     assert further == {"val_video_acc1_weights": weights[0], "val_video_acc1_average": averages[0]}
-    state = average.state()
-    assert state["model"]["0.weight"][0, 0] == (1.0 if is_used else 5.0)
-    assert ("training_model" in state) == is_used
+    state = saved(average, model)
+    assert state.model["0.weight"][0, 0] == (1.0 if is_used else 5.0)
+    assert (state.training_model is not None) == is_used
 
-    again = WeightAverage(network(), 0.5, every=1)
+    other = network()
+    again = WeightAverage(other, 0.5, every=1)
     again.load(state)
     assert again.is_used == is_used
-    ema = again.state()["model"] if is_used else again.state()["model_ema"]["model"]
-    assert (ema["0.weight"] == 1.0).all() and again.state()["model_ema"]["updates"] == 1
+    state = saved(again, other)
+    ema = state.model if is_used else state.model_ema.model
+    assert (ema["0.weight"] == 1.0).all() and state.model_ema.updates == 1
 
 
 def test_a_checkpoint_without_an_average_is_said(capsys):
-    WeightAverage(network(), 0.5, every=1).load({"model": {}})
+    WeightAverage(network(), 0.5, every=1).load(Checkpoint({}))
     assert "no average" in capsys.readouterr().out

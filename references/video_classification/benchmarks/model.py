@@ -13,7 +13,7 @@ from clips.preprocessing import Preprocessing
 from deployment.onnx_network import DeviceFormat, to_onnx
 from deployment.parity import Network, OnnxNetwork, TorchNetwork, measure_latency, random_clips
 from deployment.quantization import quantize_int8
-from network.checkpoint import write_checkpoint
+from network.checkpoint import Checkpoint
 from network.models import build_model, parameter_counts
 from network.trained_model import load_trained_model
 from runtime.errors import require
@@ -72,8 +72,7 @@ def _write_files(folder: Path, options: BenchmarkOptions) -> _Files:
     files = _Files(folder / "model.pth", folder / "float.onnx", folder / "int8.onnx", preprocessing)
     classes = [str(number) for number in range(NUM_CLASSES)]
     state = build_model(MODEL, NUM_CLASSES).state_dict()
-    description = {"classes": classes, "preprocessing": preprocessing.plain(), "args": {"model": MODEL}}
-    write_checkpoint(files.checkpoint, {"model": state, **description})
+    Checkpoint(state, classes, preprocessing, {"model": MODEL}).write(files.checkpoint)
     model = load_trained_model(files.checkpoint)
     float_proto = to_onnx(model, DeviceFormat())
     clips = random_clips(model.preprocessing, CALIBRATION_CLIPS)

@@ -23,11 +23,13 @@ from clips.dataset import Augmentation, Batch, ClipDataset
 from clips.loading import ClipLoader
 from clips.samplers import training_samples
 from network.acceleration import freed_memory_kept, set_up_hardware
-from network.models import DEFAULT_TRAINABLE, build_model, freeze
+from network.models import DEFAULT_TRAINABLE, build_model, freeze, set_train_mode
 from network.precision import Precision, to_device
 from network.trunk_and_head import split, trunk_blocks
-from training.engine import EpochSummary, set_train_mode, train_one_epoch
+from training.engine import EpochSummary, StepOptions, Trainer
+from training.losses import TrainingLoss
 from training.optimization import OPTIMIZERS, build_schedule, parameter_groups
+from training.targets import TargetMaker
 
 MODEL = "r2plus1d_18"
 TRAINABLE = {"frozen": list(DEFAULT_TRAINABLE), "features": list(DEFAULT_TRAINABLE), "full": ["all"]}
@@ -136,7 +138,7 @@ class _Run:
         self._frozen = [name for name in self._frozen if name in dict(self._network.named_modules())]
 
     def bare_step_seconds(self, steps: int) -> float:
-        """Median seconds of a step, as `train_one_epoch` does it, on a batch that lies on the device."""
+        """Median seconds of a step, as `Trainer.train_epoch` takes it, on a batch that lies on the device."""
         set_train_mode(self._network, self._frozen)
         return statistics.median(_seconds(self._step) for _ in range(steps))
 
@@ -177,20 +179,18 @@ class _Run:
     def _train(self, batches: Iterable[Batch], to_inputs: Callable[..., Tensor], epoch: int) -> EpochSummary:
         steps = self._options.steps
         schedule = build_schedule(self._optimizer, epochs=epoch + 1, steps_per_epoch=steps, warmup_epochs=0)
-        return train_one_epoch(
-            self._network,
-            self._criterion,
-            self._optimizer,
-            schedule,
-            batches,
-            to_inputs=to_inputs,
-            num_steps=steps,
-            precision=self._precision,
+        trainer = Trainer(
+            model=self._network,
+            network=self._network,
             frozen=self._frozen,
-            seed=0,
-            print_freq=steps,
-            epoch=epoch,
+            precision=self._precision,
+            optimizer=self._optimizer,
+            scheduler=schedule,
+            criterion=TrainingLoss(),
+            targets=TargetMaker(max(2, len(self._options.videos.classes))),
+            options=StepOptions(print_freq=steps),
         )
+        return trainer.train_epoch(batches, to_inputs, epoch=epoch, num_steps=steps)
 
 
 def matrix_rate(options: BenchmarkOptions) -> float:

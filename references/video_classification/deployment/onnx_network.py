@@ -16,6 +16,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from clips.preprocessing import Preprocessing
 from network.trained_model import TrainedModel
 from runtime.errors import UserError, require
+from runtime.files import sha256_of
 
 INPUT, OUTPUT = "video", "class_logits"
 DEFAULT_OPSET = 18  # what torch's exporter writes without conversion
@@ -201,7 +202,7 @@ def metadata_of(model: TrainedModel, device_format: DeviceFormat) -> dict[str, s
         "normalize": device_format.normalize,
         "temperature": str(model.temperature),
         "model": model.name,
-        "checkpoint_sha256": model.sha256(),
+        "checkpoint_sha256": sha256_of(model.path),
     }
 
 

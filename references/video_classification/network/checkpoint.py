@@ -1,36 +1,18 @@
-"""One module owns the checkpoint's format: save, load, validate. Plain values only, so that loading executes nothing.
-
-    model                the weights to use, with torchvision's names
-    optimizer, lr_scheduler, scaler   state dicts (None where there is none)
-    epoch                the last finished epoch, from 0
-    clips_seen, epoch_totals   how far the next epoch has come, where it was saved within
-    best_video_acc1      percent
-    epochs_since_best    that were no better
-    world_size           processes that wrote it together
-    training_model       the weights that training goes on from, where `model` is their average
-    model_ema            of the average of the weights: updates, is_used, and model where `model` is not the average
-    classes              names, in the order of the outputs
-    preprocessing        what a clip must go through, `Preprocessing.plain()`
-    args                 the run's settings, a dict of plain values
-    layout               of the weights in memory, see engine.LAYOUTS
-    rng                  states of torch's generators
-    temperature          where calibrated: divides the logits before the softmax, see `calibration`
-
-The public sample solution writes `model`, `optimizer`, `lr_scheduler`, `epoch` and an `args` Namespace; that form is
-read too, see `is_legacy`.
-"""
+"""The checkpoint: what it holds, and its files. Only plain values and tensors, so that loading executes nothing."""
 
 import argparse
 import math
 import os
 import pickle
 import shutil
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from clips.preprocessing import Preprocessing
 from runtime.errors import UserError
 from runtime.files import replaced_file
 
@@ -41,32 +23,167 @@ class CheckpointError(UserError):
     """A file that is not a usable checkpoint; the message says why."""
 
 
-def write_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
-    """Writes one file, whole or not at all.
+@dataclass(frozen=True)
+class AverageState:
+    """A moving average of the weights, in a checkpoint."""
 
-    Raises:
-        CheckpointError: it cannot be written, for want of space for one; the file before is untouched.
+    updates: int  # that it has taken in
+    is_used: bool  # whether it validated better, so that the checkpoint's `model` is the average
+    model: dict[str, Tensor] | None = None  # the average, where the checkpoint's `model` is not
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained network, how to use it, and what its training goes on from.
+
+    The fields are the keys on disk; one that is None is left out. A checkpoint of the public sample solution has
+    `model`, `optimizer`, `lr_scheduler`, `epoch` and `args`, but no class names.
     """
+
+    model: dict[str, Tensor]  # the weights to use, with torchvision's names
+    classes: list[str] | None = None  # names, in the order of the outputs
+    preprocessing: Preprocessing | None = None  # what a clip goes through before the network
+    args: dict[str, Any] | None = None  # the settings of the training, plain values
+    layout: str | None = None  # of the weights in memory, a name of LAYOUTS
+    temperature: float | None = None  # where calibrated: divides the logits before the softmax
+    optimizer: dict[str, Any] | None = None  # state dicts of this and the next two
+    lr_scheduler: dict[str, Any] | None = None
+    scaler: dict[str, Any] | None = None
+    rng: dict[str, Any] | None = None  # states of torch's generators, from `rng_state`
+    training_model: dict[str, Tensor] | None = None  # the weights to train on, where `model` is their average
+    model_ema: AverageState | None = None
+    epoch: int | None = None  # the last finished epoch, from 0; -1 within the first
+    clips_seen: int | None = None  # of the next epoch, where it was saved within one
+    epoch_totals: list[list[float]] | None = None  # sums of that epoch's steps, a list for each process
+    best_video_acc1: float | None = None  # of all finished epochs, percent
+    epochs_since_best: int | None = None
+    world_size: int | None = None  # processes that trained together
+    averaged_from: list[str] | None = None  # files whose weights `model` is the mean of
+
+    @property
+    def is_legacy(self) -> bool:
+        """Whether it is of the public sample solution's form."""
+        return self.classes is None
+
+    @property
+    def num_outputs(self) -> int:
+        """Of the last layer; 0 where the last entry of `model` is not a layer's."""
+        shape = list(self.model.values())[-1].shape
+        return shape[0] if shape else 0
+
+    def write(self, path: Path) -> None:
+        """Writes one file, whole or not at all.
+
+        Raises:
+            CheckpointError: it cannot be written; a file that was there is untouched.
+        """
+        values = _present(self)
+        if self.preprocessing is not None:
+            values["preprocessing"] = self.preprocessing.plain()
+        if self.model_ema is not None:
+            values["model_ema"] = _present(self.model_ema)
+        if self.optimizer is not None:
+            values["scaler"] = self.scaler  # None too: readers of a training's checkpoint expect the key
+        try:
+            with replaced_file(path) as file:
+                torch.save(values, file)
+        except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError on a full disk
+            reason = getattr(error, "strerror", None) or f"is the disk full? ({_first_line(error)})"
+            raise CheckpointError(f"{path} cannot be written: {reason}") from error
+
+    @classmethod
+    def read(cls, path: str | os.PathLike) -> "Checkpoint":
+        """Reads a file onto the CPU, unpickling nothing but plain values, tensors and an argparse Namespace.
+
+        Raises:
+            CheckpointError: no such file, cut short, not a checkpoint with weights, or a value that cannot be.
+        """
+        try:
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                content = torch.load(path, map_location="cpu", weights_only=True)
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+        except Exception as error:  # whatever the bytes of another file make the unpickler do
+            raise CheckpointError(f"{path} cannot be read as a checkpoint: {_first_line(error)}") from error
+        if not isinstance(content, dict) or not isinstance(content.get("model"), dict) or not content["model"]:
+            raise CheckpointError(f"{path} is not a training checkpoint: it has no `model`")
+        if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content["model"].items()):
+            raise CheckpointError(f"{path} is not a training checkpoint: its `model` holds more than tensors")
+        values = {field.name: content.get(field.name) for field in fields(cls)}
+        values["model"] = {name.removeprefix("module."): value for name, value in content["model"].items()}
+        if isinstance(values["args"], argparse.Namespace):
+            values["args"] = vars(values["args"])
+        try:
+            return cls(**_checked(values))
+        except ValueError as error:
+            raise CheckpointError(f"{path}: {error}") from error
+
+
+_TYPES: dict[type | tuple[type, ...], tuple[str, ...]] = {
+    int: ("epoch", "clips_seen", "epochs_since_best", "world_size"),
+    (int, float): ("best_video_acc1", "temperature"),
+    dict: ("args", "optimizer", "lr_scheduler", "scaler", "rng", "training_model", "model_ema"),
+    list: ("classes", "epoch_totals", "averaged_from"),
+    str: ("layout",),
+}
+
+
+def _present(record: "Checkpoint | AverageState") -> dict[str, Any]:
+    """The fields that are not None, by name."""
+    return {field.name: value for field in fields(record) if (value := getattr(record, field.name)) is not None}
+
+
+def _checked(values: dict[str, Any]) -> dict[str, Any]:
+    """The values of a file as fields. Raises ValueError, which names the key."""
+    if isinstance(values["classes"], tuple):
+        values["classes"] = list(values["classes"])
+    classes = values["classes"]
+    if classes is not None and not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
+        raise ValueError("its `classes` are not names")
+    for types, names in _TYPES.items():
+        for name in names:
+            if values[name] is not None and not isinstance(values[name], types):
+                raise ValueError(f"its `{name}` is {values[name]!r:.40}")
+    temperature = values["temperature"]
+    if temperature is not None and not 0 < temperature < math.inf:
+        raise ValueError(f"its temperature is {temperature}, which is not a number above 0")
+    if values["preprocessing"] is not None:
+        values["preprocessing"] = Preprocessing.from_plain(values["preprocessing"])
+    if (average := values["model_ema"]) is not None:
+        if not {"updates", "is_used"} <= average.keys() or not (average["is_used"] or "model" in average):
+            raise ValueError("its `model_ema` is incomplete")
+        values["model_ema"] = AverageState(average["updates"], average["is_used"], average.get("model"))
+    return values
+
+
+def _first_line(error: Exception) -> str:
+    if isinstance(error, pickle.UnpicklingError):  # torch's words are about its own settings
+        return "it is another kind of file, or holds more than plain values"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def save_newest(path: Path, checkpoint: Checkpoint) -> None:
+    """Writes a checkpoint of a run that goes on. Raises CheckpointError, which tells how to continue the run."""
     try:
-        with replaced_file(path) as file:
-            torch.save(checkpoint, file)
-    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError on a full disk
-        reason = error.strerror if isinstance(error, OSError) else f"is the disk full? ({str(error).splitlines()[0]})"
-        raise CheckpointError(
-            f"{path} cannot be written: {reason}. The checkpoint before it is whole: make room, then --resume auto"
-        ) from error
+        checkpoint.write(path)
+    except CheckpointError as error:
+        if path.with_name(NEWEST).exists():
+            raise CheckpointError(
+                f"{error}. The checkpoint before it is whole: make room, then --resume auto"
+            ) from error
+        raise CheckpointError(f"{error}. Make room, then start again") from error
 
 
-def save_checkpoint(folder: Path, checkpoint: dict[str, Any], is_best: bool, keep: int | None = None) -> Path:
+def save_checkpoint(folder: Path, checkpoint: Checkpoint, is_best: bool, keep: int | None = None) -> Path:
     """Writes `model_<epoch>.pth`, and `checkpoint.pth` and, when best, `model_best.pth` as further names for it.
 
-    Then takes older epochs' files away, but for the `keep` newest; None keeps all.
+    Then removes the files of older epochs, except the `keep` newest; None keeps all.
 
     Raises:
-        CheckpointError: see `write_checkpoint`.
+        CheckpointError: as `save_newest`.
     """
-    path = folder / f"model_{checkpoint['epoch']}.pth"
-    write_checkpoint(path, checkpoint)
+    path = folder / f"model_{checkpoint.epoch}.pth"
+    save_newest(path, checkpoint)
     # The newest last: it tells the best accuracy, so the best must be there before it.
     for name in (BEST, NEWEST) if is_best else (NEWEST,):
         _name_also(path, folder / name)
@@ -83,90 +200,16 @@ def epoch_checkpoints(folder: Path) -> list[Path]:
     return [path for _, path in sorted(numbered, reverse=True)]
 
 
-def newest_valid_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint of a run's folder that can be read, and what is wrong with newer ones."""
-    problems = []
+def newest_valid_checkpoint(folder: Path) -> tuple[tuple[Path, Checkpoint] | None, list[str]]:
+    """The newest checkpoint of a run's folder that can be read, with its file, and what is wrong with newer ones."""
+    problems: list[str] = []
     for path in [folder / NEWEST, *epoch_checkpoints(folder), folder / BEST]:
         if path.exists():
             try:
-                load_checkpoint(path)
-                return path, problems
+                return (path, Checkpoint.read(path)), problems
             except CheckpointError as error:
                 problems.append(str(error))
     return None, problems
-
-
-def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
-    """Reads a checkpoint onto the CPU, unpickling nothing but plain values, tensors and an argparse Namespace.
-
-    Raises:
-        CheckpointError: no such file, cut short, or not a checkpoint with weights.
-    """
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
-    except Exception as error:  # whatever the bytes of another file make the unpickler do
-        raise CheckpointError(f"{path} cannot be read as a checkpoint: {_first_line(error)}") from error
-    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("model"), dict) or not checkpoint["model"]:
-        raise CheckpointError(f"{path} is not a training checkpoint: it has no `model`")
-    if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in checkpoint["model"].items()):
-        raise CheckpointError(f"{path} is not a training checkpoint: its `model` holds more than tensors")
-    model = {name.removeprefix("module."): value for name, value in checkpoint["model"].items()}
-    args = checkpoint.get("args")
-    args = vars(args) if isinstance(args, argparse.Namespace) else args
-    return {**checkpoint, "model": model, "args": args if isinstance(args, dict) else {}}
-
-
-def _first_line(error: Exception) -> str:
-    if isinstance(error, pickle.UnpicklingError):  # torch's words are about its own settings
-        return "it is another kind of file, or holds more than plain values"
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
-def temperature_of(checkpoint: dict[str, Any] | None, path: str | os.PathLike | None) -> float:
-    """The temperature of a checkpoint, 1 where it has none. Raises CheckpointError where it is not above 0."""
-    temperature = (checkpoint or {}).get("temperature", 1.0)
-    if not isinstance(temperature, int | float) or not 0 < temperature < math.inf:
-        raise CheckpointError(f"{path}: its temperature is {temperature}, which is not a number above 0")
-    return float(temperature)
-
-
-def save_calibrated(folder: Path, path: str | os.PathLike, checkpoint: dict[str, Any], temperature: float) -> Path:
-    """Writes the checkpoint of `path` again, with a temperature, as `folder`/<its stem>_calibrated.pth.
-
-    Raises:
-        CheckpointError: it cannot be written.
-    """
-    calibrated = folder / f"{Path(path).stem}_calibrated.pth"
-    try:
-        with replaced_file(calibrated) as file:
-            torch.save({**checkpoint, "temperature": temperature}, file)
-    except (OSError, RuntimeError) as error:
-        raise CheckpointError(f"{calibrated} cannot be written: {error}") from error
-    return calibrated
-
-
-def is_legacy(checkpoint: dict[str, Any]) -> bool:
-    """Whether it is of the public sample solution's form: weights and an epoch, but no class names."""
-    return "classes" not in checkpoint
-
-
-def training_state(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LRScheduler,
-    scaler: torch.amp.GradScaler | None,
-) -> dict[str, Any]:
-    """The part of a checkpoint that changes with every step."""
-    return {
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "lr_scheduler": scheduler.state_dict(),
-        "scaler": scaler.state_dict() if scaler else None,
-        "rng": rng_state(),
-    }
 
 
 def rng_state() -> dict[str, Any]:

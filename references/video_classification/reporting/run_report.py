@@ -6,7 +6,7 @@ end is known at the start.
 import datetime
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import torchvision
 from caching.splits import Clips
 from evaluation.calibration import fit_temperature, is_at_limit
 from evaluation.metrics import VideoResults
-from network.checkpoint import save_calibrated
+from network.checkpoint import Checkpoint
 from reporting import charts
 from reporting.html_report import write_report
 from reporting.mistakes import worst_mistakes
@@ -85,9 +85,7 @@ class RunReport:
         if self._events is not None:
             self._events.add_epoch(entry)
 
-    def write_evaluation(
-        self, results: VideoResults, path: str | Path | None, checkpoint: dict[str, Any] | None
-    ) -> None:
+    def write_evaluation(self, results: VideoResults, path: Path | None, checkpoint: Checkpoint | None) -> None:
         """Tells of a checkpoint that was only validated; to calibrate it, writes it again beside the report.
 
         Args:
@@ -99,8 +97,10 @@ class RunReport:
         if not is_main():
             return
         temperature = fit_temperature(results.scores, results.targets) if self.calibrate else self.temperature
-        if self.calibrate:
-            print_main(f"Calibrated: {save_calibrated(self.folder, path, checkpoint, temperature)}")
+        if self.calibrate and path is not None and checkpoint is not None:
+            calibrated = self.folder / f"{path.stem}_calibrated.pth"
+            replace(checkpoint, temperature=temperature).write(calibrated)
+            print_main(f"Calibrated: {calibrated}")
         log = read_log(Path(path).parent) if path else []
         stages = {
             "Preparing": self.preparing_seconds,

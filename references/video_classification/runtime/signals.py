@@ -48,18 +48,37 @@ class StopRequest:
             raise Stopped(number, is_saved=False)
 
 
-def resume_command(argv: list[str]) -> str:
-    """What the user types to go on with the run that `argv`, the script and its arguments, began."""
+class ResumeCommand:
+    """What the user types to continue a run: its own command again, with `--resume auto` once there is what to resume.
+
+    Args:
+        argv: the script and its arguments.
+
+    Attributes:
+        has_saved: whether this run has written a checkpoint. Until then `--resume auto` would begin anew, or continue
+            another run in the same folder.
+    """
+
+    def __init__(self, argv: list[str]) -> None:
+        self._argv, self.has_saved = argv, False
+
+    def __str__(self) -> str:
+        words = [*_without_start(self._argv), "--resume", "auto"] if self.has_saved else self._argv
+        return shlex.join([*_launcher(), *words])
+
+
+def _without_start(argv: list[str]) -> list[str]:
+    """The arguments without those that say what a run begins with, which would undo what has been done since."""
     words = [word for word in argv if word != "--overwrite" and not word.startswith(("--start-epoch=", "--resume="))]
     for flag in ("--start-epoch", "--resume"):
-        if flag in words:
+        while flag in words:  # the last of several counts
             place = words.index(flag)
             del words[place : place + 2]
-    return shlex.join([*_launcher(), *words, "--resume", "auto"])
+    return words
 
 
 def _launcher() -> list[str]:
-    """What starts the processes; torchrun tells each how many there are, and how many on its machine."""
+    """What starts the processes; torchrun tells each how many there are in all, and on its machine."""
     count, here = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     if count == 1:
         return ["python"]

@@ -1,47 +1,52 @@
-"""One epoch of training."""
+"""The trainer: an epoch of training, a validation, and the state that a checkpoint keeps."""
 
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
+from caching.splits import Clips
 from clips.dataset import Batch
 from clips.samplers import seeded_generator
-from evaluation.metrics import truth_ranks
+from evaluation.metrics import VideoResults, truth_ranks
+from network.checkpoint import Checkpoint, rng_state
 from network.models import set_train_mode
 from network.precision import Precision, to_device
 from runtime.distributed import broadcast_buffers, rank, sum_over_processes
 from runtime.errors import UserError
 from runtime.progress import StepMeter
+from training.targets import TargetMaker
+from training.validation import run_validation
+from training.weight_averaging import WeightAverage
+
+ToInputs = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # clips, flips, seeds -> B C T H W, as a dataset does
 
 
 class NonFiniteLoss(UserError):
-    """Training cannot go on: the loss is no number. The attributes say where; videos are rows of the folder."""
+    """Training cannot go on: the loss is not finite. The attributes say where; videos are rows of the folder."""
 
     def __init__(self, epoch: int, step: int, lr: float, loss: float, videos: list[int]) -> None:
-        super().__init__(f"the loss is {loss} at step {step} of epoch {epoch}, at a rate of {lr:.3g}")
+        super().__init__(f"the loss is {loss} at step {step} of epoch {epoch}, at a learning rate of {lr:.3g}")
         self.epoch, self.step, self.lr, self.loss, self.videos = epoch, step, lr, loss, videos
 
 
 @dataclass(frozen=True)
 class EpochSummary:
-    """What an epoch of training came to, over all processes: mean loss, clip accuracy in percent, times in seconds.
+    """What an epoch of training came to, over all processes."""
 
-    counted_by: which labels the accuracy is against, in words.
-    """
-
-    loss: float
-    clip_acc1: float
+    loss: float  # mean over the clips
+    clip_acc1: float  # percent
     seconds: float
-    data_seconds: float
+    data_seconds: float  # of those, spent waiting for batches
     epoch: int
-    counted_by: str = "labels"
+    counted_by: str = "labels"  # which labels the accuracy is against, in words
 
     def line(self) -> str:
         """For the screen."""
@@ -53,82 +58,154 @@ class EpochSummary:
         )
 
 
-def labels_alone(clips: Tensor, labels: Tensor, batch: Batch, rng: np.random.Generator) -> tuple[Tensor, Any, Tensor]:
-    """Leaves a batch as it is; see `targets.TargetMaker` for what else can become of it."""
-    return clips, labels, labels
+@dataclass(frozen=True)
+class StepOptions:
+    """How steps are taken."""
+
+    seed: int = 0  # of their randomness, with epoch and step
+    batches_per_step: int = 1  # whose gradients are added up; BatchNorm sees them one by one
+    max_grad_norm: float | None = None  # longer gradients are shortened to this
+    print_freq: int = 10  # steps between two lines
 
 
-def train_one_epoch(
-    model: nn.Module,
-    criterion: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    lr_scheduler: torch.optim.lr_scheduler.LRScheduler,
-    batches: Iterable[Batch],
-    *,
-    to_inputs: Callable[[Tensor, Tensor, Tensor | None], Tensor],
-    to_targets: Callable[[Tensor, Tensor, Batch, np.random.Generator], tuple[Tensor, Any, Tensor]] = labels_alone,
-    num_steps: int,
-    precision: Precision,
-    frozen: Sequence[str],
-    epoch: int,
-    seed: int,
-    print_freq: int,
-    first_step: int = 0,
-    totals: Sequence[float] | None = None,
-    after_step: Callable[[int, list[float]], None] = lambda clips, totals: None,
-    batches_per_step: int = 1,
-    max_grad_norm: float | None = None,
-    counted_by: str = "labels",
-) -> EpochSummary:
-    """Takes a step every `batches_per_step` batches, of the gradient of their clips' mean loss.
+@dataclass
+class Trainer:
+    """Trains a network, validates it, and gives the state to save."""
 
-    Args:
-        model: the network, in DistributedDataParallel where there are several processes.
-        criterion: (logits, targets) -> losses (B,).
-        batches: yields the batches of this epoch from `first_step` on.
-        to_inputs: the dataset's, makes the model's input of a batch's clips, flips and seeds.
-        to_targets: (input, labels, batch, the step's generator) -> (input, what `criterion` takes, labels to count by).
-        num_steps: how many steps the epoch has.
-        precision: see there.
-        frozen: modules that stay in evaluation mode, from `models.freeze`.
-        epoch, seed: what the steps' randomness depends on, with the step's number.
-        print_freq: steps between two lines.
-        first_step, totals: where an epoch that was interrupted goes on, and what `after_step` was told there.
-        after_step: called with the clips of the step and with the sums of loss, right clips and clips up to it.
-        batches_per_step: batches whose gradients are added up for a step; BatchNorm sees them one by one.
-        max_grad_norm: longer gradients are shortened to this.
-        counted_by: which labels `to_targets` gives for the accuracy, in words.
+    model: nn.Module  # the whole network: what is saved
+    network: nn.Module  # what clips go through: `model`, or the head that shares its layers, where clips are features
+    frozen: Sequence[str]  # modules of `network` that stay in evaluation mode, from `models.freeze`
+    precision: Precision
+    optimizer: torch.optim.Optimizer
+    scheduler: LambdaLR  # of the optimizer's rates, by step
+    criterion: nn.Module  # (logits, what `targets` makes) -> losses (B,)
+    targets: TargetMaker
+    options: StepOptions = field(default_factory=StepOptions)
+    average: WeightAverage | None = None  # of the weights of `model`
+    parallel: nn.Module | None = None  # `network` in DistributedDataParallel, None in a single process
 
-    Raises:
-        NonFiniteLoss: the loss is no number any more.
-        Whatever `after_step` raises.
-    """
-    set_train_mode(getattr(model, "module", model), frozen)
-    meter = StepMeter(f"Epoch: [{epoch}]", in_groups(batches, batches_per_step), num_steps, print_freq, first_step)
-    sums = torch.tensor(totals or [0.0, 0.0, 0.0], dtype=torch.float64)  # loss, right, clips
-    for step, group in enumerate(meter, first_step):
+    @property
+    def learning_rate(self) -> float:
+        """Of the first parameter group, at the next step."""
+        return float(self.scheduler.get_last_lr()[0])
+
+    def train_epoch(
+        self,
+        batches: Iterable[Batch],
+        to_inputs: ToInputs,
+        *,
+        epoch: int,
+        num_steps: int,
+        first_step: int = 0,
+        totals: Sequence[float] | None = None,
+        after_step: Callable[[int, list[float]], None] = lambda clips, totals: None,
+    ) -> EpochSummary:
+        """Takes a step every `batches_per_step` batches, of the gradient of their clips' mean loss.
+
+        Args:
+            batches: of this epoch, from `first_step` on.
+            to_inputs: the dataset's.
+            epoch: its number.
+            num_steps: how many steps the epoch has.
+            first_step, totals: where an epoch that was interrupted goes on, and what `after_step` was told there.
+            after_step: called with the clips of the step and with the sums of loss, right clips and clips up to it.
+
+        Raises:
+            NonFiniteLoss: the loss is not finite any more; the step is not taken.
+            Whatever `after_step` raises.
+        """
+        set_train_mode(self.network, self.frozen)
+        groups = in_groups(batches, self.options.batches_per_step)
+        meter = StepMeter(f"Epoch: [{epoch}]", groups, num_steps, self.options.print_freq, first_step)
+        sums = torch.tensor(totals or [0.0, 0.0, 0.0], dtype=torch.float64)  # loss, right, clips
+        for step, group in enumerate(meter, first_step):
+            lr = self.learning_rate
+            of_step = self._add_gradients(group, to_inputs, epoch, step)
+            count = int(of_step[2])
+            loss = of_step[0].item() / count
+            if not math.isfinite(loss):
+                videos = [video for batch in group for video in batch.videos.tolist()]
+                raise NonFiniteLoss(epoch, step, lr, loss, videos)
+            self._take_step()
+            sums += of_step
+            meter.update(step, count, loss=loss, lr=lr)
+            after_step(count, sums.tolist())
+        broadcast_buffers(self.network)  # what is validated is what is saved
+        loss_sum, right, count = sum_over_processes(sums).tolist()
+        counted_by = self.targets.counted_by
+        return EpochSummary(loss_sum / count, 100 * right / count, meter.seconds, meter.data_seconds, epoch, counted_by)
+
+    def validate(self, clips: Clips) -> tuple[VideoResults, dict[str, float]]:
+        """Validates the weights, and their average where there is one.
+
+        Returns:
+            The results of the better of the two; with an average, the video accuracies of both, for the log.
+        """
+
+        def validate() -> VideoResults:
+            return run_validation(self.network, self.precision, clips, self.options.print_freq)
+
+        return self.average.validate(validate) if self.average is not None else (validate(), {})
+
+    def state(self) -> Checkpoint:
+        """What changes with the steps; the caller adds what the run is and how far it has come."""
+        state = Checkpoint(
+            model=self.model.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            lr_scheduler=self.scheduler.state_dict(),
+            scaler=self.precision.scaler.state_dict() if self.precision.scaler else None,
+            rng=rng_state(),
+            layout=self.precision.layout,
+        )
+        return state if self.average is None else self.average.added_to(state)
+
+    def _add_gradients(self, group: Sequence[Batch], to_inputs: ToInputs, epoch: int, step: int) -> Tensor:
+        """Leaves the gradient of the mean loss over a step's clips; float64 (3,): sum of losses, right clips, clips."""
         # Dropout and the like: the same at this step however the run came here.
-        torch.manual_seed(seeded_generator(seed, epoch, step, rank()).initial_seed())
-        rng = np.random.default_rng(seeded_generator(seed, epoch, step).initial_seed())
-        count, lr = sum(len(batch.targets) for batch in group), lr_scheduler.get_last_lr()[0]
-        optimizer.zero_grad(set_to_none=True)
-        of_step = torch.zeros(3, dtype=torch.float64)
+        torch.manual_seed(seeded_generator(self.options.seed, epoch, step, rank()).initial_seed())
+        rng = np.random.default_rng(seeded_generator(self.options.seed, epoch, step).initial_seed())
+        count = sum(len(batch.targets) for batch in group)
+        self.optimizer.zero_grad(set_to_none=True)
+        sums = torch.zeros(3, dtype=torch.float64)
         for number, batch in enumerate(group, 1):
-            with _gradients_summed(model, is_last=number == len(group)):
-                clips, labels = to_device(batch, to_inputs, precision)
-                clips, targets, labels = to_targets(clips, labels, batch, rng)
-                of_step += _add_gradient(model, criterion, clips, targets, labels, precision, count)
-        value = of_step[0].item() / count
-        if not math.isfinite(value):
-            raise NonFiniteLoss(epoch, step, lr, value, [video for batch in group for video in batch.videos.tolist()])
-        _take_step(optimizer, precision.scaler, max_grad_norm)
-        lr_scheduler.step()
-        sums += of_step
-        meter.update(step, count, loss=value, lr=lr)
-        after_step(count, sums.tolist())
-    broadcast_buffers(model)  # what is validated is what is saved
-    loss_sum, right, count = sum_over_processes(sums).tolist()
-    return EpochSummary(loss_sum / count, 100 * right / count, meter.seconds, meter.data_seconds, epoch, counted_by)
+            with self._gradients_exchanged(is_last=number == len(group)):
+                clips, labels = to_device(batch, to_inputs, self.precision)
+                clips, targets, labels = self.targets(clips, labels, batch, rng)
+                sums += self._add_gradient(clips, targets, labels, count)
+        return sums
+
+    def _add_gradient(self, clips: Tensor, targets: Any, labels: Tensor, count: int) -> Tensor:
+        """Adds the gradient of a batch's share of the mean loss over `count` clips; returns as `_add_gradients`."""
+        trained = self.network if self.parallel is None else self.parallel
+        with self.precision.autocast():
+            logits = trained(clips.contiguous(memory_format=self.precision.memory_format))
+            loss_sum = self.criterion(logits, targets).sum()
+        loss = loss_sum / count
+        scaler = self.precision.scaler
+        (loss if scaler is None else scaler.scale(loss)).backward()
+        right = (truth_ranks(logits.detach().float(), labels) < 1).sum()
+        return torch.tensor([loss_sum.item(), right.item(), len(labels)], dtype=torch.float64)
+
+    def _gradients_exchanged(self, is_last: bool) -> contextlib.AbstractContextManager:
+        """Around a batch: processes exchange gradients once a step, after its last batch."""
+        no_sync = getattr(self.parallel, "no_sync", None)
+        return contextlib.nullcontext() if is_last or no_sync is None else no_sync()
+
+    def _take_step(self) -> None:
+        scaler = self.precision.scaler
+        if self.options.max_grad_norm is not None:
+            if scaler is not None:
+                scaler.unscale_(self.optimizer)
+            parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+            nn.utils.clip_grad_norm_(parameters, self.options.max_grad_norm)
+        if scaler is None:
+            self.optimizer.step()
+        else:
+            scaler.step(self.optimizer)
+            scaler.update()
+        self.scheduler.step()
+        if self.average is not None:
+            self.average.after_step(self.scheduler.last_epoch)
 
 
 def in_groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
@@ -136,47 +213,3 @@ def in_groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
     iterator = iter(batches)
     while group := list(islice(iterator, size)):
         yield group
-
-
-def _add_gradient(
-    model: nn.Module,
-    criterion: nn.Module,
-    clips: Tensor,
-    targets: Any,
-    labels: Tensor,
-    precision: Precision,
-    count: int,
-) -> Tensor:
-    """Adds the gradient of the batch's share of the mean loss over `count` clips.
-
-    Returns:
-        float64 (3,): sum of losses, right predictions, clips.
-    """
-    with precision.autocast():
-        logits = model(clips.contiguous(memory_format=precision.memory_format))
-        loss_sum = criterion(logits, targets).sum()
-    loss = loss_sum / count
-    (loss if precision.scaler is None else precision.scaler.scale(loss)).backward()
-    right = (truth_ranks(logits.detach().float(), labels) < 1).sum()
-    return torch.tensor([loss_sum.item(), right.item(), len(labels)], dtype=torch.float64)
-
-
-def _gradients_summed(model: nn.Module, is_last: bool) -> contextlib.AbstractContextManager:
-    """Around a batch: processes exchange gradients once a step, after its last batch."""
-    no_sync = getattr(model, "no_sync", None)
-    return contextlib.nullcontext() if is_last or no_sync is None else no_sync()
-
-
-def _take_step(
-    optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None, max_grad_norm: float | None
-) -> None:
-    if max_grad_norm is not None:
-        if scaler is not None:
-            scaler.unscale_(optimizer)
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        nn.utils.clip_grad_norm_(parameters, max_grad_norm)
-    if scaler is None:
-        optimizer.step()
-    else:
-        scaler.step(optimizer)
-        scaler.update()

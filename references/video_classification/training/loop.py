@@ -1,116 +1,165 @@
-"""The loop over epochs, from wherever a run stands: an epoch of training, validation, a line in the log, a checkpoint.
-A room of its own between `engine`, which knows one epoch, and the script, which knows the flags.
-"""
+"""The loop over epochs: an epoch of training, a validation, a line in the log, a checkpoint; at the end the report."""
 
 import datetime
 import time
-from collections.abc import Callable
-
-from torch.optim.lr_scheduler import LambdaLR
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from caching.splits import Clips
 from evaluation.calibration import fit_temperature
 from evaluation.metrics import VideoResults
+from network.checkpoint import Checkpoint
+from network.models import load_state
 from reporting.run_folder import RunLog
 from reporting.run_report import RunReport
-from runtime.distributed import print_main
+from runtime.distributed import print_main, rank
 from runtime.errors import UserError
+from runtime.files import write_json
 from runtime.progress import remaining_time
-from training.engine import EpochSummary, NonFiniteLoss
+from training.engine import EpochSummary, NonFiniteLoss, Trainer
 from training.optimization import jump_to_step
+from training.recalibration import recalibrate_batch_norm
 from training.saving import RunSaver
-from training.screen import epoch_entry, write_failed_batch
-from training.weight_averaging import WeightAverage
+from training.validation import run_validation
+from videos.folder import VideoFolder
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How long a run is, and how it ends."""
+
+    epochs: int
+    early_stop: int | None = None  # epochs without a better one, after which the run ends
+    bn_recalibrate: bool = False  # estimate BatchNorm's statistics again before what may be the last validation
 
 
 def fit(
-    train: Callable[..., EpochSummary],
-    validate: Callable[[], VideoResults],
-    clips: Clips,
-    scheduler: LambdaLR,
+    trainer: Trainer,
+    train: Clips,
+    val: Clips,
     saver: RunSaver,
     log: RunLog,
     report: RunReport,
-    *,
-    epochs: int,
-    seed: int,
-    early_stop: int | None = None,
-    average: WeightAverage | None = None,
-    before_last: Callable[[], None] | None = None,
+    options: FitOptions,
 ) -> VideoResults | None:
-    """Trains until `epochs`, from where `saver.progress` stands.
+    """Trains until `options.epochs`, from where `saver.progress` stands.
 
     Args:
-        train: `engine.train_one_epoch` but for what changes from epoch to epoch.
-        validate: scores the model as it is.
-        clips: the training split.
-        scheduler: of the optimiser's rate; set to the step at which each epoch begins.
-        saver, log, report: write what came of it.
-        epochs: where to stop.
-        seed: of the order of the clips.
-        early_stop: epochs without a better one after which to stop before that.
-        average: of the weights, validated and kept beside them.
-        before_last: called before the last validation, and what may be it; again with the averaged weights in place.
+        trainer: of the network; its schedule is set to the step at which each epoch begins.
+        train, val: the splits.
+        saver, log, report: write the results.
+        options: how long the run is.
 
     Returns:
         The results of the best epoch, None where that is from before the run was resumed.
 
     Raises:
-        UserError: the loss is no number any more; the videos of that step are in a file that it names.
+        UserError: the loss is not finite any more; the videos of that step are in a file that it names.
         Stopped: the run was asked to stop, and has saved.
     """
     begin, first_epoch, best = time.monotonic(), saver.progress.epoch, None
-
-    def after_step(count: int, totals: list[float]) -> None:
-        if average is not None:
-            average.after_step(scheduler.last_epoch)
-        saver.after_step(count, totals)
-
-    for epoch in range(saver.progress.epoch, epochs):
-        if early_stop is not None and saver.progress.epochs_since_best >= early_stop:
-            print_main(f"Stopping early: {early_stop} epochs without a better one")
+    for epoch in range(first_epoch, options.epochs):
+        patience = None if options.early_stop is None else options.early_stop - saver.progress.epochs_since_best
+        if patience is not None and patience <= 0:
+            print_main(f"Stopping early: {options.early_stop} epochs without a better one")
             break
-        summary = _train_epoch(train, clips, scheduler, saver, after_step, epoch, seed)
-        may_stop = early_stop is not None and saver.progress.epochs_since_best + 1 >= early_stop
-        if before_last is not None and (epoch == epochs - 1 or may_stop):
-            before_last()
-            if average is not None:
-                with average.in_place():
-                    before_last()
-        results, further = average.validate(validate) if average is not None else (validate(), {})
-        log.add({**epoch_entry(epoch, summary, results, scheduler.get_last_lr()[0]), **further})
+        summary = _train_epoch(trainer, train, saver)
+        if options.bn_recalibrate and (epoch == options.epochs - 1 or patience == 1):
+            _recalibrate(trainer, train)
+        results, further = trainer.validate(val)
+        log.add({**epoch_entry(summary, results, trainer.learning_rate), **further})
         report.add_epoch(log.entries[-1])
-        temperature = {"temperature": fit_temperature(results.scores, results.targets)} if report.calibrate else {}
+        temperature = fit_temperature(results.scores, results.targets) if report.calibrate else None
         best = results if results.video.top1 > saver.progress.best_video_acc1 else best
         saver.after_epoch(results.video.top1, temperature)
-        eta = remaining_time(begin, epoch + 1 - first_epoch, epochs - first_epoch)
+        eta = remaining_time(begin, epoch + 1 - first_epoch, options.epochs - first_epoch)
         print_main(f"{summary.line()}, best video Acc@1 {saver.progress.best_video_acc1:.3f}, eta {eta}")
     print_main(f"Training time {datetime.timedelta(seconds=int(time.monotonic() - begin))}")
     return best
 
 
-def _train_epoch(
-    train: Callable[..., EpochSummary],
-    clips: Clips,
-    scheduler: LambdaLR,
-    saver: RunSaver,
-    after_step: Callable[[int, list[float]], None],
-    epoch: int,
-    seed: int,
-) -> EpochSummary:
+def report_best(
+    report: RunReport, log: RunLog, trainer: Trainer, val: Clips, best: VideoResults | None, path: Path
+) -> None:
+    """Reports on the best epoch; validates it again where it is from before the run was resumed.
+
+    Args:
+        report: to write.
+        log: of the run.
+        trainer: takes the weights of the best epoch where it must be validated again.
+        val: the validation split.
+        best: what validation found in that epoch, None where it is from before.
+        path: the checkpoint of that epoch.
+    """
+    if best is None:
+        print_main(f"Validating {path}, the best so far, for the report")
+        checkpoint = Checkpoint.read(path)
+        if report.calibrate and checkpoint.temperature is None:
+            print_main(f"{path} is from before --calibrate: calibrate it by --test-only --calibrate --resume {path}")
+        report.calibrate, report.temperature = False, float(checkpoint.temperature or 1.0)
+        load_state(trainer.model, checkpoint.model, keep_head=True)
+        best = run_validation(trainer.network, trainer.precision, val, trainer.options.print_freq)
+    report.write_training(best, path, log.entries)
+
+
+def epoch_entry(summary: EpochSummary, results: VideoResults, lr: float) -> dict[str, Any]:
+    """An epoch's line in the log; accuracies in percent, `lr` after the last step."""
+    return {
+        "epoch": summary.epoch,
+        "train_loss": summary.loss,
+        "train_clip_acc1": summary.clip_acc1,
+        "val_loss": results.loss,
+        "val_clip_acc1": results.clip.top1,
+        "val_clip_acc5": results.clip.top5,
+        "val_video_acc1": results.video.top1,
+        "val_video_acc5": results.video.top5,
+        "lr": lr,
+        "seconds": summary.seconds,
+        "data_seconds": summary.data_seconds,
+        "val_seconds": results.seconds,
+        "val_data_seconds": results.data_seconds,
+    }
+
+
+def _train_epoch(trainer: Trainer, clips: Clips, saver: RunSaver) -> EpochSummary:
     """An epoch, or the rest of it; errors as `fit`."""
     progress = saver.progress
     first_step = -(-progress.clips_seen // clips.clips_per_step())
-    jump_to_step(scheduler, epoch * clips.steps_per_epoch() + first_step)
+    jump_to_step(trainer.scheduler, progress.epoch * clips.steps_per_epoch() + first_step)
+    samples = clips.epoch_samples(trainer.options.seed, progress.epoch, progress.clips_seen)
     try:
-        return train(
-            batches=clips.loader.batches(clips.epoch_samples(seed, epoch, progress.clips_seen)),
-            epoch=epoch,
+        return trainer.train_epoch(
+            clips.loader.batches(samples),
+            clips.loader.dataset.to_inputs,
+            epoch=progress.epoch,
+            num_steps=clips.steps_per_epoch(),
             first_step=first_step,
             totals=progress.own_totals(),
-            after_step=after_step,
+            after_step=saver.after_step,
         )
     except NonFiniteLoss as error:
-        where = write_failed_batch(saver.folder, clips.loader.dataset.folder, error)
+        where = _write_failed_batch(saver.folder, clips.loader.dataset.folder, error)
         advice = "lower --lr, or use --amp bf16 or off in place of fp16"
         raise UserError(f"{error}; its videos are listed in {where}: {advice}") from error
+
+
+def _recalibrate(trainer: Trainer, clips: Clips) -> None:
+    """Estimates the statistics of the trained BatchNorms again, and those of the averaged weights."""
+
+    def recalibrate() -> None:
+        recalibrate_batch_norm(trainer.network, trainer.frozen, clips, trainer.precision, trainer.options.seed)
+
+    recalibrate()
+    if trainer.average is not None:
+        with trainer.average.in_place():
+            recalibrate()
+
+
+def _write_failed_batch(folder: Path, videos: VideoFolder, error: NonFiniteLoss) -> Path:
+    """Writes the place and the videos of a step whose loss was not finite; returns the file."""
+    where = folder / f"non_finite_loss_rank{rank()}.json"
+    names = [videos.path(video) for video in error.videos]
+    place = {"epoch": error.epoch, "step": error.step, "lr": error.lr, "loss": str(error.loss)}
+    write_json(where, {**place, "videos": names})
+    return where

@@ -1,5 +1,8 @@
 """Mixes each clip of a batch with another: mixup (arXiv 1710.09412) and CutMix, whose box is the same in all frames as
-in VideoMix (arXiv 2012.03457). A room of its own beside `presets`: what is mixed is a batch, and its targets with it.
+in VideoMix (arXiv 2012.03457).
+
+Not by torchvision's `v2.MixUp` and `v2.CutMix`: those draw from torch's global generator, which differs from process to
+process here, and keep the share to themselves, while a teacher's outputs must be mixed by it too.
 """
 
 import numpy as np
@@ -10,7 +13,7 @@ class Mixing:
     """Mixes batches. Where both alphas are above 0, each batch takes one of the two ways, evenly often.
 
     Args:
-        mixup_alpha, cutmix_alpha: the own share of a clip is drawn from Beta(alpha, alpha); 0: not this way.
+        mixup_alpha, cutmix_alpha: a clip's own share is drawn from Beta(alpha, alpha); 0 switches that way off.
     """
 
     def __init__(self, mixup_alpha: float, cutmix_alpha: float) -> None:

@@ -1,6 +1,4 @@
-"""BatchNorm's statistics, estimated again once the weights are final: while they move, the running averages lag. A room
-of its own: it is neither a step of training nor validation.
-"""
+"""BatchNorm's statistics, estimated again once the weights are final: while they move, the running averages lag."""
 
 from collections.abc import Sequence
 
@@ -27,7 +25,7 @@ def recalibrate_batch_norm(
         network: left in evaluation mode.
         frozen: modules whose statistics stay.
         clips: the training split; its videos are seen as validation sees them.
-        precision: see there.
+        precision: to compute in.
         seed: of the choice of videos.
     """
     set_train_mode(network, frozen)
@@ -52,6 +50,7 @@ def recalibrate_batch_norm(
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         for statistic in (norm.running_mean, norm.running_var):
+            assert statistic is not None  # of a norm that tracks them
             statistic.copy_(sum_over_processes(statistic) / world_size())
     network.eval()
     print_main(f"Statistics of {len(norms)} BatchNorms estimated again, from {len(samples) * world_size()} clips")

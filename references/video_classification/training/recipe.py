@@ -1,89 +1,118 @@
-"""What the training script's flags make: the network as it will compute, its optimiser and schedule, the targets, the
-average of the weights, and the function that trains an epoch. A room of its own between the script, which tells what
-happens when, and the modules, which know no flags.
-"""
+"""From the options of the training script to the objects that it works with: clips, network, trainer."""
 
 import argparse
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import nn
 
 from caching.feature_building import train_on_features
-from caching.splits import Clips
+from caching.splits import ClipOptions, Clips, open_splits
+from clips.preprocessing import Preprocessing
+from clips.presets import read_flip_map
 from evaluation.logits_files import read_teacher
 from network.acceleration import compile_network, lay_out, set_up_hardware
 from network.models import head_name
 from network.precision import Precision
-from training.engine import EpochSummary, train_one_epoch
+from runtime.distributed import wrap_model
+from training.engine import StepOptions, Trainer
 from training.losses import TrainingLoss
 from training.mixing import Mixing
 from training.optimization import OPTIMIZERS, build_schedule, parameter_groups
-from training.recalibration import recalibrate_batch_norm
-from training.starting import Start, load_model
+from training.saving import RunProgress
+from training.starting import Start, load_model, restore
 from training.targets import TargetMaker
 from training.weight_averaging import WeightAverage
+from videos.folder import VideoFolder
+
+Split = tuple[VideoFolder, ClipOptions]
 
 
-@dataclass
-class Work:
-    """What is trained, on what.
+def val_preprocessing(args: argparse.Namespace) -> Preprocessing:
+    """What a clip goes through in validation."""
+    return Preprocessing(
+        clip_len=args.clip_len,
+        frame_rate=args.frame_rate,
+        frame_selection=args.val_frame_selection[0],
+        candidate_rate=args.cache_frame_rate,
+        resize_size=args.val_resize_size,
+        crop_size=args.val_crop_size,
+    )
 
-    model: the whole network. network: what the clips go through, `model` or the head that it shares. frozen: names of
-    its frozen modules. train, val: clips, or their features.
-    """
 
-    model: nn.Module
-    network: nn.Module
-    frozen: list[str]
+def val_splits(args: argparse.Namespace, classes: list[str]) -> list[Split]:
+    """The validation split, by each frame selection."""
+    folder = VideoFolder(args.data_path / args.eval_split, classes)
+    selections = [replace(val_preprocessing(args), frame_selection=name) for name in args.val_frame_selection]
+    return [(folder, _clip_options(args, preprocessing)) for preprocessing in selections]
+
+
+def train_split(args: argparse.Namespace, classes: list[str]) -> Split:
+    """The training split, drawn and augmented as asked."""
+    preprocessing = replace(
+        val_preprocessing(args),
+        frame_selection=args.frame_selection,
+        resize_size=args.train_resize_size,
+        crop_size=args.train_crop_size,
+    )
+    options = _clip_options(
+        args,
+        preprocessing,
+        random=args.augment != "none",
+        balanced=args.balanced_sampling,
+        strong=args.augment == "strong",
+        mirrors=read_flip_map(args.flip_map, classes) if args.flip_map else None,
+    )
+    return VideoFolder(args.data_path / "train", classes), options
+
+
+def load_clips(args: argparse.Namespace, classes: list[str]) -> tuple[Clips, Clips]:
+    """The clips of training and validation; scans or caches the videos. Raises as `open_splits`."""
+    validation, *_ = val_splits(args, classes)  # training validates by one selection
+    train, val = open_splits([train_split(args, classes), validation])
+    return train, val
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network as it computes."""
+
+    model: nn.Module  # the whole
+    inner: nn.Module  # what the inputs go through: `model`, or its head where they are features
+    frozen: list[str]  # modules of `inner` that are not trained
     precision: Precision
-    train: Clips | None
-    val: list[Clips]
 
 
-def load_network(
-    args: argparse.Namespace, start: Start, device: torch.device, train: Clips | None, val: list[Clips]
-) -> Work:
-    """The network on its device, as it will compute; features in the place of clips where they are cached."""
+def load_network(args: argparse.Namespace, start: Start, device: torch.device) -> Network:
+    """The network on its device, in the type and layout in which it will compute."""
     model, frozen = load_model(args.model, start, args.trainable)
     model.to(device)
     precision = Precision.of(args.amp, device)
     set_up_hardware(precision)
     batch_shape = (args.batch_size, 3, args.clip_len, *args.train_crop_size)
-    remembered = start.checkpoint.get("layout") if start.checkpoint else None
+    remembered = start.checkpoint.layout if start.checkpoint else None
     lay_out(model, args.channels_last, batch_shape, precision, remembered)
-    work = Work(model, model, frozen, precision, train, val)
-    if args.cache_features and train is not None:
-        work.network, work.frozen, work.train, work.val = train_on_features(
-            *(model, frozen, args.trainable, train, val),
-            precision=precision,
-            dtype=args.feature_dtype,
-            views=args.cache_features,
-        )
-    if args.compile:
-        compile_network(work.network, device)
-    return work
+    if args.compile and (args.test_only or not args.cache_features):
+        compile_network(model, device)
+    return Network(model, model, frozen, precision)
 
 
-def load_optimizer(args: argparse.Namespace, model: nn.Module, train: Clips):
-    """The optimiser over what is trained, and its schedule."""
-    # One rate for all keeps the groups, and so the state, of checkpoints from before there were two.
-    head = None if args.lr_head_mult == 1 else head_name(model)
-    groups = parameter_groups(model, args.weight_decay, head=head, head_lr=args.lr * args.lr_head_mult)
-    optimizer = OPTIMIZERS[args.opt](groups, args.lr, args.momentum)
-    scheduler = build_schedule(
-        optimizer,
-        epochs=args.epochs,
-        steps_per_epoch=train.steps_per_epoch(),
-        decay=args.lr_scheduler,
-        milestones=args.lr_milestones,
-        gamma=args.lr_gamma,
-        warmup_epochs=args.lr_warmup_epochs,
-        warmup_method=args.lr_warmup_method,
-        warmup_decay=args.lr_warmup_decay,
+def load_features(args: argparse.Namespace, network: Network, train: Clips, val: Clips) -> tuple[Network, Clips, Clips]:
+    """The head in place of the network, and features in place of clips; those that are not cached are computed."""
+    head, frozen, train, (val,) = train_on_features(
+        network.model,
+        network.frozen,
+        args.trainable,
+        train,
+        [val],
+        precision=network.precision,
+        dtype=args.feature_dtype,
+        views=args.cache_features,
     )
-    return optimizer, scheduler
+    if args.compile:
+        compile_network(head, network.precision.device)
+    return Network(network.model, head, frozen, network.precision), train, val
 
 
 def load_targets(args: argparse.Namespace, clips: Clips) -> TargetMaker:
@@ -97,42 +126,66 @@ def load_targets(args: argparse.Namespace, clips: Clips) -> TargetMaker:
     return TargetMaker(len(folder.classes), clips.options.mirrors, mixing, teacher)
 
 
-def load_average(args: argparse.Namespace, model: nn.Module, start: Start) -> WeightAverage | None:
-    """The average of the weights, where there is one to be."""
-    average = WeightAverage(model, args.model_ema_decay, args.model_ema_steps) if args.model_ema else None
-    if average is not None and start.checkpoint:
-        average.load(start.checkpoint)
-    return average
-
-
-def load_trainer(
-    args: argparse.Namespace,
-    work: Work,
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LRScheduler,
-    targets: TargetMaker,
-) -> partial[EpochSummary]:
-    """`train_one_epoch` of `network`, as processes share it, but for what changes from epoch to epoch."""
-    return partial(
-        train_one_epoch,
-        network,
-        criterion=TrainingLoss(args.label_smoothing, args.distill_alpha, args.distill_temperature),
+def load_trainer(args: argparse.Namespace, network: Network, targets: TargetMaker, train: Clips) -> Trainer:
+    """The trainer of the network; every process calls it."""
+    # One rate for all keeps the groups, and so the state, of checkpoints from before there were two.
+    head = None if args.lr_head_mult == 1 else head_name(network.model)
+    groups = parameter_groups(network.model, args.weight_decay, head=head, head_lr=args.lr * args.lr_head_mult)
+    optimizer = OPTIMIZERS[args.opt](groups, args.lr, args.momentum)
+    scheduler = build_schedule(
+        optimizer,
+        epochs=args.epochs,
+        steps_per_epoch=train.steps_per_epoch(),
+        decay=args.lr_scheduler,
+        milestones=args.lr_milestones,
+        gamma=args.lr_gamma,
+        warmup_epochs=args.lr_warmup_epochs,
+        warmup_method=args.lr_warmup_method,
+        warmup_decay=args.lr_warmup_decay,
+    )
+    parallel = wrap_model(network.inner, network.precision.device, args.sync_bn)  # may change BatchNorms: before a copy
+    average = WeightAverage(network.model, args.model_ema_decay, args.model_ema_steps) if args.model_ema else None
+    return Trainer(
+        model=network.model,
+        network=network.inner,
+        frozen=network.frozen,
+        precision=network.precision,
         optimizer=optimizer,
-        lr_scheduler=scheduler,
-        to_inputs=work.train.loader.dataset.to_inputs,
-        to_targets=targets,
-        counted_by=targets.counted_by,
-        frozen=work.frozen,
-        num_steps=work.train.steps_per_epoch(),
-        precision=work.precision,
-        seed=args.seed,
-        print_freq=args.print_freq,
-        batches_per_step=args.gradient_accumulation,
-        max_grad_norm=args.clip_grad_norm,
+        scheduler=scheduler,
+        criterion=TrainingLoss(args.label_smoothing, args.distill_alpha, args.distill_temperature),
+        targets=targets,
+        options=StepOptions(args.seed, args.gradient_accumulation, args.clip_grad_norm, args.print_freq),
+        average=average,
+        parallel=parallel,
     )
 
 
-def recalibrate(work: Work, seed: int) -> None:
-    """Estimates the trained BatchNorms' statistics again."""
-    recalibrate_batch_norm(work.network, work.frozen, work.train, work.precision, seed)
+def resume(args: argparse.Namespace, start: Start, trainer: Trainer) -> RunProgress:
+    """Puts the trainer where the run's checkpoint left it; returns how far the run has come."""
+    progress = RunProgress()
+    if start.checkpoint is not None:
+        if trainer.average is not None:
+            trainer.average.load(start.checkpoint)
+        progress = restore(start.checkpoint, trainer.optimizer, trainer.precision.scaler)
+    if args.start_epoch is not None:
+        progress = RunProgress(args.start_epoch, best_video_acc1=progress.best_video_acc1)
+    return progress
+
+
+def _clip_options(args: argparse.Namespace, preprocessing: Preprocessing, **split: Any) -> ClipOptions:
+    """How clips are made and read; `split` is what the two splits differ in."""
+    return ClipOptions(
+        preprocessing,
+        clips_per_video=args.clips_per_video,
+        start_prob=args.official_start_prob,
+        seed=args.seed,
+        cache_dir=args.cache_dir,
+        cached=args.cache_dataset,
+        cache_format=args.cache_format,
+        skip_unreadable=args.skip_unreadable,
+        batch_size=args.batch_size,
+        batches_per_step=args.gradient_accumulation,
+        num_workers=args.workers,
+        pin_memory=args.device.startswith("cuda"),
+        **split,
+    )

@@ -1,15 +1,14 @@
-"""What a run begins with: the weights, the classes of the outputs, and what a checkpoint lets it continue. A room of
-its own between checkpoints and scripts, since training, validation and export must answer it in one way.
-"""
+"""What a run begins with: the weights, the classes of the outputs, and what a checkpoint lets it continue."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn, optim
 
-from network.checkpoint import CheckpointError, is_legacy, load_checkpoint, newest_valid_checkpoint, set_rng_state
+from network.checkpoint import Checkpoint, CheckpointError, newest_valid_checkpoint, set_rng_state
 from network.models import build_model, freeze, load_state, pretrained_state
 from runtime.distributed import gather_objects, print_main, world_size
 from training.options import is_file_name
@@ -17,50 +16,52 @@ from training.saving import RunProgress
 from videos.folder import class_folders
 
 
-@dataclass
+@dataclass(frozen=True)
 class Start:
-    """What the run begins with.
+    """What the run begins with."""
 
-    classes: of the outputs, in their order. state: weights, None for random ones. keep_head: whether the last layer is
-    among them. checkpoint: to continue, if any.
-    """
-
-    classes: list[str]
-    state: dict[str, Tensor] | None = None
-    keep_head: bool = False
-    checkpoint: dict[str, Any] | None = None
+    classes: list[str]  # of the outputs, in their order
+    state: dict[str, Tensor] | None = None  # weights, None for random ones
+    keep_head: bool = False  # whether the last layer is among them
+    checkpoint: Checkpoint | None = None  # to continue, or to validate
+    path: Path | None = None  # of that checkpoint
 
 
-def start_from_checkpoint(path: str, folders: Sequence[str], trains: bool = False) -> Start:
+def start_from_checkpoint(path: Path, checkpoint: Checkpoint, folders: Sequence[str], trains: bool = False) -> Start:
     """The whole network of a checkpoint, with its classes; a legacy one has no names, and takes those of `folders`.
 
-    To train on, it is the weights themselves even where their average is the one to use.
+    To continue training, these are the trained weights, even where their average is the one to use.
+
+    Args:
+        path: of the checkpoint.
+        checkpoint: what it holds.
+        folders: the classes of the data.
+        trains: whether training continues.
 
     Raises:
-        CheckpointError: not a checkpoint, or one without names and with another number of outputs.
+        CheckpointError: no names, and another number of outputs than there are classes.
     """
-    checkpoint = load_checkpoint(path)
-    if not is_legacy(checkpoint):
-        state = checkpoint.get("training_model", checkpoint["model"]) if trains else checkpoint["model"]
-        return Start(list(checkpoint["classes"]), state, keep_head=True, checkpoint=checkpoint)
-    outputs = len(list(checkpoint["model"].values())[-1])
-    if outputs != len(folders):
-        raise CheckpointError(
-            f"{path} has {outputs} outputs and no class names, and the data has {len(folders)} classes: "
-            "give it the data that it was trained on"
-        )
-    print_main(f"{path} has no class names: its outputs are taken to be the sorted folder names")
-    return Start(list(folders), checkpoint["model"], keep_head=True, checkpoint=checkpoint)
+    state = checkpoint.training_model if trains and checkpoint.training_model else checkpoint.model
+    classes = checkpoint.classes
+    if classes is None:
+        if checkpoint.num_outputs != len(folders):
+            raise CheckpointError(
+                f"{path} has {checkpoint.num_outputs} outputs and no class names, and the data has {len(folders)} "
+                "classes: give it the data that it was trained on"
+            )
+        print_main(f"{path} has no class names: its outputs are taken to be the sorted folder names")
+        classes = list(folders)
+    return Start(classes, state, keep_head=True, checkpoint=checkpoint, path=path)
 
 
-def checkpoint_to_resume(resume: str | None, folder: Path, trains: bool = True) -> str | None:
-    """The file that --resume means: `auto` is the newest valid checkpoint in the run's folder, or none yet.
+def checkpoint_to_resume(resume: str, folder: Path, trains: bool = True) -> tuple[Path, Checkpoint] | None:
+    """The checkpoint that --resume means: `auto` is the newest valid one in the run's folder, or None yet.
 
     Raises:
-        CheckpointError: there are checkpoints, and none can be read; or there is none, and it is not to train.
+        CheckpointError: it cannot be read; none of those that there are; or there is none, and the run does not train.
     """
     if resume != "auto":
-        return resume
+        return Path(resume), Checkpoint.read(resume)
     found, problems = newest_valid_checkpoint(folder)
     for problem in problems:
         print_main(f"{problem}: taking the one before")
@@ -68,18 +69,19 @@ def checkpoint_to_resume(resume: str | None, folder: Path, trains: bool = True) 
         raise CheckpointError(f"no checkpoint in {folder} can be read: begin anew with --overwrite")
     if found is None and not trains:
         raise CheckpointError(f"--resume auto: there is no checkpoint in {folder}")
-    print_main(f"--resume auto: {found or f'no checkpoint in {folder} yet, beginning anew'}")
-    return None if found is None else str(found)
+    print_main(f"--resume auto: {found[0] if found else f'no checkpoint in {folder} yet, beginning anew'}")
+    return found
 
 
 def check_same_start(start: Start) -> None:
     """Raises CheckpointError unless all processes begin with the same: on several machines a folder may be two."""
-    progress = RunProgress.of(start.checkpoint or {})
-    places = gather_objects((progress.epoch, progress.clips_seen) if start.checkpoint else None)
+    place = "none"
+    if start.checkpoint is not None:
+        progress = RunProgress.of(start.checkpoint)
+        place = f"epoch {progress.epoch}, {progress.clips_seen} of its clips seen"
+    places = gather_objects(place)
     if len(set(places)) > 1:
-        told = ", ".join(
-            f"rank {rank}: {f'epoch {place[0]}' if place else 'none'}" for rank, place in enumerate(places)
-        )
+        told = "; ".join(f"rank {rank}: {place}" for rank, place in enumerate(places))
         raise CheckpointError(
             f"the processes do not find the same checkpoint ({told}): --output-dir must be on a disk that all share"
         )
@@ -88,7 +90,7 @@ def check_same_start(start: Start) -> None:
 def start_from_weights(model_name: str, weights: str | None, folders: Sequence[str]) -> Start:
     """Weights to fine-tune: by torchvision's name, a checkpoint's file, or none.
 
-    A checkpoint's head is kept where its class names are the data's.
+    The head of a checkpoint is kept where its class names are the data's.
 
     Raises:
         ModelError: unknown weights, or weights that cannot be had.
@@ -98,14 +100,14 @@ def start_from_weights(model_name: str, weights: str | None, folders: Sequence[s
         return Start(list(folders))
     if not is_file_name(weights):
         return Start(list(folders), pretrained_state(model_name, weights))
-    checkpoint = load_checkpoint(weights)
-    classes = checkpoint.get("classes") or []
+    checkpoint = Checkpoint.read(weights)
+    state, classes = checkpoint.model, checkpoint.classes or []
     if sorted(classes) == sorted(folders):
         print_main(f"{weights}: its head is kept, its classes are the data's")
-        return Start(list(classes), checkpoint["model"], keep_head=True)
+        return Start(classes, state, keep_head=True)
     why = f"its {len(classes)} classes are not the data's {len(folders)}" if classes else "it has no class names"
     print_main(f"{weights}: its head is replaced, {why}")
-    return Start(list(folders), checkpoint["model"])
+    return Start(list(folders), state)
 
 
 def folder_classes(data_path: Path, test_only: bool) -> list[str]:
@@ -122,29 +124,30 @@ def load_model(name: str, start: Start, trainable: Sequence[str]) -> tuple[nn.Mo
     return model, freeze(model, trainable)
 
 
-def restore(checkpoint: dict[str, Any], optimizer: optim.Optimizer, scaler: Any | None) -> RunProgress:
+def restore(
+    checkpoint: Checkpoint, optimizer: optim.Optimizer, scaler: torch.amp.GradScaler | None = None
+) -> RunProgress:
     """Puts optimiser, scaler and generators where the checkpoint left them; says what cannot be carried over."""
     progress = RunProgress.of(checkpoint)
     lost = []
-    if _is_state_of(optimizer, checkpoint.get("optimizer")):
+    if checkpoint.optimizer is not None and _is_state_of(optimizer, checkpoint.optimizer):
         settings = [{name: group[name] for name in group if name != "params"} for group in optimizer.param_groups]
-        optimizer.load_state_dict(checkpoint["optimizer"])
+        optimizer.load_state_dict(checkpoint.optimizer)
         for group, setting in zip(optimizer.param_groups, settings, strict=True):
             group.update(setting)  # as the flags say now
     else:
         lost.append("the optimiser's state, which is another optimiser's or over other parameters")
-    if scaler is not None and checkpoint.get("scaler"):
-        scaler.load_state_dict(checkpoint["scaler"])
-    if is_legacy(checkpoint):
+    if scaler is not None and checkpoint.scaler:
+        scaler.load_state_dict(checkpoint.scaler)
+    if checkpoint.is_legacy:
         lost += ["its rate schedule", "its random state", "its best accuracy"]
-    else:
-        if "rng" in checkpoint:  # an average of several checkpoints has none
-            set_rng_state(checkpoint["rng"])
+    elif checkpoint.rng is not None:  # an average of several checkpoints has none
+        set_rng_state(checkpoint.rng)
     within = f" and {progress.clips_seen} clips of epoch {progress.epoch}" if progress.clips_seen else ""
     print_main(f"Resuming after epoch {progress.epoch - 1}{within}")
     if lost:
         print_main(f"Not carried over: {', '.join(lost)}")
-    if (before := checkpoint.get("world_size", world_size())) != world_size():
+    if (before := checkpoint.world_size or world_size()) != world_size():
         print_main(
             f"The checkpoint was written by {before} processes, now there are {world_size()}: epochs show the same "
             "clips in the same order, dealt out to batches of another size"

@@ -1,18 +1,17 @@
-"""What a batch is trained towards, made on the device of its labels. A room of its own between the datasets, which know
-labels alone, and the losses, which take shares of classes.
-"""
+"""What a batch is trained towards: its labels, mirrored and mixed as its clips are, and a teacher's outputs."""
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from clips.dataset import Batch
-from training.losses import Targets, one_hot
+from training.losses import Targets
 from training.mixing import Mixing, partner
 
 
 class TargetMaker:
-    """Makes a batch's targets.
+    """Makes a batch's targets, on the device of its labels.
 
     Args:
         num_classes: outputs of the network.
@@ -52,7 +51,7 @@ class TargetMaker:
         """
         mirrors, flips = self._mirrors.to(labels.device), batch.flips.to(labels.device)
         labels = torch.where(flips, mirrors[labels], labels)
-        shares = one_hot(labels, self._num_classes)
+        shares = F.one_hot(labels, self._num_classes).to(torch.float32)
         teacher = None
         if self._teacher is not None:
             teacher = self._teacher[batch.videos].to(labels.device)
@@ -60,7 +59,7 @@ class TargetMaker:
         if self._mixing is None:
             return clips, Targets(shares, teacher), labels
         clips, own = self._mixing(clips, rng)
-        shares, teacher = (
-            None if each is None else own * each + (1 - own) * partner(each) for each in (shares, teacher)
-        )
+        shares = own * shares + (1 - own) * partner(shares)
+        if teacher is not None:
+            teacher = own * teacher + (1 - own) * partner(teacher)
         return clips, Targets(shares, teacher), labels if own >= 0.5 else partner(labels)

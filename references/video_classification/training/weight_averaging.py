@@ -1,16 +1,15 @@
-"""A moving average of the weights, which often validates better than the weights themselves. A room of its own beside
-`optimization`: training, validation and checkpoints must agree on which of the two is meant.
-"""
+"""A moving average of the weights, which often validates better than the weights themselves."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from evaluation.metrics import VideoResults
+from network.checkpoint import AverageState, Checkpoint
 from runtime.distributed import broadcast_buffers, print_main
 
 
@@ -19,8 +18,8 @@ class WeightAverage:
 
     Args:
         model: the network, on its device.
-        decay: what an update keeps of the average; less in the first updates, so that a short run's average is not
-            mostly where it began.
+        decay: the share of the average that an update keeps; less in the first updates, so that the average of a short
+            run is not mostly its initial weights.
         every: steps between two updates.
 
     Attributes:
@@ -37,7 +36,7 @@ class WeightAverage:
         if step % self._every == 0:
             self._average.update_parameters(self._model)
 
-    def _update(self, averages: Sequence[Tensor], values: Sequence[Tensor], updates: Tensor) -> None:
+    def _update(self, averages: Sequence[Tensor], values: Sequence[Tensor], updates: Tensor | int) -> None:
         decay = warm_decay(self._decay, int(updates))
         for average, value in zip(averages, values, strict=True):
             if average.is_floating_point():
@@ -81,23 +80,24 @@ class WeightAverage:
         further = {"val_video_acc1_weights": plain.video.top1, "val_video_acc1_average": average.video.top1}
         return (average if self.is_used else plain), further
 
-    def state(self) -> dict[str, Any]:
-        """For a checkpoint, over what it would hold without an average: `model` is the one that is used."""
-        weights, average = (network.state_dict() for network in self._pair())
-        note = {"updates": int(self._average.n_averaged), "is_used": self.is_used}
+    def added_to(self, state: Checkpoint) -> Checkpoint:
+        """`state`, which has the weights as its `model`, with the average: `model` is then the one that is used."""
+        average, updates = self._average.module.state_dict(), int(self._average.n_averaged)
         if self.is_used:
-            return {"model": average, "training_model": weights, "model_ema": note}
-        return {"model": weights, "model_ema": {**note, "model": average}}
+            return replace(
+                state, model=average, training_model=state.model, model_ema=AverageState(updates, is_used=True)
+            )
+        return replace(state, model_ema=AverageState(updates, is_used=False, model=average))
 
-    def load(self, checkpoint: dict[str, Any]) -> None:
-        """Goes on from what `state` gave; says so where a checkpoint has none."""
-        note = checkpoint.get("model_ema")
-        if note is None:
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Continues the average of a checkpoint; says so where it has none."""
+        saved = checkpoint.model_ema
+        if saved is None:
             print_main("The checkpoint has no average of the weights: it begins here")
             return
-        self.is_used = note["is_used"]
-        self._average.module.load_state_dict(checkpoint["model"] if self.is_used else note["model"])
-        self._average.n_averaged.fill_(note["updates"])
+        self.is_used = saved.is_used
+        self._average.module.load_state_dict(checkpoint.model if saved.model is None else saved.model)
+        self._average.n_averaged.fill_(saved.updates)
 
 
 def warm_decay(decay: float, updates: int) -> float:

@@ -1,0 +1,203 @@
+"""What a run does around training: it is set up, finds what to begin with, opens its files, validates a checkpoint."""
+
+import argparse
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from caching.splits import Clips, open_splits
+from evaluation.selection_table import selection_table
+from network.checkpoint import BEST, NEWEST, Checkpoint, plain
+from network.models import check_fits
+from reporting.run_folder import RunLog, check_run_folder, open_run_folder
+from reporting.run_report import RunReport, open_evaluation_folder
+from runtime.distributed import (
+    DistributedError,
+    init_process_group,
+    is_distributed,
+    print_main,
+    restart_count,
+    world_size,
+)
+from runtime.errors import require
+from runtime.signals import ResumeCommand, StopRequest
+from training.engine import Trainer
+from training.recipe import load_network, train_split, val_preprocessing, val_splits
+from training.saving import RunProgress, RunSaver
+from training.screen import print_settings
+from training.starting import (
+    Start,
+    check_same_start,
+    checkpoint_to_resume,
+    folder_classes,
+    is_file_name,
+    start_from_checkpoint,
+    start_from_weights,
+)
+from training.validation import validate_selections
+
+
+def set_up(args: argparse.Namespace) -> torch.device:
+    """Joins the process group and seeds; returns this process's device."""
+    device = init_process_group(torch.device(args.device))
+    torch.manual_seed(args.seed)
+    if args.use_deterministic_algorithms:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = not args.use_deterministic_algorithms
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    if args.sync_bn and device.type == "cpu" and is_distributed():
+        raise DistributedError("--sync-bn needs GPUs: torch has no BatchNorm over several processes on the CPU")
+    if args.tensorboard:
+        require("torch.utils.tensorboard")  # before the work, not after it
+    print_settings(plain(vars(args)))
+    print_main(f"Device: {device} ({name}), precision: {args.amp}, processes: {world_size()}")
+    return device
+
+
+def build_cache(args: argparse.Namespace) -> None:
+    """Completes the clip cache of the splits that a run reads."""
+    classes = folder_classes(args.data_path, args.test_only)
+    train = [] if args.test_only else [train_split(args, classes)]
+    open_splits([*train, *val_splits(args, classes)])
+    print_main(f"The clip cache is complete in {args.cache_dir}")
+
+
+def find_start(args: argparse.Namespace, command: ResumeCommand) -> Start:
+    """Reads the checkpoint or weights to begin with, which decide on the classes; notes in `args` what it resumes."""
+    folders = folder_classes(args.data_path, args.test_only)
+    trains = not (args.test_only or args.sanity_overfit)
+    if restart_count() and trains and (args.output_dir / NEWEST).exists():
+        args.resume, args.overwrite, args.start_epoch = "auto", False, None  # torchrun has started the run again
+        command.has_saved = True
+    if args.resume:
+        found = checkpoint_to_resume(args.resume, args.output_dir, trains=not args.test_only)
+        args.resume = str(found[0]) if found else None
+        if found is not None:
+            return start_from_checkpoint(*found, folders, trains=not args.test_only)
+    if args.test_only and args.weights and is_file_name(args.weights):
+        return start_from_checkpoint(Path(args.weights), Checkpoint.read(args.weights), folders)
+    if args.weights is None and "all" not in args.trainable:
+        print_main(
+            f"WARNING: all but {' '.join(args.trainable)} is frozen at random values, since there are no --weights: "
+            "it will hardly learn. Use --weights KINETICS400_V1, a checkpoint, or --trainable all"
+        )
+    return start_from_weights(args.model, args.weights, folders)
+
+
+def check_start(args: argparse.Namespace, start: Start) -> None:
+    """Refuses what cannot be completed, before the videos are scanned."""
+    check_same_start(start)
+    if args.test_only:
+        _print_differences(args, start)
+    for crop_size in {args.train_crop_size, args.val_crop_size}:
+        check_fits(args.model, len(start.classes), args.clip_len, crop_size, args.trainable)
+    if not (args.test_only or args.sanity_overfit):
+        check_run_folder(args.output_dir, start.path is not None, args.overwrite)
+
+
+def test(args: argparse.Namespace, start: Start, device: torch.device, begin: float) -> None:
+    """Validates by every frame selection asked for; the report is on the first."""
+    folder = open_evaluation_folder(args.output_dir, args.resume or args.weights, args.eval_split)
+    clips = open_splits(val_splits(args, start.classes))
+    network = load_network(args, start, device)
+    report = open_report(args, folder, start, clips[0], begin)
+    results = validate_selections(network.inner, network.precision, clips, args.print_freq, args.save_logits)
+    report.write_evaluation(results[args.val_frame_selection[0]], start.path, start.checkpoint)
+    if len(results) > 1:
+        print_main(selection_table(results))
+
+
+def open_report(
+    args: argparse.Namespace, folder: Path, start: Start, clips: Clips, begin: float, start_epoch: int = 0
+) -> RunReport:
+    """Prepares what the run will leave to be looked at.
+
+    Args:
+        args: the options.
+        folder: to write to.
+        start: what the run begins with.
+        clips: the validation split.
+        begin: of the run, by `time.monotonic`.
+        start_epoch: the first that will be trained.
+    """
+    settings = {"This run": plain(vars(args))}
+    temperature = 1.0
+    if args.test_only and start.checkpoint is not None:
+        settings["The training"] = plain(start.checkpoint.args or {})
+        temperature = float(start.checkpoint.temperature or 1.0)
+    return RunReport(
+        folder,
+        f"{args.model} on {args.data_path.resolve().name}",
+        start.classes,
+        clips,
+        settings,
+        calibrate=args.calibrate,
+        temperature=temperature,
+        preparing_seconds=time.monotonic() - begin,
+        tensorboard=args.tensorboard,
+        start_epoch=start_epoch,
+    )
+
+
+def open_log(args: argparse.Namespace, start: Start, progress: RunProgress) -> RunLog:
+    """Prepares --output-dir for writing."""
+    resumes = start.path is not None
+    open_run_folder(args.output_dir, plain({**vars(args), "classes": start.classes}), resumes, args.overwrite)
+    log = RunLog(args.output_dir)
+    if resumes:
+        log.resume(progress.epoch)
+    return log
+
+
+def open_saver(
+    args: argparse.Namespace,
+    start: Start,
+    trainer: Trainer,
+    progress: RunProgress,
+    stop: StopRequest,
+    command: ResumeCommand,
+) -> RunSaver:
+    """What saves the trainer's state, with what the run is.
+
+    Args:
+        args: the options.
+        start: what the run begins with.
+        trainer: whose state it is.
+        progress: how far the run has come.
+        stop: the signals that have come.
+        command: is told when the run has saved.
+    """
+
+    def state() -> Checkpoint:
+        args_then = plain(vars(args))
+        return replace(trainer.state(), classes=start.classes, preprocessing=val_preprocessing(args), args=args_then)
+
+    minutes, keep = args.checkpoint_minutes, args.keep_checkpoints
+    return RunSaver(args.output_dir, progress, state, stop, command, minutes=minutes, keep=keep)
+
+
+def best_checkpoint(folder: Path, resumed: Path | None) -> Path:
+    """The checkpoint of the best epoch: of the run in `folder`, else of the run that it continued from `resumed`."""
+    before = [resumed.with_name(BEST), resumed] if resumed is not None else []
+    return next(path for path in [folder / BEST, *before] if path.is_file())
+
+
+def _print_differences(args: argparse.Namespace, start: Start) -> None:
+    """Says how validation will differ from what the network was trained for."""
+    if start.state is None:
+        print_main("WARNING: these are random weights: validate a checkpoint with --resume FILE")
+    trained, here = start.checkpoint and start.checkpoint.preprocessing, val_preprocessing(args)
+    if not trained:
+        return
+    names = ("clip_len", "frame_rate", "frame_selection", "resize_size", "crop_size")
+    differences = [
+        f"{name} {getattr(here, name)} instead of {getattr(trained, name)}"
+        for name in names
+        if getattr(here, name) != getattr(trained, name)
+    ]
+    if differences:
+        print_main(f"NOTE: validation differs from that of the training: {', '.join(differences)}")
