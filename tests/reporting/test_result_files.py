@@ -139,7 +139,7 @@ def test_outputs_that_are_no_numbers_are_nobodys_prediction(tmp_path):
         ("path,label,prediction,probability\n", "holds no predictions"),
         ("path,label,prediction,probability\nx,y,z,high\n", "line 2"),
         ("path,label,prediction,probability\nx,y\n", "line 2"),
-        ("path,label,prediction,probability\nx,y,z,1\nx,y,z,1\n", "x is there twice"),
+        ("path,label,prediction,probability\nx,y,z,1\nx,y,z,1\n", "x is listed twice"),
         ('path,label,prediction,probability\n"x,y', "unexpected end"),
         ("\0\1\2", "is not a list|line contains NUL"),
         ("", "is not a list"),
