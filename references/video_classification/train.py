@@ -259,6 +259,7 @@ def open_report(
         preparing_seconds=time.monotonic() - begin,
         tensorboard=args.tensorboard,
         start_epoch=start_epoch,
+        defaults=plain({name: get_args_parser().get_default(name) for name in vars(args)}),
     )
 
 

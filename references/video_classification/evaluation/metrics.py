@@ -20,8 +20,8 @@ class Accuracies:
 def truth_ranks(scores: Tensor, targets: Tensor) -> Tensor:
     """How many classes score higher than the true one, or equal with a lower index.
 
-    Rank 0 is the prediction of `argmax`, so a network whose outputs are all equal is right for one class only. Rows with
-    NaN are never right.
+    Rank 0 is the prediction of `argmax`, so a network whose outputs are all equal is right for one class only. A row
+    with NaN is never right.
 
     Args:
         scores: (N, num_classes).
