@@ -1,4 +1,4 @@
-"""Scores the logits that came back from a device, for the tensors that export_onnx.py --dump-tensors gave it."""
+"""Scores logits computed on a device from the tensors that export_onnx.py --dump-tensors wrote."""
 
 import argparse
 import sys
@@ -19,10 +19,10 @@ def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
         description=__doc__,
         add_help=add_help,
         allow_abbrev=False,
-        epilog="LOGITS holds an array for each row of the manifest, named as its `video` or its `tensor`.",
+        epilog="LOGITS holds an array for each row of the manifest, named by its `video` or its `tensor`.",
     )
     parser.add_argument("manifest", type=Path, metavar="DIR/manifest.jsonl", help="written with the tensors")
-    parser.add_argument("logits", type=Path, metavar="LOGITS.{npz,h5}", help="what the device computed")
+    parser.add_argument("logits", type=Path, metavar="LOGITS.{npz,h5}", help="output of the device")
     return parser
 
 
@@ -39,12 +39,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def score_logits(manifest: Path, logits_file: Path) -> VideoResults:
-    """The accuracy of a device, by the code that scores validation. Raises LogitsError, MissingExtra."""
+    """The accuracy of a device, computed by the same code as in validation. Raises LogitsError, MissingExtra."""
     rows = read_manifest(manifest)
     logits = match_rows(rows, read_logits(logits_file), logits_file)
     num_classes = logits.shape[1]
     if others := {row["num_classes"] for row in rows if "num_classes" in row} - {num_classes}:
-        raise LogitsError(f"{logits_file} has logits of {num_classes} classes, the manifest is of {others.pop()}")
+        raise LogitsError(f"{logits_file} has logits of {num_classes} classes, the manifest has {others.pop()}")
     if (highest := max(row["label"] for row in rows)) >= num_classes:
         raise LogitsError(f"{logits_file} has logits of {num_classes} classes, and the manifest names class {highest}")
     targets, videos = torch.tensor([row["label"] for row in rows]), torch.arange(len(rows))

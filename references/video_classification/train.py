@@ -14,13 +14,7 @@ from training.option_checks import check_args, check_with_torch
 def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
     """The command line of this script."""
     parser = argparse.ArgumentParser(description=__doc__, add_help=add_help, allow_abbrev=False)
-    options.add_data_arguments(parser)
-    options.add_selection_arguments(parser)
-    options.add_model_arguments(parser)
-    options.add_acceleration_arguments(parser)
-    options.add_optimization_arguments(parser)
-    options.add_recipe_arguments(parser)
-    options.add_run_arguments(parser)
+    options.add_arguments(parser)
     return parser
 
 

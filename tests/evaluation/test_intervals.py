@@ -73,6 +73,22 @@ def test_the_paired_interval_holds_the_truth_as_often_as_it_says():
         assert held >= 0.93, (both, only_a, only_b, held)
 
 
+def test_the_paired_interval_of_a_case_computed_by_hand():
+    """98 videos, 9 right only in A and 19 only in B: (19+1)/100 - (9+1)/100 -+ 1.959964 sqrt((0.3 - 0.1^2) / 100)."""
+    difference, low, high = paired_difference(*outcomes(50, 9, 19, 20))
+    assert difference == pytest.approx(10 / 98)
+    assert (low, high) == pytest.approx((-0.0055469, 0.2055469), abs=1e-6)
+
+
+def test_mcnemar_of_a_case_computed_by_hand():
+    """1 against 6 changes: 2 (C(7,0) + C(7,1)) / 2^7 = 16 / 128."""
+    assert mcnemar_test(*outcomes(3, 1, 6, 2)) == pytest.approx(0.125)
+
+
+def test_percent_is_a_hundred_times():
+    assert Interval(0.5, -0.25, 0.75).percent == (50, -25, 75)
+
+
 def test_the_difference_is_b_minus_a():
     a, b = outcomes(10, 1, 5, 4)
     difference, low, high = paired_difference(a, b)

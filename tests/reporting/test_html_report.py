@@ -1,6 +1,5 @@
 """The page, as text and in a browser."""
 
-import base64
 import re
 from dataclasses import replace
 
@@ -9,10 +8,7 @@ import torch
 
 from helpers.browser import Browser, find_browser
 from helpers.evaluations import made_up_evaluation, made_up_log, made_up_mistakes, results_of
-from reporting import charts
-from reporting.confusion_section import cluster_order
-from reporting.html_report import render, write_report
-from reporting.report_content import Report
+from reporting.html_report import Report, cluster_order, render, write_report
 from reporting.result_files import Evaluation, write_result_files
 from reporting.run_report import calibration_line
 
@@ -30,7 +26,11 @@ def report_of(evaluation, epochs=6, mistakes=3):
         made_up_log(epochs),
         made_up_mistakes(evaluation, mistakes),
         STAGES,
-        {"This run": {"lr": 0.01, "weights": None, "data_path": "/data/" + "very_long_" * 30}},
+        {
+            "This run": {"lr": 0.01, "weights": None, "epochs": 45, "data_path": "/data/" + "very_long_" * 30},
+            "Software": {"torch": "2.9"},
+        },
+        {"lr": 0.1, "weights": None, "epochs": 45, "data_path": None},
     )
 
 
@@ -62,26 +62,30 @@ def test_the_numbers_are_there():
     accuracy = evaluation.accuracies["video_acc1"]
     assert f"{100 * accuracy.value:.1f}<small> %" in page
     assert f"{100 * accuracy.low:.1f} to {100 * accuracy.high:.1f} %" in page
-    assert "Slowest stage: <strong>training steps</strong>" in page and "<strong>20.0&nbsp;%</strong>" in page
+    assert "Slowest stage: <strong>training steps</strong>" in page and "<strong>20.0\xa0%</strong>" in page
     assert ">0.01<" in page and "not set" in page
 
 
-def test_plots_have_their_numbers_in_words():
-    pytest.importorskip("matplotlib")
+def test_settings_at_their_defaults_are_folded():
     page = render(report_of(made_up_evaluation()))
-    images = re.findall(r'<img src="data:image/svg\+xml;base64,([^"]*)" alt="([^"]*)"', page)
-    assert len(images) == 4 and all(b"<svg" in base64.b64decode(data) for data, _ in images)
-    loss = next(words for _, words in images if words.startswith("Loss"))
-    assert "training: 2 at first, 0.3333 at last" in loss
+    settings = page[page.index("<h3>This run</h3>") :]
+    changed, folded, rest = re.split("<details>|</details>", settings)[:3]
+    names = re.compile(r'<th scope="row">(\w+)')
+    assert names.findall(changed) == ["data_path", "lr"]
+    assert "2 settings at their defaults" in folded and names.findall(folded) == ["epochs", "weights"]
+    assert names.findall(rest) == ["torch"]
 
 
-def test_without_matplotlib_only_the_plots_are_missing(monkeypatch):
-    report = report_of(made_up_evaluation())
-    monkeypatch.setattr(charts, "can_plot", lambda: False)
-    page = render(report)
-    assert "matplotlib is not installed" in page and "image/svg" not in page
-    for part in ("Video Acc@1", "Training loss", 'id="matrix"', 'id="class-table"', "image/jpeg", "data_path"):
-        assert part in page
+def test_charts_have_their_numbers_in_words():
+    page = render(report_of(made_up_evaluation()))
+    charts = re.findall(r'<svg [^>]*role="img" aria-label="([^"]*)"', page)
+    assert [words.split(". ")[0] for words in charts] == [
+        "Loss",
+        "Accuracy",
+        "Learning rate",
+        "Probability and accuracy",
+    ]
+    assert "training: 2 at first, 0.3333 at last" in charts[0]
 
 
 @pytest.mark.parametrize(
@@ -93,7 +97,7 @@ def test_unusual_validations_have_a_page_too(scores, classes):
     results = results_of(torch.tensor(scores, dtype=torch.float64), torch.arange(len(classes)))
     evaluation = Evaluation(results, [f"{name}/1.mp4" for name in classes], classes, "rule", "pixels")
     page = render(Report("title", "subtitle", evaluation, evaluation.metrics()))
-    assert "No video was taken for another class" in page and "No log" in page
+    assert "No video was predicted as another class" in page and "no log" in page
 
 
 @pytest.mark.parametrize("temperature", [1.0, 1.5])
@@ -220,7 +224,7 @@ def test_a_cell_tells_its_videos(browser, pages):
     for row, path in enumerate(evaluation.paths):
         is_in = (evaluation.results.targets[row], evaluation.predictions[row]) == (truth, prediction)
         assert (path in text) == is_in
-    assert f"{evaluation.classes[truth]}, taken for {evaluation.classes[prediction]}: 2" in text
+    assert f"{evaluation.classes[truth]}, predicted as {evaluation.classes[prediction]}: 2" in text
 
 
 def test_names_in_the_list_of_videos_stay_text(browser, pages):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.stats import binomtest
 
-from evaluation.predictions import ResultError, read_predictions
+from evaluation.predictions import read_predictions
 from helpers.evaluations import made_up_evaluation, results_of
 from reporting.result_files import Evaluation, write_result_files
 
@@ -109,18 +109,6 @@ def test_the_checkpoint_is_named_by_its_sum(written):
     assert metrics["clip_rule"].startswith("official") and metrics["pixel_path"] == "decoded, float"
 
 
-def test_predictions_are_read_again_whatever_the_names(tmp_path):
-    classes = ["=1+1", 'quo"te', "com,ma", "<script>alert(1)</script>"]
-    strange = ["a,b.mp4", 'q"q.mp4', "line\nbreak.mp4", "bytes\udcff.mp4", "ünï.mp4", "-x.mp4"] * 4
-    evaluation = made_up_evaluation(4, 8, classes=classes)
-    paths = [f"{classes[t]}/{row}{strange[row]}" for row, t in enumerate(evaluation.results.targets.tolist())]
-    evaluation = Evaluation(evaluation.results, paths, classes, "rule", "pixels")
-    write_result_files(tmp_path, evaluation)
-    found = read_predictions(tmp_path)
-    assert list(found) == paths and found == read_predictions(tmp_path / "predictions.csv")
-    assert [found[path].label for path in paths] == [classes[t] for t in evaluation.results.targets.tolist()]
-
-
 def test_outputs_that_are_no_numbers_are_nobodys_prediction(tmp_path):
     scores = torch.tensor([[torch.nan, torch.nan], [0.3, 0.7]], dtype=torch.float64)
     results = results_of(scores, torch.tensor([0, 1]))
@@ -130,27 +118,3 @@ def test_outputs_that_are_no_numbers_are_nobodys_prediction(tmp_path):
     assert [row["prediction"] for row in table(tmp_path / "predictions.csv")] == ["", "b"]
     assert not read_predictions(tmp_path)["a/1.mp4"].is_right
     assert evaluation.confusion.tolist() == [[0, 0], [0, 1]]
-
-
-@pytest.mark.parametrize(
-    "text, words",
-    [
-        ("path,label\nx,y\n", "no column prediction, probability"),
-        ("path,label,prediction,probability\n", "holds no predictions"),
-        ("path,label,prediction,probability\nx,y,z,high\n", "line 2"),
-        ("path,label,prediction,probability\nx,y\n", "line 2"),
-        ("path,label,prediction,probability\nx,y,z,1\nx,y,z,1\n", "x is there twice"),
-        ('path,label,prediction,probability\n"x,y', "unexpected end"),
-        ("\0\1\2", "is not a list|line contains NUL"),
-        ("", "is not a list"),
-    ],
-)
-def test_what_is_no_list_of_predictions_is_refused(tmp_path, text, words):
-    (tmp_path / "predictions.csv").write_text(text)
-    with pytest.raises(ResultError, match=words):
-        read_predictions(tmp_path)
-
-
-def test_an_absent_list_says_who_writes_it(tmp_path):
-    with pytest.raises(ResultError, match="--test-only"):
-        read_predictions(tmp_path / "absent")

@@ -7,14 +7,13 @@ import io
 import json
 import re
 import sys
-from functools import cache
 
 import pytest
 import torch
 
 import train
 from helpers.small_datasets import SMALL
-from reporting import charts
+from network.checkpoint import load_checkpoint
 
 FILES = {"metrics.json", "per_class.csv", "predictions.csv", "confusion.csv", "report.html"}
 
@@ -143,17 +142,6 @@ def test_tensorboard_without_the_package_stops_before_the_work(dataset, tmp_path
     captured = capsys.readouterr()
     assert "references/video_classification/requirements-extras.txt" in captured.err
     assert not (tmp_path / "run").exists() and "Traceback" not in captured.err
-
-
-def test_without_matplotlib_the_report_is_complete_but_for_plots(calibrated_run, tmp_path, capsys, monkeypatch):
-    folder, options = calibrated_run
-    monkeypatch.setattr(charts, "can_plot", cache(charts.can_plot.__wrapped__))
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)  # found, but it does not import
-    options = [*options, "--resume", str(folder / "model_0.pth"), "--test-only", "--output-dir", str(tmp_path)]
-    assert train.main(options) == 0
-    out = capsys.readouterr().out
-    assert out.index("matplotlib is not installed") < out.index("Acc@1")
-    assert {path.name for path in (tmp_path / "eval_model_0").iterdir()} == FILES
 
 
 def test_tensorboard_writes_events_of_each_epoch(calibrated_run, dataset, tmp_path):

@@ -69,7 +69,7 @@ def test_logits_of_another_number_of_classes_are_refused(capsys, tmp_path, manif
     assert run(capsys, manifest, save(tmp_path / "logits.npz"))[0] == 0
     rewrite(manifest, num_classes=5)
     code, out, err = run(capsys, manifest, save(tmp_path / "logits.npz"))
-    assert code == 1 and "logits of 3 classes, the manifest is of 5" in err and not out
+    assert code == 1 and "logits of 3 classes, the manifest has 5" in err and not out
 
 
 @pytest.mark.parametrize("shape", [(1,), (1, 1)])

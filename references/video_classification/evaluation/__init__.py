@@ -1,1 +1,1 @@
-"""How good a network is: accuracies, intervals, calibration, and the files they are computed from."""
+"""How good a network is: accuracies, their intervals, calibration, and files of predictions and logits."""

@@ -1,8 +1,8 @@
-"""Probabilities that mean what they say: temperature scaling and its measure, the expected calibration error (Guo et
-al., On Calibration of Modern Neural Networks, arXiv 1706.04599).
+"""Temperature scaling and the expected calibration error (Guo et al., On Calibration of Modern Neural Networks, arXiv
+1706.04599).
 
-The temperature acts on a video's score, the mean of its clips' softmax outputs: with one clip a video that is
-softmax(logits / temperature), and with any number the prediction stays the same one.
+The temperature acts on a video's score, the mean softmax output of its clips. With one clip a video this is
+softmax(logits / temperature); with any number of clips the prediction is unchanged.
 """
 
 import math
@@ -12,21 +12,21 @@ import numpy as np
 from torch import Tensor
 
 BINS = 15  # as in the paper
-LIMITS = (0.05, 100.0)  # of the temperature; where every prediction is right, lower is always better
-SMALLEST = 5e-324  # the smallest float64 above 0: what a softmax output of 0 may have been
+LIMITS = (0.05, 100.0)  # of the temperature: where every prediction is right, the likelihood has no maximum
+SMALLEST = 5e-324  # the smallest float64 above 0, in place of softmax outputs that underflowed
 
 
 def fit_temperature(scores: Tensor, targets: Tensor) -> float:
-    """The temperature that makes `targets` most likely.
+    """The temperature that maximizes the likelihood of `targets`.
 
     Args:
-        scores: (V, num_classes), each row sums to 1; rows that are not numbers are left out.
+        scores: (V, num_classes), each row sums to 1; rows with NaN are left out.
         targets: int64 (V,).
 
     Returns:
-        Within LIMITS; 1 where there is nothing to fit.
+        A value within LIMITS; 1 where there is nothing to fit.
     """
-    from scipy.optimize import minimize_scalar  # takes most of a second, and only --calibrate needs it
+    from scipy.optimize import minimize_scalar  # takes most of a second to import, and only --calibrate needs it
 
     is_number = ~scores.isnan().any(1)
     log_scores, targets = _log(scores[is_number]), targets[is_number]
@@ -37,13 +37,13 @@ def fit_temperature(scores: Tensor, targets: Tensor) -> float:
         scaled = (log_scores / float(np.exp(log_temperature))).log_softmax(1)
         return -scaled.gather(1, targets[:, None]).mean().item()
 
-    # In 1 / temperature the loss is convex, so that there is one minimum only.
+    # The loss is convex in 1 / temperature, so there is a single minimum.
     found = minimize_scalar(loss, bounds=tuple(np.log(LIMITS)), method="bounded", options={"xatol": 1e-6})
     return float(np.exp(found.x))
 
 
 def calibrated(scores: Tensor, temperature: float) -> Tensor:
-    """Mean softmax scores (V, num_classes) at `temperature`: the same order of classes, other probabilities."""
+    """Scores (V, num_classes) rescaled to `temperature`; the order of the classes stays the same."""
     return scores if temperature == 1.0 else (_log(scores) / temperature).softmax(1)
 
 
@@ -53,25 +53,25 @@ def is_at_limit(temperature: float) -> bool:
 
 
 class Reliability(NamedTuple):
-    """Per bin of equal width from 0 to 1, (BINS,): how many videos, their mean probability, the share that is right."""
+    """Predictions in BINS bins of equal width over [0, 1]; each array is (BINS,)."""
 
-    counts: np.ndarray
-    confidence: np.ndarray
-    accuracy: np.ndarray
+    counts: np.ndarray  # videos
+    confidence: np.ndarray  # their mean probability
+    accuracy: np.ndarray  # the share predicted right
 
     @property
     def expected_calibration_error(self) -> float:
-        """The mean distance between probability and share, over videos; from 0 to 1, nan of no videos."""
+        """The mean of |confidence - accuracy| over videos, from 0 to 1; nan without videos."""
         count = self.counts.sum()
         return float((self.counts * np.abs(self.confidence - self.accuracy)).sum() / count) if count else math.nan
 
 
 def reliability(probabilities: np.ndarray, right: np.ndarray) -> Reliability:
-    """Puts predictions into bins.
+    """Bins predictions by their probability.
 
     Args:
-        probabilities: (V,), of the predicted class. A value on a bin's upper edge belongs to it, as in the paper.
-        right: bool (V,).
+        probabilities: (V,), of the predicted class. A bin includes its upper edge, as in the paper.
+        right: bool (V,), whether the prediction is right.
     """
     bins = np.clip(np.ceil(probabilities * BINS).astype(int) - 1, 0, BINS - 1)
     counts = np.bincount(bins, minlength=BINS)

@@ -1,4 +1,4 @@
-"""One pass over a validation split."""
+"""A pass over a validation split."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -26,12 +26,20 @@ def evaluate(
     print_freq: int,
     on_logits: Callable[[Sequence[Sample], Tensor], None] | None = None,
 ) -> VideoResults:
-    """Scores every one of `videos`, int64, once: each process its share, without padding.
+    """Scores each video exactly once; every process scores its share, without padding.
 
-    `on_logits` is told of each batch: its samples, and their logits (B, num_classes).
+    Args:
+        model: takes clips (B, C, T, H, W).
+        criterion: takes logits and targets, returns losses (B,).
+        loader: of the validation clips.
+        videos: int64 (V,), rows of the loader's folder.
+        num_classes: number of classes.
+        precision: of the forward pass.
+        print_freq: number of steps between two lines of progress.
+        on_logits: called with the samples of each batch and their logits (B, num_classes).
 
     Raises:
-        RuntimeError: the scores of a video did not arrive exactly once.
+        RuntimeError: a video was not scored exactly once.
     """
     model.eval()
     dataset = loader.dataset

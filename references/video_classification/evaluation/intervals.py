@@ -1,5 +1,4 @@
-"""How sure an accuracy is, and whether a difference between two is real: intervals and tests over right and wrong
-videos. A room of its own, since reports, the comparison of runs and that of selectors must agree on them.
+"""Confidence intervals of accuracies, and tests of the difference between two of them on the same videos.
 
 scipy.stats takes a second to import, which every script and worker process would pay: it is imported where it is used.
 """
@@ -11,19 +10,24 @@ from typing import NamedTuple
 import numpy as np
 
 CONFIDENCE = 0.95
-DEVIATIONS = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)  # that hold so much of the normal distribution, to both sides
+DEVIATIONS = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)  # the two-sided normal quantile, 1.96
 
 
 class Interval(NamedTuple):
-    """A share and the 95 % interval around it, all from 0 to 1 (a difference: from -1 to 1)."""
+    """A share with its 95 % interval, from 0 to 1 (a difference: from -1 to 1)."""
 
     value: float
     low: float
     high: float
 
+    @property
+    def percent(self) -> tuple[float, float, float]:
+        """The value and both ends, times 100."""
+        return 100 * self.value, 100 * self.low, 100 * self.high
+
 
 def wilson_interval(right: int, count: int) -> Interval:
-    """The share `right / count` with Wilson's score interval (JASA 22:209, 1927); of nothing: (nan, 0, 1)."""
+    """The share `right / count` with Wilson's score interval (JASA 22:209, 1927); (nan, 0, 1) where `count` is 0."""
     from scipy.stats import binomtest
 
     if count == 0:
@@ -33,7 +37,7 @@ def wilson_interval(right: int, count: int) -> Interval:
 
 
 def mean_interval(shares: Sequence[Interval]) -> Interval:
-    """The mean of independent shares, with the interval that theirs make: MOVER (Zou et al., CSDA 53:1075, 2009)."""
+    """The mean of independent shares; its interval combines theirs by MOVER (Zou et al., CSDA 53:1075, 2009)."""
     if not shares:
         return Interval(float("nan"), 0.0, 1.0)
     value, low, high = np.array(shares).T
@@ -43,19 +47,19 @@ def mean_interval(shares: Sequence[Interval]) -> Interval:
 
 
 def paired_difference(right_a: Sequence[bool], right_b: Sequence[bool]) -> Interval:
-    """By how much B is right more often than A on the same videos, with the paired 95 % interval.
+    """The accuracy of B minus that of A on the same videos, with a paired 95 % interval.
 
-    The interval is Bonett and Price's adjustment of Wald's (JEBS 37:479, 2012). It keeps its coverage for few videos,
-    and where A and B differ nowhere it still is not of width 0.
+    The interval is Bonett and Price's adjusted Wald interval (JEBS 37:479, 2012). It keeps its coverage for few videos,
+    and has a width where A and B agree everywhere.
 
     Args:
-        right_a, right_b: (N,), whether each video was predicted right, in the same order; N > 0.
+        right_a, right_b: bool (N,), whether each video was predicted right, in the same order; N > 0.
 
     Returns:
-        (difference, low, high), shares from -1 to 1, positive where B is better.
+        Shares from -1 to 1, positive where B is better.
 
     Raises:
-        ValueError: not the same number of videos, or none.
+        ValueError: the lengths differ, or there are no videos.
     """
     only_a, only_b, count = _discordant(right_a, right_b)
     share_a, share_b = (only_a + 1) / (count + 2), (only_b + 1) / (count + 2)
@@ -65,7 +69,7 @@ def paired_difference(right_a: Sequence[bool], right_b: Sequence[bool]) -> Inter
 
 
 def mcnemar_test(right_a: Sequence[bool], right_b: Sequence[bool]) -> float:
-    """McNemar's exact test (Psychometrika 12:153, 1947): how probable so lopsided a change is if A and B are as good.
+    """The p-value of McNemar's exact test (Psychometrika 12:153, 1947) that A and B are equally accurate.
 
     Args and errors: as `paired_difference`.
     """
@@ -76,7 +80,7 @@ def mcnemar_test(right_a: Sequence[bool], right_b: Sequence[bool]) -> float:
 
 
 def _discordant(right_a: Sequence[bool], right_b: Sequence[bool]) -> tuple[int, int, int]:
-    """How many videos only A has right, only B, and how many there are."""
+    """The number of videos that only A predicts right, that only B does, and of all videos."""
     a, b = np.asarray(right_a, bool), np.asarray(right_b, bool)
     if a.shape != b.shape or a.ndim != 1 or not len(a):
         raise ValueError(f"need the same videos of both, at least one, got {a.shape} and {b.shape}")

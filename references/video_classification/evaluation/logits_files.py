@@ -1,11 +1,11 @@
-"""Logits on disk, by video and clip: what `--save-logits` writes and a student reads as its teacher. A room of its own:
-such a file may come from any framework, so it is plain, and everything in it is checked.
+"""Files of logits by video and clip: written by `--save-logits`, read as the teacher of a distillation.
 
-An `.npz` file of numpy, without pickled objects:
+The file may come from any framework, so everything in it is checked. It is an `.npz` file of numpy, without pickled
+objects:
 
-    videos    text (N,): the video of each row, relative to its split's folder: `squats/00000012.mp4`
+    videos    text (N,): the video of each row, relative to the folder of its split: `squats/00000012.mp4`
     clips     int (N,): the number of the clip within its video; may be absent where each video has one row
-    logits    float (N, K): before any softmax
+    logits    float (N, K): before the softmax
     classes   text (K,): names of the columns, in their order
 """
 
@@ -34,13 +34,10 @@ class LogitsFileError(UserError):
 
 
 class LogitsWriter:
-    """Gathers the logits of a validation, over all processes, and writes them.
-
-    Args:
-        path: of the file.
+    """Collects the logits of a validation from all processes and writes them to `path`.
 
     Raises:
-        LogitsFileError: there is no writing to it.
+        LogitsFileError: `path` cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -57,12 +54,12 @@ class LogitsWriter:
             raise LogitsFileError(f"{path} is a folder: give --save-logits the name of a file")
 
     def add(self, samples: Sequence[Sample], logits: Tensor) -> None:
-        """Notes the logits (B, num_classes) of a batch."""
+        """Collects the logits (B, num_classes) of a batch."""
         self._samples += samples
         self._logits.append(logits.float().cpu())
 
     def write(self, folder: VideoFolder) -> None:
-        """Writes what all processes have noted of `folder`'s videos. Raises LogitsFileError."""
+        """Writes the logits that all processes collected of videos of `folder`. Raises LogitsFileError."""
         own = torch.cat(self._logits).numpy() if self._logits else np.zeros((0, len(folder.classes)), np.float32)
         parts = gather_objects((self._samples, own))
         if not is_main():
@@ -86,16 +83,16 @@ def read_teacher(path: Path, folder: VideoFolder, videos: Tensor, temperature: f
     """A teacher's probabilities for each video of `folder`, the mean over its clips of softmax(logits / temperature).
 
     Args:
-        path: of the file.
-        folder: its names find the rows, its classes the columns.
-        videos: int64, the rows of `folder` that must be there.
-        temperature: above 0.
+        path: the file.
+        folder: its videos are matched with the rows by name, its classes with the columns.
+        videos: int64, the rows of `folder` that the file must hold.
+        temperature: a number above 0.
 
     Returns:
-        float32 (len(folder), num_classes); zeros for videos that the file lacks and `videos` does not name.
+        float32 (len(folder), num_classes); zeros for videos that are neither in the file nor in `videos`.
 
     Raises:
-        LogitsFileError: no such file, not of the form above, other classes, or videos that are missing.
+        LogitsFileError: the file cannot be read, has another format or other classes, or lacks videos.
     """
     names, logits, classes = _read(path)
     _check_classes(path, classes, folder.classes)
@@ -118,14 +115,14 @@ def read_teacher(path: Path, folder: VideoFolder, videos: Tensor, temperature: f
 
 
 def _read(path: Path) -> tuple[list[str], np.ndarray, list[str]]:
-    """Names (N,), logits (N, K) and classes (K,) of a file that is whole. Raises LogitsFileError."""
+    """Reads and checks a file: names of N videos, logits (N, K), names of K classes. Raises LogitsFileError."""
     try:
         with open(path, "rb") as file:
             arrays = read_arrays(file, COLUMNS)
     except (OSError, ValueError) as error:
         raise LogitsFileError(f"{path} cannot be read as .npz without pickled objects: {error}") from error
     if lacking := [name for name in COLUMNS if name not in arrays and name != "clips"]:
-        raise LogitsFileError(f"{path} is no file of logits: it has no `{lacking[0]}`")
+        raise LogitsFileError(f"{path} is not a file of logits: it has no `{lacking[0]}`")
     videos, logits, classes = (arrays[name] for name in ("videos", "logits", "classes"))
     clips = arrays.get("clips", np.zeros(videos.shape, np.int64))
     is_text = videos.dtype.kind == "U" and classes.dtype.kind == "U"
@@ -134,7 +131,7 @@ def _read(path: Path) -> tuple[list[str], np.ndarray, list[str]]:
     )
     if not (is_text and fits and logits.dtype.kind == "f" and clips.dtype.kind in "iu"):
         raise LogitsFileError(
-            f"{path} is no file of logits: expected text `videos` (N,), float `logits` (N, K), text `classes` (K,) "
+            f"{path} is not a file of logits: expected text `videos` (N,), float `logits` (N, K), text `classes` (K,) "
             f"and int `clips` (N,) if any; it has {videos.dtype} {videos.shape}, {logits.dtype} {logits.shape}, "
             f"{classes.dtype} {classes.shape}, {clips.dtype} {clips.shape}"
         )
@@ -142,11 +139,11 @@ def _read(path: Path) -> tuple[list[str], np.ndarray, list[str]]:
         logits = logits.astype(np.float32)
     if not np.isfinite(logits).all():
         bad = int((~np.isfinite(logits).all(1)).sum())
-        raise LogitsFileError(f"{path}: {bad} rows hold logits that are not numbers, or too large for float32")
+        raise LogitsFileError(f"{path}: {bad} rows hold logits that are NaN or infinite, or too large for float32")
     names = videos.tolist()
-    row, times = Counter(zip(names, clips.tolist(), strict=True)).most_common(1)[0] if names else (None, 1)
-    if times > 1:
-        raise LogitsFileError(f"{path} holds clip {row[1]} of {row[0]} {times} times")
+    for (name, clip), times in Counter(zip(names, clips.tolist(), strict=True)).most_common(1):
+        if times > 1:
+            raise LogitsFileError(f"{path} holds clip {clip} of {name} {times} times")
     return names, logits, classes.tolist()
 
 
@@ -156,5 +153,5 @@ def _check_classes(path: Path, found: Sequence[str], expected: Sequence[str]) ->
     lacking, further = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
     raise LogitsFileError(
         f"{path} has other classes than the data, or one of them twice: it lacks {', '.join(lacking) or 'none'}; "
-        f"it has beyond them {', '.join(further) or 'none'}"
+        f"it also has {', '.join(further) or 'none'}"
     )

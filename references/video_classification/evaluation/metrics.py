@@ -1,4 +1,4 @@
-"""Scores: the softmax outputs of a video's clips become its prediction; every video is counted once, or it raises."""
+"""Accuracies of clips and videos. A video's score is the mean softmax output of its clips; each video counts once."""
 
 from dataclasses import dataclass
 
@@ -10,22 +10,25 @@ from runtime.distributed import sum_over_processes
 
 @dataclass(frozen=True)
 class Accuracies:
-    """Shares in percent, of `count` predictions."""
+    """Top-1 and top-5 accuracy."""
 
-    top1: float
-    top5: float
-    count: int
+    top1: float  # percent
+    top5: float  # percent
+    count: int  # predictions
 
 
 def truth_ranks(scores: Tensor, targets: Tensor) -> Tensor:
-    """How many classes score above the true one, or the same with a lower index: int64 (N,).
+    """How many classes score higher than the true one, or equal with a lower index.
 
-    Rank 0 is a right prediction, and the one that `argmax` makes; a network whose outputs are all equal is right for
-    one class only, and outputs that are not numbers are never right.
+    Rank 0 is the prediction of `argmax`, so a network whose outputs are all equal is right for one class only. A row
+    with NaN is never right.
 
     Args:
         scores: (N, num_classes).
         targets: int64 (N,).
+
+    Returns:
+        int64 (N,).
     """
     own = scores.gather(1, targets[:, None])
     classes = torch.arange(scores.shape[1], device=scores.device)
@@ -45,8 +48,8 @@ class VideoScores:
 
     Args:
         targets: int64 (num_videos,), the class of each video.
-        num_classes: classes.
-        clips_per_video: clips that each scored video must have.
+        num_classes: number of classes.
+        clips_per_video: number of clips that each video must be scored by.
     """
 
     def __init__(self, targets: Tensor, num_classes: int, clips_per_video: int) -> None:
@@ -54,32 +57,33 @@ class VideoScores:
         self.clips_per_video = clips_per_video
         self._sums = torch.zeros(len(targets), num_classes, dtype=torch.float64)
         self._clips = torch.zeros(len(targets), dtype=torch.int64)
-        self._clip_totals = torch.zeros(4, dtype=torch.float64)  # right, in the first five, clips, loss
+        self._clip_totals = torch.zeros(4, dtype=torch.float64)  # right, among the top 5, clips, sum of losses
 
     def update(self, videos: Tensor, logits: Tensor, losses: Tensor) -> None:
         """Adds a batch of clips.
 
         Args:
-            videos: int64 (B,), row in `targets`.
+            videos: int64 (B,), rows of `targets`.
             logits: (B, num_classes).
             losses: (B,).
         """
         videos, logits = videos.cpu(), logits.detach().float().cpu()
-        # In float64 even outputs 700 apart keep their order; in float32 those 100 apart all become 0.
+        # float64 keeps the order of logits up to 700 apart; in float32 all those 100 below the largest become 0.
         self._sums.index_add_(0, videos, logits.double().softmax(1))
         self._clips.index_add_(0, videos, torch.ones_like(videos))
         ranks = truth_ranks(logits, self.targets[videos])
-        totals = [(ranks < 1).sum(), (ranks < 5).sum(), len(videos), losses.detach().double().cpu().sum()]
-        self._clip_totals += torch.tensor([float(total) for total in totals], dtype=torch.float64)
+        right, in_five = (int((ranks < k).sum()) for k in (1, 5))
+        loss = losses.detach().double().cpu().sum().item()
+        self._clip_totals += torch.tensor([right, in_five, len(videos), loss], dtype=torch.float64)
 
     def reduce(self, expected: Tensor) -> "VideoResults":
-        """Adds up all processes' scores.
+        """Sums the scores of all processes.
 
         Args:
-            expected: int64, the rows that must have been scored.
+            expected: int64 (V,), the rows that must have been scored.
 
         Raises:
-            RuntimeError: a video was scored too often, too seldom, or should not have been.
+            RuntimeError: a video was not scored exactly `clips_per_video` times, or was not expected.
         """
         sums, clips = sum_over_processes(self._sums), sum_over_processes(self._clips)
         due = torch.zeros_like(clips)
@@ -100,21 +104,16 @@ class VideoScores:
 
 @dataclass(frozen=True)
 class VideoResults:
-    """What validation found.
+    """The result of a validation."""
 
-    videos: int64 (V,), rows of the folder. scores: float64 (V, num_classes), mean softmax. targets: int64 (V,).
-    clip: accuracies of single clips. loss: mean over clips. clips_per_video: that each score is the mean of.
-    seconds, data_seconds: what validation took, and how much of it was spent waiting for data.
-    """
-
-    videos: Tensor
-    scores: Tensor
-    targets: Tensor
-    clip: Accuracies
-    loss: float
+    videos: Tensor  # int64 (V,), rows of the folder
+    scores: Tensor  # float64 (V, num_classes), mean softmax output over the clips
+    targets: Tensor  # int64 (V,)
+    clip: Accuracies  # of single clips
+    loss: float  # mean over clips
     clips_per_video: int = 1
-    seconds: float = 0.0
-    data_seconds: float = 0.0
+    seconds: float = 0.0  # taken by the validation
+    data_seconds: float = 0.0  # of these, spent waiting for data
 
     @property
     def ranks(self) -> Tensor:
@@ -123,20 +122,22 @@ class VideoResults:
 
     @property
     def video(self) -> Accuracies:
-        """Accuracies of videos."""
+        """Accuracies of whole videos."""
         return accuracies(self.ranks)
 
     @property
     def predictions(self) -> Tensor:
-        """The class that scores highest, int64 (V,); -1 where the outputs are not numbers."""
+        """The class with the highest score, int64 (V,); -1 where the outputs are NaN."""
         return torch.where(self.scores.isnan().any(1), -1, self.scores.argmax(1))
 
 
 def confusion_matrix(targets: Tensor, predictions: Tensor, num_classes: int) -> Tensor:
-    """int64 (num_classes, num_classes): how many videos of the row's class were taken for the column's.
+    """Counts of videos by true class (row) and predicted class (column), int64 (num_classes, num_classes).
 
     Args:
-        targets, predictions: int64 (V,). A prediction of -1 is counted nowhere.
+        targets: int64 (V,).
+        predictions: int64 (V,); videos with -1 are left out.
+        num_classes: number of classes.
     """
     made = predictions >= 0
     cells = targets[made] * num_classes + predictions[made]

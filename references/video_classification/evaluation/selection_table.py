@@ -1,17 +1,17 @@
-"""One checkpoint under several frame selections, side by side: what each rule gains and loses against the official one.
-A room of its own: a comparison of selections is neither validation nor a report on a run.
-"""
+"""Compares the frame selections that a checkpoint was validated with."""
+
+from torch import Tensor
 
 from evaluation.intervals import wilson_interval
-from evaluation.metrics import Accuracies, VideoResults, truth_ranks
+from evaluation.metrics import VideoResults
 
 BASELINE = "official"
 
 
 def selection_table(results: dict[str, VideoResults]) -> str:
-    """A line a selection: accuracies in percent with their 95 % Wilson intervals, and the paired change.
+    """A table with a row for each selection: accuracies in percent with their 95 % Wilson intervals, gains and losses.
 
-    *Gained* are videos that the official rule gets wrong and this one right, *lost* the reverse.
+    *Gained* counts the videos that this selection predicts right and BASELINE wrong, *lost* the reverse.
 
     Args:
         results: by name of the selection, BASELINE among them, all over the same videos.
@@ -22,7 +22,8 @@ def selection_table(results: dict[str, VideoResults]) -> str:
     for name, result in results.items():
         right = _right(result)
         changes = [str(int((right & ~baseline).sum())), str(int((baseline & ~right).sum()))]
-        shares = [_with_interval(accuracy, top) for accuracy in (result.clip, result.video) for top in ("top1", "top5")]
+        scored = (result.clip, result.video)
+        shares = [_with_interval(share, part.count) for part in scored for share in (part.top1, part.top5)]
         rows.append([name, *shares, *changes])
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
     return "\n".join(
@@ -30,11 +31,10 @@ def selection_table(results: dict[str, VideoResults]) -> str:
     )
 
 
-def _right(results: VideoResults):
-    return truth_ranks(results.scores, results.targets) < 1
+def _right(results: VideoResults) -> Tensor:
+    return results.ranks < 1
 
 
-def _with_interval(accuracy: Accuracies, top: str) -> str:
-    share = getattr(accuracy, top)
-    interval = wilson_interval(round(share * accuracy.count / 100), accuracy.count)
-    return f"{share:.3f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+def _with_interval(share: float, count: int) -> str:
+    _, low, high = wilson_interval(round(share * count / 100), count).percent
+    return f"{share:.3f} [{low:.1f}, {high:.1f}]"

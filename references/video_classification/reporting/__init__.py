@@ -1,1 +1,1 @@
-"""What a run leaves to be looked at."""
+"""What a run leaves to look at: result files, a report page, TensorBoard events."""

@@ -1,4 +1,4 @@
-"""The worst mistakes: videos that the network was surest about, and wrong, with the frames that it saw."""
+"""The worst mistakes: wrong predictions with the highest probability, with the frames that the network saw."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -15,27 +15,24 @@ JPEG_QUANTISER = "3"  # of 2 (best) to 31: about 5 kB for a frame of 112x112
 
 @dataclass(frozen=True)
 class Mistake:
-    """A video that was predicted wrong.
+    """A video that was predicted wrong."""
 
-    path: relative to the validation folder. label, prediction: class names. probability: of the prediction.
-    label_probability: of the true class. indices: of the frames in the video. frames: those, as the network saw them
-    (before normalisation), uint8 (T, H, W, C).
-    """
-
-    path: str
-    label: str
-    prediction: str
-    probability: float
-    label_probability: float
-    indices: list[int]
-    frames: np.ndarray
+    path: str  # relative to the validation folder
+    label: str  # the true class
+    prediction: str  # the predicted class
+    probability: float  # of the predicted class
+    label_probability: float  # of the true class
+    indices: list[int]  # of the frames in the video
+    frames: np.ndarray  # as the network saw them, before normalisation: uint8 (T, H, W, C)
 
 
 def worst_mistakes(evaluation: Evaluation, dataset: ClipDataset, count: int) -> list[Mistake]:
-    """The `count` wrong predictions of the highest probability, the highest first; the first clip of each video.
+    """The `count` wrong predictions with the highest probability, the highest first.
+
+    The frames are those of the first clip of each video.
 
     Raises:
-        VideoError, CacheError: the frames cannot be read any more.
+        VideoError, CacheError: the frames can no longer be read.
     """
     results, predictions = evaluation.results, evaluation.predictions
     wrong = ((predictions != results.targets) & (predictions >= 0)).nonzero()[:, 0]
@@ -44,7 +41,7 @@ def worst_mistakes(evaluation: Evaluation, dataset: ClipDataset, count: int) -> 
 
 
 def jpegs(frames: np.ndarray) -> list[bytes]:
-    """Each of `frames`, uint8 RGB (T, H, W, C), as a JPEG file without loss of colour resolution."""
+    """Each of `frames`, uint8 RGB (T, H, W, C), as a JPEG file without chroma subsampling."""
     codec = av.CodecContext.create("mjpeg", "w")
     codec.height, codec.width = frames.shape[1:3]
     codec.pix_fmt, codec.time_base = "yuvj444p", Fraction(1)
@@ -61,7 +58,7 @@ def jpegs(frames: np.ndarray) -> list[bytes]:
 def _mistake(evaluation: Evaluation, dataset: ClipDataset, row: int) -> Mistake:
     results = evaluation.results
     sample = Sample(int(results.videos[row]))
-    clip = np.empty(dataset.clip_shape, dataset.reader.dtype)
+    clip: np.ndarray = np.empty(dataset.clip_shape, dataset.reader.dtype)
     dataset.read_into(clip, sample)
     if clip.dtype != np.uint8:
         clip = np.rint(clip * 255).clip(0, 255).astype(np.uint8)

@@ -1,10 +1,5 @@
-"""The files that a validation leaves: `metrics.json`, `per_class.csv`, `predictions.csv`, `confusion.csv`, and what is
-computed for them. A room of its own beside `reporting`: these are for people and programs, after the run.
-"""
+"""The files that a validation writes: `metrics.json`, `per_class.csv`, `predictions.csv`, `confusion.csv`."""
 
-import csv
-import hashlib
-import io
 import json
 import math
 from collections.abc import Iterable, Sequence
@@ -18,48 +13,43 @@ from torch import Tensor
 from evaluation.calibration import BINS, Reliability, calibrated, reliability
 from evaluation.intervals import Interval, mean_interval, wilson_interval
 from evaluation.metrics import VideoResults, confusion_matrix
-from evaluation.predictions import COLUMNS, PREDICTIONS
-from runtime.files import replaced_file
+from evaluation.predictions import PREDICTIONS, Prediction, write_predictions
+from runtime.files import replaced_file, sha256_of, write_csv
 
 METRICS, PER_CLASS, CONFUSION = "metrics.json", "per_class.csv", "confusion.csv"
 
 
 class ClassResult(NamedTuple):
-    """One class: its videos, those predicted right, and the class that the others are most often taken for."""
+    """The predictions of the videos of one class."""
 
     name: str
-    support: int
-    right: int
-    mistake: str
-    mistake_count: int
+    support: int  # videos
+    right: int  # of these, predicted right
+    mistake: str  # the class most often predicted instead, empty where there is none
+    mistake_count: int  # how often
 
     @property
     def accuracy(self) -> Interval:
-        """The share that is right, with its interval."""
+        """The share predicted right."""
         return wilson_interval(self.right, self.support)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A validation and its circumstances.
-
-    results: see there. paths: of the scored videos, relative to the validation folder, in the order of `results`.
-    classes: names. rule, pixels: how frames were chosen and read, in words. skipped: videos that cannot be read.
-    checkpoint: the file that was validated, None for weights that are none. temperature: of the probabilities.
-    """
+    """A validation, what was validated, and what follows from it."""
 
     results: VideoResults
-    paths: Sequence[str]
+    paths: Sequence[str]  # of the videos in `results`, relative to the validation folder
     classes: Sequence[str]
-    rule: str
-    pixels: str
-    skipped: int = 0
-    checkpoint: Path | None = None
-    temperature: float = 1.0
+    rule: str  # how the frames were chosen, in words
+    pixels: str  # how they were read, in words
+    skipped: int = 0  # unreadable videos
+    checkpoint: Path | None = None  # the file, None for weights that come from elsewhere
+    temperature: float = 1.0  # of the probabilities
 
     @cached_property
     def predictions(self) -> Tensor:
-        """The predicted classes, int64 (V,); -1 where the outputs are not numbers."""
+        """The predicted classes, int64 (V,); -1 where the outputs are NaN."""
         return self.results.predictions
 
     @cached_property
@@ -69,17 +59,17 @@ class Evaluation:
 
     @cached_property
     def probabilities(self) -> Tensor:
-        """Of the predicted classes, float64 (V,); nan where the outputs are not numbers."""
+        """Of the predicted classes, float64 (V,); NaN where the outputs are NaN."""
         return self.scores.amax(1)
 
     @cached_property
     def confusion(self) -> Tensor:
-        """See `metrics.confusion_matrix`."""
+        """Counts by true class (row) and predicted class (column), int64 (num_classes, num_classes)."""
         return confusion_matrix(self.results.targets, self.predictions, len(self.classes))
 
     @cached_property
     def class_results(self) -> list[ClassResult]:
-        """Of every class, in order."""
+        """Of every class, in the order of `classes`."""
         support = self.results.targets.bincount(minlength=len(self.classes)).tolist()
         right = self.confusion.diagonal().tolist()
         mistakes = self.confusion.clone().fill_diagonal_(0)
@@ -90,7 +80,7 @@ class Evaluation:
         ]
 
     def reliability(self, temperature: float) -> Reliability:
-        """How probabilities at `temperature` compare with what is right."""
+        """How the probabilities at `temperature` compare with the share of right predictions."""
         made = self.predictions >= 0
         scores = calibrated(self.results.scores[made], temperature)
         right = self.predictions[made] == self.results.targets[made]
@@ -109,10 +99,11 @@ class Evaluation:
         return {**shares, "macro_acc1": mean_interval(per_class)}
 
     def metrics(self) -> dict[str, Any]:
-        """The contents of `metrics.json`: accuracies in percent, each with [low, high], the rest in its own unit."""
+        """The contents of `metrics.json`; accuracies in percent, with their intervals as [low, high]."""
         entries: dict[str, Any] = {}
-        for name, (value, low, high) in self.accuracies.items():
-            entries[name], entries[f"{name}_interval"] = 100 * value, [100 * low, 100 * high]
+        for name, share in self.accuracies.items():
+            entries[name], low, high = share.percent
+            entries[f"{name}_interval"] = [low, high]
         return {
             **entries,
             "loss": _number(self.results.loss),
@@ -129,27 +120,17 @@ class Evaluation:
             "clip_rule": self.rule,
             "pixel_path": self.pixels,
             "checkpoint": str(self.checkpoint) if self.checkpoint else None,
-            "checkpoint_sha256": _sha256(self.checkpoint) if self.checkpoint else None,
+            "checkpoint_sha256": sha256_of(self.checkpoint) if self.checkpoint else None,
         }
 
 
 def write_result_files(folder: Path, evaluation: Evaluation) -> dict[str, Any]:
-    """Writes the four files, each whole or not at all; returns what `metrics.json` says."""
-    metrics = evaluation.metrics()
-    classes = evaluation.classes
-    rows = {
-        PER_CLASS: _per_class_rows(evaluation.class_results),
-        PREDICTIONS: _prediction_rows(evaluation),
-        CONFUSION: [
-            ("true \\ predicted", *classes),
-            *((name, *row) for name, row in zip(classes, evaluation.confusion.tolist(), strict=True)),
-        ],
-    }
-    for name, lines in rows.items():
-        with replaced_file(folder / name) as file:
-            text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
-            csv.writer(text, lineterminator="\n").writerows(lines)
-            text.detach()
+    """Writes the four files, each whole or not at all; returns the contents of `metrics.json`."""
+    metrics, classes = evaluation.metrics(), evaluation.classes
+    counts = zip(classes, evaluation.confusion.tolist(), strict=True)
+    write_csv(folder / PER_CLASS, _per_class_rows(evaluation.class_results))
+    write_csv(folder / CONFUSION, [("true \\ predicted", *classes), *((name, *row) for name, row in counts)])
+    write_predictions(folder / PREDICTIONS, _predictions(evaluation))
     with replaced_file(folder / METRICS) as file:
         file.write((json.dumps(metrics, indent=2, allow_nan=False) + "\n").encode())
     return metrics
@@ -158,29 +139,19 @@ def write_result_files(folder: Path, evaluation: Evaluation) -> dict[str, Any]:
 def _per_class_rows(results: Iterable[ClassResult]) -> Iterable[Sequence[Any]]:
     yield "class", "support", "right", "accuracy", "low", "high", "most_frequent_mistake", "mistake_count"
     for result in results:
-        shares = [f"{100 * share:.4f}" for share in result.accuracy] if result.support else ["", "", ""]
+        shares = [f"{share:.4f}" for share in result.accuracy.percent] if result.support else ["", "", ""]
         yield result.name, result.support, result.right, *shares, result.mistake, result.mistake_count
 
 
-def _prediction_rows(evaluation: Evaluation) -> Iterable[Sequence[Any]]:
-    """`rank` counts from 1, the rank of a right prediction."""
-    yield COLUMNS
-    results, classes = evaluation.results, [*evaluation.classes, ""]  # the last is what -1 finds
+def _predictions(evaluation: Evaluation) -> Iterable[Prediction]:
+    results, classes = evaluation.results, [*evaluation.classes, ""]  # the last one is found by -1
     columns = (results.targets, evaluation.predictions, evaluation.probabilities, results.ranks)
     for path, target, prediction, probability, rank in zip(
         evaluation.paths, *(column.tolist() for column in columns), strict=True
     ):
-        yield path, classes[target], classes[prediction], f"{probability:.6f}", rank + 1, results.clips_per_video
+        yield Prediction(path, classes[target], classes[prediction], probability, rank + 1, results.clips_per_video)
 
 
 def _number(value: float) -> float | None:
-    """As JSON has it, which knows no others than finite ones."""
+    """The value, None where JSON has no number for it."""
     return value if math.isfinite(value) else None
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -1,6 +1,6 @@
-"""What a run leaves to be looked at: the result files, the page, and TensorBoard's events. A room of its own above
-`reporting`: it brings together what the run measured, and is made before the work, so that what will be missing at the
-end is known at the start.
+"""Writes the result files, the report page and TensorBoard's events of a run.
+
+A RunReport is made before the work, so that a missing package is known at the start and not at the end.
 """
 
 import datetime
@@ -17,23 +17,20 @@ from caching.splits import Clips
 from evaluation.calibration import fit_temperature, is_at_limit
 from evaluation.metrics import VideoResults
 from network.checkpoint import Checkpoint
-from reporting import charts
-from reporting.html_report import write_report
+from reporting.html_report import Report, write_report
 from reporting.mistakes import worst_mistakes
-from reporting.report_content import Report
 from reporting.result_files import Evaluation, write_result_files
 from reporting.run_folder import RunFolderError, read_log
 from reporting.tensorboard_log import TensorBoardLog
 from runtime.distributed import is_main, print_main
-from runtime.errors import REQUIREMENTS
 
 WORST_MISTAKES = 12
 
 
 def open_evaluation_folder(output_dir: Path, weights: str | None, split: str = "val") -> Path:
-    """Makes `eval_<stem of the checkpoint>` in `output_dir`, so that nothing of a run is written over.
+    """Makes `output_dir`/eval_<stem of the checkpoint>, so that no file of a run is overwritten.
 
-    With `_train` at its end where that is the split.
+    The name of a split other than `val` is appended.
 
     Raises:
         RunFolderError: it cannot be written.
@@ -49,48 +46,41 @@ def open_evaluation_folder(output_dir: Path, weights: str | None, split: str = "
 
 @dataclass
 class RunReport:
-    """Writes what a run found, on rank 0, into `folder`.
-
-    title: of the page. classes: names. clips: the validation split. settings: see `Report`. calibrate: whether to fit
-    a temperature, else `temperature` it is. preparing_seconds: that the run took to get here. tensorboard: whether to
-    write events too. start_epoch: that comes first.
+    """Writes the results of a run, on rank 0.
 
     Raises:
         MissingExtra: `tensorboard` without the package.
     """
 
-    folder: Path
-    title: str
+    folder: Path  # where to
+    title: str  # of the page
     classes: Sequence[str]
-    clips: Clips
-    settings: dict[str, dict[str, Any]]
-    calibrate: bool = False
-    temperature: float = 1.0
-    preparing_seconds: float = 0.0
-    tensorboard: bool = False
-    start_epoch: int = 0
+    clips: Clips  # the validation split
+    settings: dict[str, dict[str, Any]]  # values by name, by the title of their table
+    calibrate: bool = False  # whether to fit a temperature
+    temperature: float = 1.0  # otherwise
+    preparing_seconds: float = 0.0  # from the start of the run until now
+    tensorboard: bool = False  # whether to write events too
+    start_epoch: int = 0  # the first that will be trained
+    defaults: dict[str, Any] = field(default_factory=dict)  # of the settings; the page folds those that equal them
     _events: TensorBoardLog | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        if is_main() and not charts.can_plot():
-            print_main(
-                "matplotlib is not installed, or cannot be imported: the report will have no plots (pip install -r "
-                f"{REQUIREMENTS})"
-            )
         if self.tensorboard and is_main():
             self._events = TensorBoardLog(self.folder, self.start_epoch)
 
     def add_epoch(self, entry: dict[str, Any]) -> None:
-        """An epoch is done; `entry` is its line of the log."""
+        """Writes the events of an epoch; `entry` is its line of the log."""
         if self._events is not None:
             self._events.add_epoch(entry)
 
     def write_evaluation(self, results: VideoResults, path: Path | None, checkpoint: Checkpoint | None) -> None:
-        """Tells of a checkpoint that was only validated; to calibrate it, writes it again beside the report.
+        """Reports on weights that were only validated, and writes a calibrated copy of the checkpoint if asked.
 
         Args:
-            results: what validation found.
-            path, checkpoint: its file and contents, None where the weights are no checkpoint.
+            results: of the validation.
+            path: the checkpoint, None for weights that come from elsewhere.
+            checkpoint: its contents, None likewise.
 
         Raises: as `write_training`, and CheckpointError where the calibrated checkpoint cannot be written.
         """
@@ -110,16 +100,16 @@ class RunReport:
         self._write(results, path, temperature, log, stages)
 
     def write_training(self, best: VideoResults, path: str | Path, log: Sequence[dict[str, Any]]) -> None:
-        """Tells of a training.
+        """Reports on a training.
 
         Args:
-            best: what validation found in its best epoch.
+            best: results of the validation in the best epoch.
             path: the checkpoint of that epoch.
             log: entries of `log.jsonl`.
 
         Raises:
             RunFolderError: the folder cannot be written.
-            VideoError, CacheError: the frames of a mistake cannot be read any more.
+            VideoError, CacheError: the frames of a mistake can no longer be read.
         """
         if not is_main():
             return
@@ -135,8 +125,15 @@ class RunReport:
         temperature = fit_temperature(best.scores, best.targets) if self.calibrate else self.temperature
         self._write(best, path, temperature, log, stages)
 
-    def _write(self, results: VideoResults, checkpoint, temperature: float, log, stages: dict[str, float]) -> None:
-        """The figures first, since the page needs more that may fail."""
+    def _write(
+        self,
+        results: VideoResults,
+        checkpoint: str | Path | None,
+        temperature: float,
+        log: Sequence[dict[str, Any]],
+        stages: dict[str, float],
+    ) -> None:
+        # The result files come first: the page needs the frames of the mistakes, and reading these may fail.
         clips = self.clips
         dataset = clips.loader.dataset
         evaluation = Evaluation(
@@ -154,8 +151,8 @@ class RunReport:
             mistakes = worst_mistakes(evaluation, dataset, WORST_MISTAKES)
             settings = {**self.settings, "Software": software()}
             subtitle = f"{checkpoint or 'no checkpoint'}, {datetime.datetime.now():%Y-%m-%d %H:%M}"
-            report = Report(self.title, subtitle, evaluation, metrics, log, mistakes, stages, settings)
-            path = write_report(self.folder, report)
+            page = Report(self.title, subtitle, evaluation, metrics, log, mistakes, stages, settings, self.defaults)
+            path = write_report(self.folder, page)
         except OSError as error:
             raise RunFolderError(f"the report cannot be written to {self.folder}: {error}") from error
         if self._events is not None:
@@ -166,7 +163,7 @@ class RunReport:
 
 
 def software() -> dict[str, str]:
-    """What the run ran on."""
+    """Versions of the libraries and the system, and the GPU."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -177,12 +174,12 @@ def software() -> dict[str, str]:
 
 
 def calibration_line(metrics: dict[str, Any]) -> str:
-    """What `metrics.json` says of calibration, in words."""
+    """The calibration in `metrics.json`, in words."""
     error, temperature = metrics["expected_calibration_error"], metrics["temperature"]
     if error is None:
-        return "Expected calibration error: not a number, since no output of the network is one"
+        return "Expected calibration error: not a number, since all outputs of the network are NaN"
     if temperature == 1:
         return f"Expected calibration error {error:.4f}"
     before = metrics["expected_calibration_error_uncalibrated"]
-    limit = " (a limit: these videos do not determine it)" if is_at_limit(temperature) else ""
+    limit = " (a limit of the fit: these videos do not determine it)" if is_at_limit(temperature) else ""
     return f"Expected calibration error {error:.4f} at temperature {temperature:.4f}{limit}, {before:.4f} without"

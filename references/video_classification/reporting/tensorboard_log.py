@@ -1,17 +1,18 @@
-"""What --tensorboard shows: an epoch's numbers as they come, and at the end the worst mistakes and the confusions."""
+"""TensorBoard events: the numbers of each epoch, and at the end the worst mistakes and the confusion matrix."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from reporting import charts
 from reporting.mistakes import Mistake
 from reporting.result_files import Evaluation
 from runtime.errors import require
 from runtime.files import printable
 
 FOLDER = "tensorboard"
+IMAGE_SIDE = 512  # pixels of the confusion matrix, at least
+WHITE, BLUE = np.array([255.0, 255.0, 255.0]), np.array([8.0, 48.0, 107.0])
 TAGS = {
     "train_loss": "loss/train",
     "val_loss": "loss/validation",
@@ -32,8 +33,8 @@ class TensorBoardLog:
     """Event files under `folder`/tensorboard.
 
     Args:
-        folder: of the run.
-        start_epoch: that will be written first; later ones of an earlier run are hidden.
+        folder: the run's folder.
+        start_epoch: the first epoch that will be written; those of an earlier run from there on are hidden.
 
     Raises:
         MissingExtra: tensorboard is not installed.
@@ -45,27 +46,37 @@ class TensorBoardLog:
         self._writer = writer(str(folder / FOLDER), purge_step=start_epoch)
 
     def add_epoch(self, entry: dict[str, Any]) -> None:
-        """The numbers of an entry of `log.jsonl`."""
+        """Writes the numbers of an entry of `log.jsonl`."""
         for name, tag in TAGS.items():
             if entry.get(name) is not None:
                 self._writer.add_scalar(tag, entry[name], entry["epoch"])
         self._writer.flush()
 
     def add_evaluation(self, evaluation: Evaluation, mistakes: list[Mistake], step: int) -> None:
-        """The accuracies, strips of the worst mistakes, and the confusion matrix where matplotlib can draw it."""
+        """Writes the accuracies, strips of the worst mistakes, and the confusion matrix."""
         for name, share in evaluation.accuracies.items():
             self._writer.add_scalar(f"evaluation/{name}", 100 * share.value, step)
         for place, mistake in enumerate(mistakes, 1):
             strip = np.concatenate(list(mistake.frames), axis=1)
             self._writer.add_image(f"worst_mistakes/{place}", strip, step, dataformats="HWC")
-            said = (
-                f"{mistake.path}: {mistake.prediction} ({100 * mistake.probability:.1f} %), but it is {mistake.label}"
-            )
-            self._writer.add_text(f"worst_mistakes/{place}", printable(said), step)
-        if charts.can_plot():
-            image = charts.confusion_image(evaluation.confusion.numpy(), list(map(printable, evaluation.classes)))
-            self._writer.add_image("confusion_matrix", image, step, dataformats="HWC")
+            predicted = f"{mistake.prediction} ({100 * mistake.probability:.1f} %)"
+            words = f"{mistake.path}: {predicted}, but it is {mistake.label}"
+            self._writer.add_text(f"worst_mistakes/{place}", printable(words), step)
+        image = confusion_image(evaluation.confusion.numpy())
+        self._writer.add_image("confusion_matrix", image, step, dataformats="HWC")
 
     def close(self) -> None:
-        """Writes what is left."""
+        """Writes what is still buffered."""
         self._writer.close()
+
+
+def confusion_image(matrix: np.ndarray) -> np.ndarray:
+    """The confusion matrix as a picture: shares of each row from white to blue, uint8 RGB (H, W, 3).
+
+    Args:
+        matrix: counts (num_classes, num_classes), rows true, columns predicted.
+    """
+    shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    pixels = np.rint(WHITE + (BLUE - WHITE) * shares[..., None]).astype(np.uint8)
+    cell = -(-IMAGE_SIDE // len(matrix))
+    return pixels.repeat(cell, 0).repeat(cell, 1)

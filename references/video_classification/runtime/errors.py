@@ -16,7 +16,7 @@ class MissingExtra(UserError):
 
 
 def require(name: str) -> ModuleType:
-    """Imports the optional module `name`, such as `onnxruntime` or `matplotlib.pyplot`.
+    """The module `name`, such as `onnxruntime`.
 
     Raises:
         MissingExtra: it, or something that it needs, is not installed.

@@ -1,10 +1,12 @@
 """Files that appear whole or not at all, and names that can be printed."""
 
+import csv
 import hashlib
+import io
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -56,6 +58,14 @@ def write_json(path: Path, content: Any) -> None:
     """Writes a JSON file, whole or not at all."""
     with replaced_file(path) as file:
         file.write((json.dumps(content, indent=2) + "\n").encode())
+
+
+def write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
+    """Writes a CSV file, whole or not at all; bytes of file names that are not UTF-8 are kept."""
+    with replaced_file(path) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
+        csv.writer(text, lineterminator="\n").writerows(rows)
+        text.detach()
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:

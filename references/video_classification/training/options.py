@@ -6,6 +6,7 @@ The tuples of choices are the keys of the dictionaries that the choices are look
 import argparse
 import os
 from pathlib import Path
+from typing import Any
 
 from runtime.arguments import non_negative_float, non_negative_int, positive_float, positive_int, seed, share
 from runtime.worker_pool import default_workers
@@ -22,6 +23,24 @@ OPTIMIZERS = ("sgd", "adamw")
 DECAYS = ("cosine", "multistep")
 WARMUPS = ("linear", "constant")
 SPLITS = ("train", "val")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """All flags of train.py."""
+    add_data_arguments(parser)
+    add_selection_arguments(parser)
+    add_model_arguments(parser)
+    add_acceleration_arguments(parser)
+    add_optimization_arguments(parser)
+    add_recipe_arguments(parser)
+    add_run_arguments(parser)
+
+
+def default_values() -> dict[str, Any]:
+    """The default of each flag of train.py, by its name in the namespace of arguments."""
+    parser = argparse.ArgumentParser(add_help=False)
+    add_arguments(parser)
+    return {action.dest: action.default for action in parser._actions}
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:

@@ -25,6 +25,7 @@ from runtime.distributed import (
 from runtime.errors import require
 from runtime.signals import ResumeCommand, StopRequest
 from training.engine import Trainer
+from training.options import default_values
 from training.recipe import load_network, train_split, val_preprocessing, val_splits
 from training.saving import RunProgress, RunSaver
 from training.screen import print_settings
@@ -140,6 +141,7 @@ def open_report(
         preparing_seconds=time.monotonic() - begin,
         tensorboard=args.tensorboard,
         start_epoch=start_epoch,
+        defaults=plain(default_values()),
     )
 
 

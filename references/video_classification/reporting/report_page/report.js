@@ -1,5 +1,5 @@
 "use strict";
-// Sorts and filters the tables, and tells the videos of a confusion. Every text goes in as text, never as markup.
+// Sorts and filters the tables, and lists the videos of a confusion. Text is inserted as text, never as markup.
 const data = JSON.parse(document.getElementById("data").textContent);
 const LISTED = 500; // videos of one cell
 
@@ -20,7 +20,7 @@ function sortRows(body, column, sign) {
   const keyOf = (row) => row.cells[column].dataset.value ?? row.cells[column].textContent;
   const isEmpty = (key) => key === "";
   const compare = (a, b) => {
-    if (isEmpty(a) || isEmpty(b)) return isEmpty(a) - isEmpty(b); // what has no value stays last
+    if (isEmpty(a) || isEmpty(b)) return isEmpty(a) - isEmpty(b); // rows without a value stay last
     const difference = Number(a) - Number(b);
     return sign * (Number.isNaN(difference) ? a.localeCompare(b) : difference);
   };
@@ -29,7 +29,7 @@ function sortRows(body, column, sign) {
   body.append(...rows.map((pair) => pair[1]));
 }
 
-// A field above a table keeps the rows that hold all of its words.
+// The field above a table hides the rows that do not contain all of its words.
 for (const field of document.querySelectorAll("input[data-filters]")) {
   const rows = [...document.getElementById(field.dataset.filters).tBodies[0].rows];
   const counter = document.getElementById(`${field.dataset.filters}-count`);
@@ -52,17 +52,17 @@ function showVideos(truth, prediction) {
   title.textContent =
     truth === prediction
       ? `${data.classes[truth]}: predicted right, ${videos.length}`
-      : `${data.classes[truth]}, taken for ${data.classes[prediction]}: ${videos.length}`;
+      : `${data.classes[truth]}, predicted as ${data.classes[prediction]}: ${videos.length}`;
   const list = document.createElement("ul");
   for (const [path, , , probability, rank] of videos.slice(0, LISTED)) {
     const item = document.createElement("li");
-    const place = rank === 1 ? "" : `, the truth came in place ${rank}`;
+    const place = rank === 1 ? "" : `, the true class ranks ${rank}`;
     item.textContent = `${path} (${(100 * probability).toFixed(1)} %${place})`;
     list.append(item);
   }
   if (videos.length > LISTED) {
     const more = document.createElement("li");
-    more.textContent = `and ${videos.length - LISTED} more, see predictions.csv`;
+    more.textContent = `and ${videos.length - LISTED} more, in predictions.csv`;
     list.append(more);
   }
   panel.replaceChildren(title, list);
@@ -79,7 +79,7 @@ function describe(cell) {
   hint.textContent = `${data.classes[truth]} → ${data.classes[prediction]}: ${cell.textContent}`;
 }
 
-// One stop of the Tab key for the whole matrix; the arrow keys go to the next cell that holds videos.
+// The matrix is one stop of the Tab key; the arrow keys move to the next cell that has videos.
 function nextCell(from, rowStep, columnStep) {
   const [row, column] = place(from);
   let nearest = null;
@@ -123,8 +123,8 @@ for (const link of document.querySelectorAll("button[data-confusion]")) {
 const zoom = document.getElementById("zoom");
 function setZoom() {
   matrix.style.setProperty("--cell", `${zoom.value}px`);
-  matrix.classList.toggle("small", Number(zoom.value) < 18); // no room for figures
+  matrix.classList.toggle("small", Number(zoom.value) < 18); // too small for figures
 }
 zoom.addEventListener("input", setZoom);
-if (window.innerWidth < 640) zoom.value = Math.max(zoom.value, 20); // a finger is wide
+if (window.innerWidth < 640) zoom.value = Math.max(zoom.value, 20); // large enough for a finger
 setZoom();
