@@ -13,6 +13,7 @@ from benchmarks.input import benchmark_decode, benchmark_loader, benchmark_motio
 from benchmarks.measuring import AnyVideos, BenchmarkOptions, generated_videos
 from benchmarks.model import benchmark_model
 from benchmarks.training import benchmark_epoch, benchmark_step
+from clips.preprocessing import Preprocessing
 from network.precision import AMP_TYPES
 from runtime import arguments
 from runtime.errors import UserError
@@ -77,9 +78,10 @@ def main(argv: list[str] | None = None) -> int:
                 scratch=scratch,
                 device=str(device),
                 amp=options.resolve_amp(args.amp, device),
-                resize_size=tuple(args.resize_size),
-                crop_size=tuple(args.crop_size),
-                **{name: getattr(args, name) for name in ("workers", "rounds", "batch_size", "steps", "clip_len")},
+                preprocessing=Preprocessing(
+                    clip_len=args.clip_len, resize_size=tuple(args.resize_size), crop_size=tuple(args.crop_size)
+                ),
+                **{name: getattr(args, name) for name in ("workers", "rounds", "batch_size", "steps")},
             )
             for name in args.benchmarks:
                 figures |= (new := BENCHMARKS[name](setup))

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from caching.splits import Clips, open_clips
+from caching.splits import ClipOptions, Clips, open_clips
 from deployment.device_tensors import dump_tensors
 from deployment.latency import measure_latency
 from deployment.onnx_network import (
@@ -152,7 +152,8 @@ def run(args: argparse.Namespace) -> None:
 
 def open_split(args: argparse.Namespace, model: TrainedModel, split: str) -> Clips:
     """The official clips of a split, by the float path."""
-    clip_options = model.preprocessing.clip_options(
+    clip_options = ClipOptions(
+        model.preprocessing,
         cache_dir=args.cache_dir,
         skip_unreadable=args.skip_unreadable,
         batch_size=1,
@@ -190,8 +191,8 @@ def prove_on_videos(scored: dict[str, Scored], val: Clips, max_drop: float) -> N
     check_accuracy(expected.results, exported.results)
     skipped = f", {val.skipped} unreadable not scored" if val.skipped else ""
     print(
-        f"proof: {len(val.videos)} validation videos{skipped}, {val.options.rule}, largest difference in logits "
-        f"{difference:.2g}; video Acc@1 {expected.results.video.top1:.3f} by PyTorch, "
+        f"proof: {len(val.videos)} validation videos{skipped}, {val.options.preprocessing.rule}, "
+        f"largest difference in logits {difference:.2g}; video Acc@1 {expected.results.video.top1:.3f} by PyTorch, "
         f"{exported.results.video.top1:.3f} by ONNX Runtime"
     )
     if "int8" not in scored:

@@ -11,17 +11,16 @@ import numpy as np
 import torch
 
 from benchmarks.measuring import BenchmarkOptions, decode_in_workers, median_ratio, peak_megabytes, time_side_by_side
-from caching.cache_building import Entry, EntryWriter, complete_cache
+from caching.cache_building import Entry, complete_cache, entry_writer
 from caching.clip_cache import CacheSettings, ClipCache
-from clips.dataset import ClipDataset
+from clips.dataset import Augmentation, ClipDataset
 from clips.loading import ClipLoader
+from clips.preprocessing import Preprocessing
 from clips.samplers import training_samples
 from videos.folder import VideoFolder
-from videos.frame_selection import official
 
-FRAME_RATE = 4.0
 STARTUP_VIDEOS = {"startup_100k": 100_000, "startup_190k": 190_000}
-MADE_UP = CacheSettings((8, 8), 16, FRAME_RATE)  # of the cache whose start-up is timed
+MADE_UP = CacheSettings(Preprocessing(resize_size=(8, 8), crop_size=(8, 8)))  # of the cache whose start-up is timed
 MADE_UP_FRAMES, MADE_UP_FPS, MADE_UP_CLASSES = 150, 30.0, 100
 
 
@@ -55,7 +54,7 @@ def benchmark_cache(options: BenchmarkOptions) -> dict[str, float]:
 
 def built_cache(options: BenchmarkOptions, encoding: str, anew: bool = False) -> ClipCache:
     """The complete cache of the benchmark's videos, in the scratch folder."""
-    settings = CacheSettings(options.resize_size, options.clip_len, FRAME_RATE, encoding=encoding)
+    settings = CacheSettings(options.preprocessing, encoding)
     folder = settings.folder(options.scratch, options.videos.root)
     if anew:
         for shard in folder.glob("*.shard"):
@@ -95,10 +94,11 @@ def make_up_cache(root: Path, cache_dir: Path, count: int) -> None:
     cache = ClipCache(files := VideoFolder(root), MADE_UP, MADE_UP.folder(cache_dir, root))
     keep = MADE_UP.frames_to_keep(MADE_UP_FRAMES, MADE_UP_FPS)
     frame_bytes = np.zeros(0, np.int32)
-    blob, motion = bytes(len(keep) * 3 * MADE_UP.size[0] * MADE_UP.size[1]), np.ones(MADE_UP_FRAMES - 1, np.uint8)
-    with EntryWriter(cache.folder, files) as writer:
+    blob, motion = bytes(len(keep) * 3 * 8 * 8), np.ones(MADE_UP_FRAMES - 1, np.uint8)
+    entry = Entry(b"", frame_bytes, keep, MADE_UP_FRAMES, MADE_UP_FPS, motion)
+    with entry_writer(cache.folder, files) as writer:
         for video in cache.missing.tolist():
-            writer.add(video, Entry(blob, frame_bytes, keep, MADE_UP_FRAMES, MADE_UP_FPS, motion))
+            writer.add(blob, (video, entry))
 
 
 STARTUP_SCRIPT = """
@@ -115,18 +115,7 @@ def startup_figures(root: str, cache_dir: str, start: float, megabytes: float) -
     folder = VideoFolder(Path(root))
     cache = ClipCache(folder, MADE_UP, MADE_UP.folder(Path(cache_dir), folder.root))
     complete_cache(cache, num_workers=2)
-    dataset = ClipDataset(
-        folder,
-        cache.index.timing,
-        cache,
-        official,
-        clip_len=MADE_UP.clip_len,
-        frame_rate=MADE_UP.frame_rate,
-        clips_per_video=1,
-        resize_size=MADE_UP.size,
-        crop_size=MADE_UP.size,
-        random=True,
-    )
+    dataset = ClipDataset(folder, cache.index.timing, cache, MADE_UP.preprocessing, augmentation=Augmentation())
     videos = torch.from_numpy(np.flatnonzero(cache.index.num_frames))
     samples = training_samples(videos, clips_per_video=1, seed=0, epoch=0)
     next(ClipLoader(dataset, batch_size=24, num_workers=2).batches(samples))

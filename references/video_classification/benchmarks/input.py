@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from benchmarks.cache import FRAME_RATE, built_cache
+from benchmarks.cache import built_cache
 from benchmarks.measuring import (
     BenchmarkOptions,
     count_frames,
@@ -20,19 +20,17 @@ from benchmarks.measuring import (
 )
 from caching.clip_cache import ClipCache
 from caching.jpeg import decode_jpeg
-from clips.dataset import ClipDataset, ClipReader, DecodingReader
+from clips.dataset import Augmentation, ClipDataset, ClipReader, DecodingReader
 from clips.loading import ClipLoader
 from clips.samplers import Sample
 from runtime.worker_pool import map_in_workers
 from videos.decoding import VideoError, iter_frames
-from videos.frame_selection import FRAME_SELECTORS
 from videos.index import VideoIndex
 from videos.motion import MotionMeter
 
 CLIPS_FROM_CACHE = 2000  # read in each round, over and over the same videos if they are fewer
 CLIPS_FROM_VIDEOS = 48
 MOTION_VIDEOS = 40
-OFFICIAL_START_PROB = 0.5
 
 
 def benchmark_decode(options: BenchmarkOptions) -> dict[str, float]:
@@ -78,7 +76,7 @@ def benchmark_loader(options: BenchmarkOptions) -> dict[str, float]:
 
 def _from_videos(options: BenchmarkOptions) -> dict[str, float]:
     cache = built_cache(options, "raw")
-    reader = DecodingReader(options.videos, options.resize_size)
+    reader = DecodingReader(options.videos, options.preprocessing)
     dataset = _dataset(options, reader, cache.index)
     samples = _samples(cache, CLIPS_FROM_VIDEOS)
     plans = [(options.videos.path(sample.video), int(dataset.plan(sample).indices[-1])) for sample in samples]
@@ -100,7 +98,7 @@ def _from_cache(options: BenchmarkOptions, encoding: str) -> dict[str, float]:
     seconds = time_side_by_side(
         options.rounds,
         loader=lambda: _exhaust(loader.batches(samples)),
-        bare=partial(BARE_LOOPS[encoding], plans, options.crop_size),
+        bare=partial(BARE_LOOPS[encoding], plans, options.preprocessing.crop_size),
     )
     return _rates(f"loader_warm_{encoding}", len(samples), seconds)
 
@@ -124,19 +122,8 @@ BARE_LOOPS = {"raw": _bare_raw, "jpeg": _bare_jpeg}
 
 
 def _dataset(options: BenchmarkOptions, reader: ClipReader, index: VideoIndex) -> ClipDataset:
-    return ClipDataset(
-        options.videos,
-        index.timing,
-        reader,
-        partial(FRAME_SELECTORS["official"], start_prob=OFFICIAL_START_PROB),
-        clip_len=options.clip_len,
-        frame_rate=FRAME_RATE,
-        clips_per_video=1,
-        resize_size=options.resize_size,
-        crop_size=options.crop_size,
-        may_flip=torch.ones(len(options.videos.classes), dtype=torch.bool),
-        random=True,
-    )
+    augmentation = Augmentation(may_flip=torch.ones(len(options.videos.classes), dtype=torch.bool))
+    return ClipDataset(options.videos, index.timing, reader, options.preprocessing, augmentation=augmentation)
 
 
 def _samples(cache: ClipCache, count: int) -> list[Sample]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from clips.preprocessing import Preprocessing
 from runtime.columns import Ragged
 from runtime.worker_pool import map_in_workers
 from synthetic.videos import generate_release
@@ -35,9 +36,7 @@ class BenchmarkOptions:
     workers: int
     rounds: int
     batch_size: int
-    clip_len: int
-    resize_size: tuple[int, int]
-    crop_size: tuple[int, int]
+    preprocessing: Preprocessing
     steps: int
 
 

@@ -12,14 +12,14 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measuring import BenchmarkOptions, peak_megabytes
-from clips import presets
+from clips.preprocessing import Preprocessing
 from deployment.latency import measure_latency
 from deployment.onnx_network import DeviceFormat, to_onnx
 from deployment.parity import OnnxNetwork, TorchNetwork, random_clips
 from deployment.quantization import quantize_int8
 from network.checkpoint import Checkpoint
 from network.models import build_model, parameter_counts
-from network.trained_model import Preprocessing, load_trained_model
+from network.trained_model import load_trained_model
 from runtime.errors import require
 from runtime.worker_pool import map_in_workers
 
@@ -64,7 +64,7 @@ class _Files:
 def _arithmetic(options: BenchmarkOptions) -> dict[str, float]:
     with torch.device("meta"):
         network = build_model(MODEL, NUM_CLASSES).eval()
-        clip = torch.empty(1, 3, options.clip_len, *options.crop_size)
+        clip = torch.empty(1, 3, options.preprocessing.clip_len, *options.preprocessing.crop_size)
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         network(clip)
     multiply_accumulates = counter.get_total_flops() / 2
@@ -72,8 +72,8 @@ def _arithmetic(options: BenchmarkOptions) -> dict[str, float]:
 
 
 def _write_files(folder: Path, options: BenchmarkOptions) -> _Files:
-    size = options.crop_size
-    preprocessing = Preprocessing(options.clip_len, 4, "official", None, size, size, presets.MEAN, presets.STD)
+    size = options.preprocessing.crop_size
+    preprocessing = Preprocessing(clip_len=options.preprocessing.clip_len, resize_size=size, crop_size=size)
     files = _Files(folder / "model.pth", folder / "float.onnx", folder / "int8.onnx", preprocessing)
     classes = [str(number) for number in range(NUM_CLASSES)]
     state = build_model(MODEL, NUM_CLASSES).state_dict()

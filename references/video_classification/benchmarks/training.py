@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.cache import FRAME_RATE, built_cache
+from benchmarks.cache import built_cache
 from benchmarks.measuring import BenchmarkOptions, peak_megabytes
 from caching.feature_building import TRUNK_BATCH_SIZES, train_on_features
 from caching.splits import ClipOptions, Clips
-from clips.dataset import Batch, ClipDataset
+from clips import presets
+from clips.dataset import Augmentation, Batch, ClipDataset
 from clips.loading import ClipLoader
 from clips.samplers import training_samples
 from network.acceleration import freed_memory_kept, set_up_hardware
@@ -29,7 +30,6 @@ from training.engine import EpochSummary, StepOptions, Trainer
 from training.losses import TrainingLoss
 from training.optimization import OPTIMIZERS, build_schedule, parameter_groups
 from training.targets import TargetMaker
-from videos.frame_selection import official
 
 MODEL = "r2plus1d_18"
 TRAINABLE = {"frozen": list(DEFAULT_TRAINABLE), "features": list(DEFAULT_TRAINABLE), "full": ["all"]}
@@ -238,12 +238,8 @@ def _clips(options: BenchmarkOptions) -> Clips:
     """The benchmark's videos, from a warm cache, drawn as training does."""
     cache = built_cache(options, "raw")
     is_gpu = options.device.startswith("cuda")
-    shared = {"clip_len": options.clip_len, "frame_rate": FRAME_RATE, "clips_per_video": 1, "seed": 0}
-    sizes = {"resize_size": options.resize_size, "crop_size": options.crop_size}
     clip_options = ClipOptions(
-        **shared,
-        **sizes,
-        selection="official",
+        options.preprocessing,
         random=True,
         cache_dir=options.scratch,
         cached=True,
@@ -252,9 +248,8 @@ def _clips(options: BenchmarkOptions) -> Clips:
         num_workers=options.workers,
         pin_memory=is_gpu,
     )
-    may_flip = torch.ones(len(options.videos.classes), dtype=torch.bool)
-    timing = cache.index.timing
-    dataset = ClipDataset(options.videos, timing, cache, official, **shared, **sizes, may_flip=may_flip, random=True)
+    augmentation = Augmentation(may_flip=torch.ones(len(options.videos.classes), dtype=torch.bool))
+    dataset = ClipDataset(options.videos, cache.index.timing, cache, options.preprocessing, augmentation=augmentation)
     loader = ClipLoader(dataset, options.batch_size, options.workers, pin_memory=is_gpu)
     videos = torch.from_numpy(np.flatnonzero(cache.index.num_frames))
     return Clips(loader, videos, 0, "clip cache, uint8 (raw)", clip_options)
@@ -262,14 +257,15 @@ def _clips(options: BenchmarkOptions) -> Clips:
 
 def _made_up_batch(options: BenchmarkOptions, size: int | None = None) -> Batch:
     size = size or options.batch_size
-    clips = torch.randint(256, (size, options.clip_len, *options.crop_size, 3), dtype=torch.uint8)
+    _, frames, height, width = options.preprocessing.clip_shape
+    clips = torch.randint(256, (size, frames, height, width, 3), dtype=torch.uint8)
     zeros = torch.zeros(size, dtype=torch.int64)
     return Batch(clips, zeros, zeros, zeros.bool())
 
 
 def _inputs(batch: Batch, precision: Precision) -> Tensor:
     """What the network takes of a batch, on the device."""
-    return to_device(batch, ClipDataset.to_inputs, precision)[0]
+    return to_device(batch, lambda clips, flips, _: presets.normalize(presets.flip(clips, flips)), precision)[0]
 
 
 def _seconds(action: Callable[[], None]) -> float:

@@ -1,18 +1,15 @@
-"""Puts the head in the place of the network: keeps the trunk's features of both splits, and hands out their clips. A
-room of its own over the feature cache: several processes share the building, and the trunk has its own batches.
-"""
+"""Replaces clips by the frozen trunk's features, and the network by the head that trains on them."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
 import torch
 from torch import Tensor, nn
 
-from caching.cache_building import cache_errors, on_main
+from caching.building import building, cache_errors, on_main
 from caching.feature_cache import FeatureCache, FeatureDataset, FeatureSettings, state_digest
-from caching.shards import build_lock, remove_leftovers
 from caching.splits import Clips
 from clips.dataset import Batch, ClipDataset
 from clips.loading import ClipLoader, run_ahead
@@ -23,23 +20,20 @@ from network.trunk_and_head import check_split, split, trunk_blocks
 from runtime.distributed import barrier, gather_objects, is_main, print_main, rank, world_size
 from runtime.progress import Progress
 
-# Clips that the trunk takes at once. Its activations are 29 MB a clip at 16x112x112; a GPU is busy with 32, and on a
-# CPU larger batches win nothing (measured: the same time a clip from 1 to 16).
+# Clips that the trunk takes at once. Its activations are 29 MB per clip at 16x112x112; 32 keep a GPU busy, and on a CPU
+# larger batches gain nothing (measured: the same time per clip from 1 to 16).
 TRUNK_BATCH_SIZES = {"cuda": 32, "cpu": 4}
 FEATURES_AHEAD = 2  # batches
 
 
 @dataclass(frozen=True)
 class Trunk:
-    """The frozen part of a network, and what its features depend on beside the clip.
-
-    digest: of its state. dtype: a name of FEATURE_TYPES, in which features are kept.
-    """
+    """The frozen part of a network, and what its features depend on beside the clip."""
 
     module: nn.Module
-    digest: str
+    digest: str  # of its state
     precision: Precision
-    dtype: str
+    dtype: str  # of the stored features, a name of FEATURE_TYPES
 
     @torch.inference_mode()
     def features_shape(self, dataset: ClipDataset) -> tuple[int, ...]:
@@ -66,11 +60,11 @@ def train_on_features(
     dtype: str,
     views: int,
 ) -> tuple[nn.Module, list[str], Clips, list[Clips]]:
-    """Puts the head and features in the place of the network and clips; computes the features that are not kept yet.
+    """Splits the network into trunk and head, and computes the trunk's features that are not stored yet.
 
     Args:
         model: on its device.
-        frozen: its frozen modules.
+        frozen: names of its frozen modules.
         trainable: blocks to train.
         train, val: clips of videos.
         precision: of the trunk.
@@ -78,12 +72,12 @@ def train_on_features(
         views: of each training clip.
 
     Returns:
-        The head, which shares its modules with `model`; its frozen modules; train; val.
+        The head, which shares its modules with `model`; the names of its frozen modules; train and val as features.
 
     Raises:
         ModelError: the network cannot be split there.
-        CacheError: no space, or values that the type does not hold.
-        VideoError: a clip that does not decode.
+        CacheError: there is too little space, or values do not fit into the type.
+        VideoError: a clip does not decode.
     """
     module, head = split(model, trunk_blocks(model, trainable))
     check_split(model, module, head, random_clip(train.loader.dataset, precision))
@@ -95,16 +89,22 @@ def train_on_features(
 
 
 def random_clip(dataset: ClipDataset, precision: Precision) -> Tensor:
-    """A clip (1, C, T, H, W) of the dataset's size, on the device, always the same."""
-    frames, height, width, channels = dataset.clip_shape
-    clip = torch.rand(1, channels, frames, height, width, generator=torch.Generator().manual_seed(0))
+    """A random clip (1, C, T, H, W) of the dataset's size, on the device, always the same."""
+    clip = torch.rand(1, *dataset.preprocessing.clip_shape, generator=torch.Generator().manual_seed(0))
     return clip.to(precision.device, memory_format=precision.memory_format)
 
 
 def keep_features(trunk: Trunk, clips: Clips, what: str, views: int = 1) -> Clips:
-    """The same clips as features, of so many views: those that the cache lacks are computed, each by one process.
+    """The same clips as features. Those that the cache lacks are computed, each by one process.
 
-    `what` names the split on the screen. Raises as `train_on_features`.
+    Args:
+        trunk: computes them.
+        clips: of videos.
+        what: names the split on the screen.
+        views: of each clip.
+
+    Raises:
+        CacheError, VideoError: as `train_on_features`.
     """
     dataset, options = clips.loader.dataset, clips.options
     settings = FeatureSettings(
@@ -129,11 +129,11 @@ def _complete(cache: FeatureCache, trunk: Trunk, clips: Clips, what: str) -> Non
     with contextlib.ExitStack() as stack:
         on_main(lambda: _prepare(cache, clips.videos, stack))
         cache.reload()
-        missing = cache.missing(clips.videos)  # none where another run has made them meanwhile
+        missing = cache.missing(clips.videos)  # none if another run has made them meanwhile
         size = f"{cache.settings.entry_bytes / 1e3:.0f} kB each"
         print_main(f"Features of {what}: {len(missing)} to compute, {size}, in {cache.folder}")
         own = missing[rank() :: world_size()]
-        barrier()  # every process has looked before one of them adds to it
+        barrier()  # every process has looked before any of them writes
         with (
             cache_errors("feature cache", cache.folder),
             Progress(f"Features of {what}", len(own), "clip", quiet=not is_main()) as progress,
@@ -145,29 +145,22 @@ def _complete(cache: FeatureCache, trunk: Trunk, clips: Clips, what: str) -> Non
 
 
 def _prepare(cache: FeatureCache, videos: Tensor, stack: contextlib.ExitStack) -> None:
-    """Takes the lock, looks again, clears away what is of no use, and checks the space. Raises CacheError."""
-    with cache_errors("feature cache", cache.folder):
-        stack.enter_context(build_lock(cache.folder))
-        cache.reload()
-        for damage in cache.damage:
-            print_main(f"Feature cache: {damage}: its features are computed again")
-        remove_leftovers(cache.folder)
-        for shard in [*cache.damage, *cache.stale]:
-            shard.path.unlink(missing_ok=True)
+    """Takes the lock, and checks the space. Raises CacheError."""
+    stack.enter_context(building(cache, "feature cache", "its features are computed again"))
     cache.check_space(len(cache.missing(videos)))
 
 
 def compute_features(
     trunk: Trunk, clips: Clips, samples: Sequence[Sample], progress: Progress
-) -> Iterator[tuple[Sample, Tensor]]:
+) -> Generator[tuple[Sample, Tensor], None, None]:
     """Yields each sample with its features (C, T, H, W) on the CPU."""
     loader, device_type = clips.loader, trunk.precision.device.type
     batch_size = TRUNK_BATCH_SIZES.get(device_type, max(TRUNK_BATCH_SIZES.values()))
     batches = ClipLoader(loader.dataset, batch_size, loader.num_workers, clips.options.pin_memory).batches(samples)
     outputs = (trunk.features(batch, loader.dataset) for batch in batches)
     if device_type != "cpu":
-        # The device goes on while the caller writes. A CPU has no time to win, and glibc keeps freed memory for the
-        # main thread alone.
+        # The device computes while the caller writes. A CPU gains nothing, and glibc keeps freed memory for the main
+        # thread alone.
         outputs = run_ahead(outputs, FEATURES_AHEAD)
     rows = iter(samples)
     with freed_memory_kept(device_type):

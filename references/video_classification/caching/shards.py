@@ -1,11 +1,10 @@
-"""Files that hold many blobs of bytes and a table about them, published whole, checked before they are read. A room of
-its own under the clip cache and the feature cache: one place decides what a valid cache file is.
+"""Shards: files of many blobs of bytes and a table about them, published whole and checked before they are read.
 
     blob 0 | blob 1 | ... | columns (offsets, lengths, checksums, and the cache's own) | footer
 
-The footer says where the columns lie and carries their checksum, so a file that was cut short or is another's is known
-at once. The blobs' own checksums are read once for each state of the file: whoever has compared them notes its size and
-times of change in `verified.json`, and only a file that has changed since is read again.
+The footer holds the position and the checksum of the columns, so a truncated or foreign file is recognised at once. The
+blobs' checksums are compared once for each state of the file: its size and times of change are then noted in
+`verified.json`, and only a file that has changed since is read again.
 """
 
 import contextlib
@@ -13,34 +12,44 @@ import json
 import os
 import struct
 import tempfile
+import time
 import uuid
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from runtime.columns import Ragged, pack_columns, unpack_columns
+from runtime.errors import UserError
 from runtime.files import replaced_file, usual_mode
 
 MAGIC = b"VCSHARD1"
 FOOTER = struct.Struct("<QQI8s")  # offset and length of the columns, their checksum, MAGIC
 VERIFIED = "verified.json"
 CHECK_THREADS = 4
+SHARD_BYTES = 256 << 20
+SHARD_ROWS = 4096
+SHARD_SECONDS = 60.0  # a shard is published at least this often: the most that a kill can cost
+
+
+class CacheError(UserError):
+    """A cache that cannot be built or used as asked; the message says what to do."""
 
 
 class ShardError(RuntimeError):
-    """A shard that must not be served: cut short, damaged, or not a shard. Attribute: `path`."""
+    """A shard that must not be served: truncated, damaged, or another kind of file. Attribute: `path`."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path} {reason}")
         self.path = path
 
 
-class ShardWriter:
-    """Collects blobs in a temporary file; `publish` gives it its name. Nothing stays behind unless published."""
+class ShardFile:
+    """Collects blobs in a temporary file that `publish` renames; nothing is left behind unless it is published."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -52,9 +61,6 @@ class ShardWriter:
         self._checksums: list[int] = []
         self.size_bytes = 0
 
-    def __len__(self) -> int:
-        return len(self._offsets)
-
     def add(self, blob: bytes | memoryview) -> None:
         """Appends a blob. Raises OSError, on a full disk for one; call `discard` then."""
         self._offsets.append(self.size_bytes)
@@ -64,7 +70,7 @@ class ShardWriter:
         self.size_bytes += len(blob)
 
     def publish(self, columns: dict[str, np.ndarray | Ragged]) -> "Shard":
-        """Gives the shard its final name; `columns` hold a row a blob."""
+        """Gives the shard its final name; `columns` have a row for each blob."""
         own = {"offsets": self._offsets, "lengths": self._lengths, "checksums": self._checksums}
         packed = pack_columns({**columns, **{name: np.array(column, np.int64) for name, column in own.items()}})
         self._file.write(packed)
@@ -78,18 +84,60 @@ class ShardWriter:
         return Shard(path)
 
     def discard(self) -> None:
-        """Takes the temporary file away."""
+        """Removes the temporary file."""
         with contextlib.suppress(OSError):
             self._file.close()
         Path(self._temporary).unlink(missing_ok=True)
 
 
-class Shard:
-    """A published shard: its columns in memory, its blobs mapped.
+class ShardWriter:
+    """Writes blobs, each with a row of a table, into shards that are published when large or old enough.
 
-    Raises:
-        ShardError: see there.
+    A context manager: what was added last is published when it ends, after Ctrl-C too. A failed write loses only the
+    shard in progress.
+
+    Args:
+        folder: of the shards.
+        columns: makes a shard's columns from its rows.
     """
+
+    def __init__(self, folder: Path, columns: Callable[[list[Any]], dict[str, np.ndarray | Ragged]]) -> None:
+        self._folder, self._columns = folder, columns
+        self._file: ShardFile | None = None
+        self._rows: list[Any] = []
+
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def add(self, blob: bytes | memoryview, row: Any) -> None:
+        """Writes a blob with its row. Raises OSError."""
+        if self._file is None:
+            self._file, self._rows, self._start = ShardFile(self._folder), [], time.monotonic()
+        self._file.add(blob)
+        self._rows.append(row)
+        is_old = time.monotonic() - self._start > SHARD_SECONDS
+        if self._file.size_bytes > SHARD_BYTES or len(self._rows) >= SHARD_ROWS or is_old:
+            self._publish(self._file)
+
+    def _publish(self, file: ShardFile) -> None:
+        shard = file.publish(self._columns(self._rows))
+        self._file = None
+        note_verified(self._folder, [shard])
+
+    def __exit__(self, exception_type: type | None, *_: object) -> None:
+        if self._file is None:
+            return
+        try:
+            # Ctrl-C or a failed worker: keep what was done. A failed write: the rest cannot be written either.
+            if exception_type is None or not issubclass(exception_type, OSError):
+                self._publish(self._file)
+        finally:
+            if self._file is not None:
+                self._file.discard()
+
+
+class Shard:
+    """A published shard: its columns in memory, its blobs memory-mapped. Raises ShardError."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -106,7 +154,7 @@ class Shard:
             if zlib.crc32(packed) != checksum:
                 raise ShardError(path, "has a damaged table")
         self.columns = unpack_columns(packed)
-        # Mapped by torch, which keeps no file open: a large cache has more shards than a process may open files.
+        # torch's map keeps no file open: a large cache has more shards than a process may open files.
         self.data = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8).numpy()
         self.offsets, self.lengths = self.columns.pop("offsets"), self.columns.pop("lengths")
         self._checksums = self.columns.pop("checksums")
@@ -115,18 +163,18 @@ class Shard:
         return len(self.offsets)
 
     def blob(self, row: int) -> np.ndarray:
-        """uint8 view of a blob."""
+        """A blob, as a uint8 view."""
         return self.data[self.offsets[row] : self.offsets[row] + self.lengths[row]]
 
     def verify(self) -> None:
         """Compares every blob with its checksum. Raises ShardError."""
         for row in range(len(self)):
-            if zlib.crc32(self.blob(row)) != self._checksums[row]:
+            if zlib.crc32(self.blob(row).data) != self._checksums[row]:
                 raise ShardError(self.path, "is damaged")
 
 
 def open_shards(folder: Path) -> tuple[list[Shard], list[ShardError]]:
-    """The valid shards of a folder, by name, and what is wrong with the others."""
+    """The valid shards of a folder, sorted by name, and what is wrong with the others."""
     stamps = _read_stamps(folder)
     paths = sorted(folder.glob("*.shard")) if folder.is_dir() else []
 
@@ -136,7 +184,7 @@ def open_shards(folder: Path) -> tuple[list[Shard], list[ShardError]]:
             if stamps.get(path.name) != _stamp(path):
                 shard.verify()
             return shard
-        except FileNotFoundError:  # another run has just taken it away
+        except FileNotFoundError:  # another run has just removed it
             return None
         except (RuntimeError, OSError, ValueError, KeyError) as error:
             return error if isinstance(error, ShardError) else ShardError(path, f"cannot be read: {error}")
@@ -149,7 +197,7 @@ def open_shards(folder: Path) -> tuple[list[Shard], list[ShardError]]:
 
 
 def note_verified(folder: Path, shards: Iterable[Shard]) -> None:
-    """Notes that these shards, as they are now, are whole. On a disk that is read-only they are checked every time."""
+    """Notes that these shards, as they are now, are whole. On a read-only disk they are checked every time instead."""
     stamps = _read_stamps(folder)
     with contextlib.suppress(FileNotFoundError):
         current = {shard.path.name: _stamp(shard.path) for shard in shards}
@@ -161,7 +209,7 @@ def note_verified(folder: Path, shards: Iterable[Shard]) -> None:
 
 @contextlib.contextmanager
 def build_lock(folder: Path) -> Iterator[None]:
-    """Held while building, so that a second run waits and then finds the work done instead of doing it twice.
+    """A lock to hold while building: a second run waits, and then finds the work done.
 
     Raises OSError where `folder` cannot be written.
     """
@@ -183,7 +231,7 @@ def build_lock(folder: Path) -> Iterator[None]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Takes away what killed runs left unfinished; call with the lock held."""
+    """Removes what killed runs left unfinished; call it with the lock held."""
     for path in folder.glob(".*.tmp"):
         path.unlink(missing_ok=True)
 

@@ -1,6 +1,9 @@
-"""What a step sees of the videos: which frames, which crop, flipped or not."""
+"""Plans and reads clips: which frames of a video, which crop, flipped or not."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import av
@@ -9,47 +12,55 @@ import torch
 from torch import Tensor
 
 from clips import presets
+from clips.preprocessing import Preprocessing
 from clips.samplers import EVALUATION, Sample, seeded_generator
 from videos.decoding import iter_rgb
-from videos.folder import VideoFolder
-from videos.frame_selection import VideoTiming, official_strip, snap
+from videos.frame_selection import FRAME_SELECTORS, VideoTiming, official_strip, snap
 from videos.resizing import Region, resize_crop
 
 
 class ClipPlan(NamedTuple):
-    """All that was chosen and drawn for a clip; reading it needs no more chance."""
+    """Everything that was chosen or drawn for a clip; reading it draws nothing more."""
 
-    indices: Tensor
+    indices: Tensor  # int64 (T,), of the frames
     region: Region
     flip: bool
 
 
 class Batch(NamedTuple):
-    """What a step sees.
+    """Clips as they come from the loader."""
 
-    clips: uint8, or float32 in [0, 1], (B, T, H, W, C). targets, videos: int64 (B,). flips: bool (B,). seeds: int64
-    (B,), of what is drawn on the device, EVALUATION for nothing.
-    """
+    clips: Tensor  # uint8, or float32 in [0, 1], (B, T, H, W, C)
+    targets: Tensor  # int64 (B,)
+    videos: Tensor  # int64 (B,)
+    flips: Tensor  # bool (B,)
+    seeds: Tensor | None = None  # int64 (B,), of what is drawn on the device; EVALUATION where nothing is
 
-    clips: Tensor
-    targets: Tensor
-    videos: Tensor
-    flips: Tensor
-    seeds: Tensor | None = None
+
+class Videos(Protocol):
+    """A `VideoFolder`, or other files with a label each."""
+
+    root: Path
+    labels: np.ndarray  # int64 (N,)
+
+    def path(self, video: int) -> str:
+        """The path of a file."""
 
 
 class ClipReader(Protocol):
-    """Where pixels come from: `DecodingReader` or `clip_cache.ClipCache`.
+    """Where pixels come from: `DecodingReader`, or `ClipCache` in caching."""
 
-    Attributes:
-        dtype: uint8, or float32 for pixels in [0, 1].
-        is_fast: whether reading is a matter of copying, so that a thread does it best.
-        source: names all that the pixels depend on beside the files.
-    """
+    @property
+    def dtype(self) -> type:
+        """uint8, or float32 for pixels in [0, 1]."""
 
-    dtype: type
-    is_fast: bool
-    source: str
+    @property
+    def is_fast(self) -> bool:
+        """Whether reading is mere copying, which threads do best."""
+
+    @property
+    def source(self) -> str:
+        """Identifies everything that the pixels depend on beside the files."""
 
     def read_into(self, clip: np.ndarray, video: int, indices: np.ndarray, region: Region) -> None:
         """Writes the crop of the frames at `indices` to `clip`, (T, H, W, C)."""
@@ -58,25 +69,34 @@ class ClipReader(Protocol):
 class DecodingReader:
     """Reads clips from the videos themselves, by the official float path."""
 
-    dtype = np.float32
+    dtype: type = np.float32
     is_fast = False
 
-    def __init__(self, folder: VideoFolder, resize_size: tuple[int, int]) -> None:
-        self._folder, self._resize_size = folder, resize_size
+    def __init__(self, folder: Videos, preprocessing: Preprocessing) -> None:
+        self._folder, self._resize_size = folder, preprocessing.resize_size
 
     @property
     def source(self) -> str:
-        """See ClipReader."""
+        """As in ClipReader."""
         versions = {name: av.library_versions[name] for name in ("libavcodec", "libswscale")}
         return f"decoded {self._folder.root.resolve()} {self._resize_size} {versions}"
 
     def read_into(self, clip: np.ndarray, video: int, indices: np.ndarray, region: Region) -> None:
-        """See ClipReader. Raises VideoError."""
-        indices = indices.tolist()
-        for index, frame in iter_rgb(self._folder.path(video), indices):
-            first = indices.index(index)
+        """As in ClipReader. Raises VideoError."""
+        wanted = indices.tolist()
+        for index, frame in iter_rgb(self._folder.path(video), wanted):
+            first = wanted.index(index)
             np.divide(resize_crop(frame, self._resize_size, region), 255, out=clip[first])
-            clip[first + 1 : first + indices.count(index)] = clip[first]
+            clip[first + 1 : first + wanted.count(index)] = clip[first]
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What training draws for a clip: its start, crop and flip."""
+
+    seed: int = 0
+    start_prob: float = 0.5  # of the official start, where the frame selection is official
+    may_flip: Tensor | None = None  # bool (num_classes,), classes whose clips may be mirrored; None flips nothing
 
 
 class ClipDataset:
@@ -86,96 +106,99 @@ class ClipDataset:
         folder: the videos.
         timing: gives a video's VideoTiming.
         reader: where pixels come from.
-        selector: one of FRAME_SELECTORS, options bound.
-        clip_len: frames a clip.
-        frame_rate: frames a second that the official strip has.
-        clips_per_video: clips a video.
-        candidate_rate: where given, the selector's choice is moved to the nearest frames at this rate.
-        resize_size, crop_size: height and width.
-        may_flip: bool (num_classes,), classes whose mirror image is the same class; None flips nothing.
-        random: draw start, crop and flip in training; without it training sees what evaluation sees.
-        seed: of all that is drawn.
+        preprocessing: how frames are chosen, resized and cropped.
+        clips_per_video: clips of each video.
+        augmentation: what training draws; without it training sees what evaluation sees.
     """
 
     def __init__(
         self,
-        folder: VideoFolder,
+        folder: Videos,
         timing: Callable[[int], VideoTiming],
         reader: ClipReader,
-        selector: Callable[..., Tensor],
-        *,
-        clip_len: int,
-        frame_rate: float,
-        clips_per_video: int,
-        resize_size: tuple[int, int],
-        crop_size: tuple[int, int],
-        candidate_rate: float | None = None,
-        may_flip: Tensor | None = None,
-        random: bool = False,
-        seed: int = 0,
+        preprocessing: Preprocessing,
+        clips_per_video: int = 1,
+        augmentation: Augmentation | None = None,
     ) -> None:
-        self.folder, self._timing, self.reader, self._selector = folder, timing, reader, selector
-        self.clip_len, self.frame_rate, self.clips_per_video = clip_len, frame_rate, clips_per_video
-        self._slack = tuple(resize - crop for resize, crop in zip(resize_size, crop_size, strict=True))
-        self.resize_size, self.crop_size, self._candidate_rate = resize_size, crop_size, candidate_rate
-        self._may_flip = may_flip.tolist() if may_flip is not None else []
-        self._random, self._seed = random, seed
+        self.folder, self._timing, self.reader = folder, timing, reader
+        self.preprocessing, self.clips_per_video, self._augmentation = preprocessing, clips_per_video, augmentation
+        sizes = zip(preprocessing.resize_size, preprocessing.crop_size, strict=True)
+        self._slack = tuple(resize - crop for resize, crop in sizes)
+        drawn = augmentation or Augmentation()
+        self._may_flip = drawn.may_flip.tolist() if drawn.may_flip is not None else []
+        is_official = preprocessing.frame_selection == "official"
+        self._selector_options = {"start_prob": drawn.start_prob} if is_official else {}
+        self._candidate_rate = None if is_official else preprocessing.candidate_rate
 
     def plan(self, sample: Sample) -> ClipPlan:
-        """Chooses frames, crop and flip: the same for the same (seed, epoch, video, clip), whoever asks."""
-        is_random = self._random and sample.epoch != EVALUATION
-        generator = seeded_generator(self._seed, sample.epoch, sample.video, sample.clip) if is_random else None
-        video = self._timing(sample.video)
-        indices = self._selector(
+        """Chooses frames, crop and flip: the same for the same (seed, epoch, video, clip), whichever process asks."""
+        generator = self._generator(sample)
+        indices, crop_size = self._choose_frames(sample, generator), self.preprocessing.crop_size
+        if generator is None:
+            # As torchvision's CenterCrop rounds.
+            top, left = (int(round(slack / 2.0)) for slack in self._slack)
+            return ClipPlan(indices, Region(top, left, *crop_size), False)
+        draws = torch.rand(3, generator=generator, dtype=torch.float64).tolist()
+        top, left = (int(draw * (slack + 1)) for draw, slack in zip(draws, self._slack, strict=False))
+        may_flip = bool(self._may_flip) and self._may_flip[self.folder.labels[sample.video]]
+        return ClipPlan(indices, Region(top, left, *crop_size), may_flip and draws[2] < 0.5)
+
+    def _generator(self, sample: Sample, *stream: int) -> torch.Generator | None:
+        """Of what is drawn for a clip, None where nothing is; each further number gives an unrelated stream."""
+        if self._augmentation is None or sample.epoch == EVALUATION:
+            return None
+        return seeded_generator(self._augmentation.seed, sample.epoch, sample.video, sample.clip, *stream)
+
+    def _choose_frames(self, sample: Sample, generator: torch.Generator | None) -> Tensor:
+        video, wanted = self._timing(sample.video), self.preprocessing
+        select = partial(FRAME_SELECTORS[wanted.frame_selection], **self._selector_options)
+        indices = select(
             video,
-            self.clip_len,
-            self.frame_rate,
+            wanted.clip_len,
+            wanted.frame_rate,
             clip=sample.clip,
             clips_per_video=self.clips_per_video,
             generator=generator,
         )
-        if self._candidate_rate is not None:
-            candidates = official_strip(video.num_frames, video.fps, self._candidate_rate, self.clip_len).unique()
-            indices = snap(indices, candidates)
-        if generator is None:
-            # As torchvision's CenterCrop rounds.
-            top, left = (int(round(slack / 2.0)) for slack in self._slack)
-            return ClipPlan(indices, Region(top, left, *self.crop_size), False)
-        draws = torch.rand(3, generator=generator, dtype=torch.float64).tolist()
-        top, left = (int(draw * (slack + 1)) for draw, slack in zip(draws, self._slack, strict=False))
-        may_flip = bool(self._may_flip) and self._may_flip[self.folder.labels[sample.video]]
-        return ClipPlan(indices, Region(top, left, *self.crop_size), may_flip and draws[2] < 0.5)
+        if self._candidate_rate is None:
+            return indices
+        candidates = official_strip(video.num_frames, video.fps, self._candidate_rate, wanted.clip_len).unique()
+        return snap(indices, candidates)
 
     def describe(self, drawn: bool) -> dict[str, Any]:
-        """All that decides on the plan of a clip beside its file, plain values; with what is drawn from if `drawn`."""
-        selector, options = getattr(self._selector, "func", self._selector), getattr(self._selector, "keywords", {})
+        """Everything that a clip's plan depends on beside its file, as plain values; `drawn` adds the augmentation."""
         official = {
-            "selector": selector.__name__,
-            "clip_len": self.clip_len,
-            "frame_rate": self.frame_rate,
+            "selector": self.preprocessing.frame_selection,
+            "clip_len": self.preprocessing.clip_len,
+            "frame_rate": self.preprocessing.frame_rate,
             "clips_per_video": self.clips_per_video,
             "candidate_rate": self._candidate_rate,
-            "crop": [self._slack, self.crop_size],
+            "crop": [self._slack, self.preprocessing.crop_size],
         }
-        random = {"options": options, "may_flip": self._may_flip, "random": self._random, "seed": self._seed}
+        augmentation = self._augmentation
+        random = {
+            "options": self._selector_options,
+            "may_flip": self._may_flip,
+            "random": augmentation is not None,
+            "seed": augmentation.seed if augmentation else 0,
+        }
         return {**official, **random} if drawn else official
 
     def device_seed(self, sample: Sample) -> int:
-        """Of what is drawn for a clip on the device; EVALUATION, since nothing is."""
+        """Seeds what is drawn for a clip on the device; here always EVALUATION, since nothing is."""
         return EVALUATION
 
-    @staticmethod
-    def to_inputs(clips: Tensor, flips: Tensor, seeds: Tensor | None = None) -> Tensor:
+    def to_inputs(self, clips: Tensor, flips: Tensor, seeds: Tensor | None = None) -> Tensor:
         """What the network takes: the batch's clips flipped and normalised, float32 (B, C, T, H, W)."""
         return presets.normalize(presets.flip(clips, flips))
 
     @property
-    def clip_shape(self) -> tuple[int, int, int, int]:
+    def clip_shape(self) -> tuple[int, ...]:
         """(T, H, W, C)."""
-        return (self.clip_len, *self.crop_size, 3)
+        return (self.preprocessing.clip_len, *self.preprocessing.crop_size, 3)
 
     def read_into(self, clip: np.ndarray, sample: Sample) -> bool:
-        """Writes the clip, (T, H, W, C) of the reader's type, and tells whether to flip it on the device."""
+        """Writes the clip, (T, H, W, C) of the reader's type, and returns whether to flip it on the device."""
         plan = self.plan(sample)
         self.reader.read_into(clip, sample.video, plan.indices.numpy(), plan.region)
         return plan.flip

@@ -1,6 +1,7 @@
-"""Batches, prepared ahead of the step. A room of its own beside the datasets: how clips are read at speed is another
-matter than which. From a cache, threads copy crops out of the map (no process, no pickling); from the videos, worker
-processes decode and a thread collects what they send.
+"""Prepares batches ahead of the step.
+
+From a cache, threads copy crops out of the memory map (no process, no pickling); from the videos, worker processes
+decode and a thread collects what they send.
 """
 
 import math
@@ -8,47 +9,86 @@ import queue
 import threading
 import weakref
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from clips.dataset import Batch, ClipDataset
+from clips.dataset import Batch, Videos
 from clips.samplers import Sample
 from runtime.worker_pool import WorkerDied, map_in_workers
 from videos.decoding import VideoError
 
 BATCHES_AHEAD = 3
-MAX_THREADS = 4  # copying is bound by memory, more do not help
+MAX_THREADS = 4  # copying is bound by memory bandwidth: more do not help
 CLIPS_AHEAD_PER_WORKER = 4
 
 
-class ClipLoader:
+class _Reader(Protocol):
+    @property
+    def dtype(self) -> type: ...
+
+    @property
+    def is_fast(self) -> bool: ...
+
+
+class ClipSource(Protocol):
+    """What a loader reads: a `ClipDataset`, or the features of its clips."""
+
+    clips_per_video: int
+
+    @property
+    def folder(self) -> Videos:
+        """The videos."""
+
+    @property
+    def reader(self) -> _Reader:
+        """Gives the element type, and says whether threads read best."""
+
+    @property
+    def clip_shape(self) -> tuple[int, ...]:
+        """Of a clip as it is read."""
+
+    def read_into(self, clip: np.ndarray, sample: Sample) -> bool:
+        """Writes a clip, and returns whether to flip it on the device."""
+
+    def device_seed(self, sample: Sample) -> int:
+        """Seeds what is drawn for a clip on the device; EVALUATION where nothing is."""
+
+    def to_inputs(self, clips: Tensor, flips: Tensor, seeds: Tensor | None = None) -> Tensor:
+        """What the network takes of a batch, float32 (B, C, T, H, W)."""
+
+
+Source = TypeVar("Source", bound=ClipSource)
+
+
+class ClipLoader(Generic[Source]):
     """Makes batches of a dataset's clips.
 
     Args:
-        dataset: clips to read, or a `FeatureDataset`.
-        batch_size: clips a batch.
-        num_workers: processes that decode, or threads that copy from a cache; 0 does it in the caller.
-        pin_memory: page-locked batches, for copying to a GPU while it works.
+        dataset: the clips.
+        batch_size: clips in a batch.
+        num_workers: processes that decode, or threads that copy from a cache; 0 reads in the calling thread.
+        pin_memory: page-locked batches, which are copied to a GPU while it computes.
     """
 
-    def __init__(self, dataset: ClipDataset, batch_size: int, num_workers: int, pin_memory: bool = False) -> None:
+    def __init__(self, dataset: Source, batch_size: int, num_workers: int, pin_memory: bool = False) -> None:
         self.dataset, self.batch_size, self.num_workers, self._pin_memory = dataset, batch_size, num_workers, pin_memory
         self._buffers = _Buffers()
 
     def num_batches(self, num_samples: int) -> int:
-        """Batches that `num_samples` clips fill; the last may be smaller."""
+        """Batches in `num_samples` clips; the last may be smaller."""
         return -(-num_samples // self.batch_size)
 
-    def batches(self, samples: Sequence[Sample]) -> Iterator[Batch]:
-        """Yields the clips of `samples`, in their order.
+    def batches(self, samples: Sequence[Sample]) -> Generator[Batch, None, None]:
+        """Yields the clips of `samples` in order.
 
         Raises:
-            VideoError: a frame that does not decode, or a worker that died on a video.
+            VideoError: a frame does not decode, or a worker died on a video.
         """
         if self.num_workers == 0:
             yield from map(self._gather, self._split(samples))
@@ -64,7 +104,7 @@ class ClipLoader:
         threads = min(self.num_workers, MAX_THREADS)
         with ThreadPoolExecutor(threads, "loader") as pool:
             parts = self._split(samples)
-            ahead = islice(parts, max(BATCHES_AHEAD, threads))  # no thread is without work
+            ahead = islice(parts, max(BATCHES_AHEAD, threads))  # every thread has work
             pending = deque(pool.submit(self._gather, part) for part in ahead)
             try:
                 while pending:
@@ -75,7 +115,7 @@ class ClipLoader:
                 for future in pending:
                     future.cancel()
 
-    def _from_processes(self, samples: Sequence[Sample]) -> Iterator[Batch]:
+    def _from_processes(self, samples: Sequence[Sample]) -> Generator[Batch, None, None]:
         lookahead = max(CLIPS_AHEAD_PER_WORKER * self.num_workers, self.batch_size)
         clips = map_in_workers(_ReadClip(self.dataset), samples, self.num_workers, lookahead=lookahead)
         for part in self._split(samples):
@@ -98,7 +138,7 @@ class ClipLoader:
 
     def _empty(self, samples: Sequence[Sample]) -> Batch:
         shape, dtype = (len(samples), *self.dataset.clip_shape), np.dtype(self.dataset.reader.dtype)
-        if self._pin_memory:  # torch keeps what is page-locked
+        if self._pin_memory:  # torch reuses page-locked memory itself
             clips = torch.empty(shape, dtype=getattr(torch, dtype.name), pin_memory=True)
         else:
             clips = self._buffers.take(shape, dtype)
@@ -109,10 +149,10 @@ class ClipLoader:
 
 
 class _Buffers:
-    """The memory of batches, used again when a batch is no longer held by anybody.
+    """The memory of batches, reused once nothing refers to a batch any more.
 
-    The system would take back blocks of this size and page them in anew for each batch: on an EPYC core a clip took
-    270 us to copy into fresh memory, 76 us into memory that was used before.
+    The system would take back blocks of this size, and page them in again for each batch: on an EPYC core a clip took
+    270 us to copy into fresh memory, 76 us into reused memory.
     """
 
     def __init__(self) -> None:
@@ -128,7 +168,7 @@ class _Buffers:
         if len(memory) < size:
             memory = np.empty(size, np.uint8)
         array = memory[:size].view(dtype).reshape(shape)
-        # The tensor's storage, which all views of the tensor share, holds this array and lets go of it at its end.
+        # The tensor's storage, which all its views share, keeps this array alive until the last of them is gone.
         weakref.finalize(array, self._free.append, memory).atexit = False
         return torch.from_numpy(array)
 
@@ -136,16 +176,16 @@ class _Buffers:
 class _ReadClip:
     """Reads one clip in a worker process: (clip, flip)."""
 
-    def __init__(self, dataset: ClipDataset) -> None:
+    def __init__(self, dataset: ClipSource) -> None:
         self._dataset = dataset
 
     def __call__(self, sample: Sample) -> tuple[np.ndarray, bool]:
-        clip = np.empty(self._dataset.clip_shape, self._dataset.reader.dtype)
+        clip: np.ndarray = np.empty(self._dataset.clip_shape, self._dataset.reader.dtype)
         return clip, self._dataset.read_into(clip, sample)
 
 
-def run_ahead(items: Iterator[Any], depth: int) -> Iterator[Any]:
-    """Yields `items`, which a thread produces up to `depth` ahead; their exceptions are raised here."""
+def run_ahead(items: Generator[Any, None, None], depth: int) -> Generator[Any, None, None]:
+    """Yields `items`, which a thread produces up to `depth` ahead; what they raise is raised here."""
     ready: queue.Queue = queue.Queue(depth)
     stopped = threading.Event()
     end = object()
@@ -164,7 +204,7 @@ def run_ahead(items: Iterator[Any], depth: int) -> Iterator[Any]:
                 if stopped.is_set():
                     break
             put((end, None))
-        except BaseException as error:  # every one, so that the consumer never waits for a dead thread
+        except BaseException as error:  # all of them, so that the consumer never waits for a dead thread
             put((end, error))
         finally:
             items.close()

@@ -1,4 +1,4 @@
-"""What a video goes through before the network. Needs no torch, so that command lines can take their defaults from it."""
+"""What a video goes through before the network. Imports no torch, so that parsers can take their defaults from it."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -33,12 +33,6 @@ class Preprocessing:
     def clip_shape(self) -> tuple[int, int, int, int]:
         """(C, T, H, W), as the network takes it."""
         return (3, self.clip_len, *self.crop_size)
-
-    def clip_options(self, **reading: Any):
-        from caching.splits import ClipOptions
-
-        values = {name: value for name, value in vars(self).items() if name not in ("frame_selection", "mean", "std")}
-        return ClipOptions(selection=self.frame_selection, clips_per_video=1, **values, **reading)
 
     def plain(self) -> dict[str, Any]:
         """The form that checkpoints and exported files keep."""

@@ -1,4 +1,4 @@
-"""What happens to a clip's pixels on the device, and which classes may be mirrored."""
+"""Normalises and mirrors clips on the device, and knows which classes may be mirrored."""
 
 import json
 import re
@@ -8,22 +8,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from clips.preprocessing import MEAN, STD
 from runtime.errors import UserError
-
-MEAN = (0.43216, 0.394666, 0.37645)  # of Kinetics-400, as torchvision's weights expect
-STD = (0.22803, 0.22145, 0.216989)
 
 AUGMENTATIONS = ("none", "basic", "strong")
 SIDE = re.compile(r"(?:^|[\s_-])(?:left|right)(?:$|[\s_-])", re.IGNORECASE)
 
 
 def flippable(classes: Sequence[str]) -> Tensor:
-    """bool (num_classes,): False where the name holds `left` or `right` as a word, as its mirror image is another."""
+    """Which classes look the same mirrored, bool (num_classes,): not those named `left` or `right` as a word."""
     return torch.tensor([SIDE.search(name) is None for name in classes], dtype=torch.bool)
 
 
 def normalize(clips: Tensor) -> Tensor:
-    """uint8, or float in [0, 1], B T H W C -> float32 B C T H W with Kinetics' mean and deviation taken out."""
+    """uint8, or float in [0, 1], B T H W C -> float32 B C T H W normalised by Kinetics' mean and standard deviation."""
     scale = 255.0 if clips.dtype == torch.uint8 else 1.0
     mean = torch.tensor(MEAN, device=clips.device)
     std = torch.tensor(STD, device=clips.device)
@@ -31,7 +29,7 @@ def normalize(clips: Tensor) -> Tensor:
 
 
 def flip(clips: Tensor, flips: Tensor) -> Tensor:
-    """Mirrors those clips (B T H W C) that `flips`, bool (B,), marks: all frames of a clip, or none."""
+    """Mirrors the clips (B T H W C) that `flips`, bool (B,), selects: all frames of a clip, or none."""
     if not flips.any():
         return clips
     return torch.where(flips[:, None, None, None, None], clips.flip(3), clips)
@@ -42,15 +40,15 @@ class FlipMapError(UserError):
 
 
 def read_flip_map(path: Path, classes: Sequence[str]) -> Tensor:
-    """The class of each class's mirror image, int64 (num_classes,): itself unless the file names another.
+    """The class of each class's mirror image, int64 (num_classes,); itself unless the file names another.
 
     Args:
-        path: a JSON object of pairs, such as {"left arm raise": "right arm raise"}, each once or both ways. Names are
-            the folders'; a space may stand for their `_`.
-        classes: names.
+        path: a JSON object of pairs, such as {"left arm raise": "right arm raise"}, in one direction or both. Names
+            are the folders'; a space may stand for `_`.
+        classes: their names.
 
     Raises:
-        FlipMapError: no such file, not of that form, a name that is no class, or a class in two pairs.
+        FlipMapError: the file cannot be read, is not of that form, names an unknown class, or has a class in two pairs.
     """
     try:
         pairs = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=list)

@@ -1,4 +1,4 @@
-"""Which clips a process sees in an epoch, and in what order."""
+"""Chooses the clips that a process sees in an epoch, and their order."""
 
 import hashlib
 from typing import NamedTuple
@@ -6,20 +6,20 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-EVALUATION = -1  # in place of an epoch: nothing is random
-REPEAT = 1 << 24  # epochs added to a clip that comes again in the same one, so that it is drawn anew
+EVALUATION = -1  # instead of an epoch: nothing is random
+REPEAT = 1 << 24  # added to the epoch for each time that a clip comes again within it, so that it is drawn anew
 
 
 class Sample(NamedTuple):
-    """Which clip: a video's row, the number of the clip, and the epoch that its randomness belongs to."""
+    """A clip, and what seeds its randomness."""
 
-    video: int
-    clip: int = 0
+    video: int  # its row in the folder
+    clip: int = 0  # its number within the video
     epoch: int = EVALUATION
 
 
 def seeded_generator(*key: int) -> torch.Generator:
-    """A generator for this key alone: neighbouring keys give unrelated numbers."""
+    """A generator seeded by `key`; neighbouring keys give unrelated numbers."""
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 
@@ -34,11 +34,18 @@ def training_samples(
     seen: int = 0,
     balance: Tensor | None = None,
 ) -> list[Sample]:
-    """This process's share of an epoch: all clips of `videos` in an order of (seed, epoch) alone.
+    """This process's share of an epoch: all clips of `videos`, in an order that depends on (seed, epoch) alone.
 
-    At most `world_size - 1` clips are seen twice, so that every process takes the same number of steps. The first
-    `seen` clips of the order are left out: processes deal it out in turn, so together they have seen the first of it.
-    With `balance`, the labels of `videos`, the order is that of `sampling.balanced_order`.
+    The order is dealt out to the processes in turn. At most `world_size - 1` clips are seen twice, so that every
+    process takes the same number of steps.
+
+    Args:
+        videos: int64 (V,), rows in the folder.
+        clips_per_video: clips of each.
+        seed, epoch: of the order, and of what is drawn for the clips.
+        rank, world_size: which process, of how many.
+        seen: clips at the start of the order to leave out, since an earlier run has trained on them.
+        balance: int64 (V,), the labels of `videos`: see all classes equally often, as `balanced_order` does.
     """
     generator = seeded_generator(seed, epoch)
     if balance is None:
@@ -55,23 +62,19 @@ def training_samples(
 
 
 def evaluation_samples(videos: Tensor, clips_per_video: int, rank: int = 0, world_size: int = 1) -> list[Sample]:
-    """This process's share of validation: each video whole and once, no padding."""
+    """This process's share of validation: each video once, with all of its clips, and no padding."""
     own = videos[rank::world_size].tolist()
     return [Sample(video, clip) for video in own for clip in range(clips_per_video)]
 
 
 def balanced_order(labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """An epoch as long as `labels`, in which the classes are seen equally often, to within one.
+    """An epoch as long as `labels` in which the classes are seen equally often, to within one clip.
 
-    A small class's clips come again, each as often as the others of its class to within one; of a large class some are
-    left out, others in the next epoch.
-
-    Args:
-        labels: int64 (N,), the class of each clip.
-        generator: of all choices.
+    The clips of a small class are repeated, each equally often to within one; of a large class some are left out,
+    different ones in each epoch.
 
     Returns:
-        int64 (N,), which clip each is; int64 (N,), how many times it came before.
+        int64 (N,), which clip comes; int64 (N,), how often it came before.
     """
     classes = labels.unique()
     share, more = divmod(len(labels), len(classes))

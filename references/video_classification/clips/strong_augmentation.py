@@ -1,9 +1,9 @@
-"""`--augment strong`: random resized crop, RandAugment, colour jitter and random erasing of whole clips. A room of its
-own beside `presets`: it works on whole resized frames, on the device, by torchvision's functional transforms.
+"""`--augment strong`: random resized crop, RandAugment, colour jitter and random erasing of whole clips, on the device.
 
-What is drawn is drawn once a clip, from a generator of the clip's own seed, on the CPU: the same on every device.
-Colours are changed with all frames of a clip laid out as one tall picture, so that what depends on a picture's contents
-(contrast, equalisation) changes all frames alike and does not flicker.
+Everything is drawn once per clip, on the CPU, from a generator seeded by the clip: the same on every device. This is
+why torchvision's own RandAugment and ColorJitter do not serve here: they draw from the global generator, and change
+each frame by its own contents. Colours are changed with all frames laid out as one tall picture, so that what depends
+on the contents (contrast, equalisation) changes all frames alike and does not flicker.
 """
 
 import math
@@ -14,57 +14,58 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from clips.dataset import ClipDataset, ClipPlan
-from clips.presets import MEAN, flip, normalize
-from clips.samplers import EVALUATION, Sample, seeded_generator
+from clips.preprocessing import MEAN
+from clips.presets import flip, normalize
+from clips.samplers import EVALUATION, Sample
 from videos.resizing import Region
 
-CROP_SCALE, CROP_RATIO = (0.5, 1.0), (3 / 4, 4 / 3)  # area of the crop, width by height
-JITTER, HUE_JITTER = 0.3, 0.05  # brightness, contrast and saturation change by up to this factor; hue by this turn
+CROP_SCALE, CROP_RATIO = (0.5, 1.0), (3 / 4, 4 / 3)  # share of the area; width / height
+JITTER, HUE_JITTER = 0.3, 0.05  # brightness, contrast, saturation: factor 1 +- this; hue: turns
 ERASE_PROB, ERASE_SCALE, ERASE_RATIO = 0.25, (0.02, 0.2), (0.3, 3.3)
-RANDAUGMENT_OPS = 2  # a clip
-MAX_TURN_DEGREES, MAX_SHEAR_DEGREES, MAX_SHIFT = 15.0, 10.0, 0.1  # shift: of the picture's side
+RANDAUGMENT_OPS = 2  # per clip
+MAX_TURN_DEGREES, MAX_SHEAR_DEGREES, MAX_SHIFT = 15.0, 10.0, 0.1  # shift: share of the side
 
 
 class Draws:
-    """Numbers drawn for one clip."""
+    """Draws random numbers for one clip."""
 
     def __init__(self, seed: int) -> None:
         self._generator = torch.Generator().manual_seed(seed)
 
     def uniform(self, low: float, high: float) -> float:
-        """A number between the two."""
+        """A number in [low, high)."""
         return low + (high - low) * torch.rand((), generator=self._generator, dtype=torch.float64).item()
 
     def choice(self, count: int) -> int:
-        """One of `range(count)`."""
+        """An element of `range(count)`."""
         return int(torch.randint(count, (), generator=self._generator))
 
 
 class StrongClipDataset(ClipDataset):
-    """A ClipDataset that hands out whole resized frames, and augments them on the device; see there."""
+    """A ClipDataset that reads whole resized frames, and augments them on the device."""
 
     def plan(self, sample: Sample) -> ClipPlan:
-        """As ClipDataset, but for the crop: that is made later."""
-        return super().plan(sample)._replace(region=Region(0, 0, *self.resize_size))
+        """As ClipDataset, but without the crop, which is made on the device."""
+        return super().plan(sample)._replace(region=Region(0, 0, *self.preprocessing.resize_size))
 
     @property
-    def clip_shape(self) -> tuple[int, int, int, int]:
+    def clip_shape(self) -> tuple[int, ...]:
         """(T, H, W, C) of the frames before the crop."""
-        return (self.clip_len, *self.resize_size, 3)
+        return (self.preprocessing.clip_len, *self.preprocessing.resize_size, 3)
 
     def device_seed(self, sample: Sample) -> int:
-        """Of what is drawn for the clip on the device; EVALUATION where nothing is."""
-        if not self._random or sample.epoch == EVALUATION:
-            return EVALUATION
-        return seeded_generator(self._seed, sample.epoch, sample.video, sample.clip, 1).initial_seed()
+        """Seeds what is drawn for the clip on the device; EVALUATION where nothing is."""
+        generator = self._generator(sample, 1)
+        return EVALUATION if generator is None else generator.initial_seed()
 
-    def to_inputs(self, clips: Tensor, flips: Tensor, seeds: Tensor) -> Tensor:
+    def to_inputs(self, clips: Tensor, flips: Tensor, seeds: Tensor | None = None) -> Tensor:
         """What the network takes: the batch's clips flipped, augmented and normalised, float32 (B, C, T, H, W)."""
-        return normalize(augment(flip(clips, flips), seeds, self.crop_size))
+        seeds = torch.full((len(clips),), EVALUATION) if seeds is None else seeds
+        return normalize(augment(flip(clips, flips), seeds, self.preprocessing.crop_size))
 
 
 def augment(clips: Tensor, seeds: Tensor, crop_size: tuple[int, int]) -> Tensor:
-    """Crops and changes each clip as its seed draws; with the seed EVALUATION it is the centre crop, unchanged.
+    """Crops and changes each clip as drawn by its seed; the seed EVALUATION gives the unchanged centre crop.
 
     Args:
         clips: uint8, or float in [0, 1], (B, T, H, W, C).
@@ -85,7 +86,8 @@ def _augment_clip(clip: Tensor, seed: int, crop_size: tuple[int, int]) -> Tensor
     if seed == EVALUATION:
         return F.center_crop(clip, list(crop_size))
     draws = Draws(seed)
-    region = draw_region(draws, *clip.shape[-2:], CROP_SCALE, CROP_RATIO)
+    height, width = clip.shape[-2:]
+    region = draw_region(draws, height, width, CROP_SCALE, CROP_RATIO)
     clip = F.resized_crop(clip, *region, size=list(crop_size), antialias=False)
     for _ in range(RANDAUGMENT_OPS):
         change = RANDAUGMENT[draws.choice(len(RANDAUGMENT))]
@@ -96,15 +98,23 @@ def _augment_clip(clip: Tensor, seed: int, crop_size: tuple[int, int]) -> Tensor
 def draw_region(
     draws: Draws, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]
 ) -> tuple[int, int, int, int]:
-    """A rectangle of the picture: top, left, height, width. Area by `scale`, width to height by `ratio`, cut to fit."""
+    """Draws a rectangle within a picture.
+
+    Args:
+        draws: where the numbers come from.
+        height, width: of the picture.
+        scale: range of the rectangle's area, as a share of the picture's.
+        ratio: range of width / height; a rectangle that is too large is cut to fit.
+
+    Returns:
+        top, left, height, width.
+    """
     area = height * width * draws.uniform(*scale)
     aspect = math.exp(draws.uniform(math.log(ratio[0]), math.log(ratio[1])))
     region_height = min(max(round(math.sqrt(area / aspect)), 1), height)
     region_width = min(max(round(math.sqrt(area * aspect)), 1), width)
-    return (
-        *(draws.choice(height - region_height + 1), draws.choice(width - region_width + 1)),
-        *(region_height, region_width),
-    )
+    top, left = draws.choice(height - region_height + 1), draws.choice(width - region_width + 1)
+    return top, left, region_height, region_width
 
 
 def jitter(clip: Tensor, draws: Draws) -> Tensor:
@@ -122,12 +132,11 @@ def jitter(clip: Tensor, draws: Draws) -> Tensor:
 
 
 def erase(clip: Tensor, draws: Draws) -> Tensor:
-    """Sometimes fills a box with the mean colour, the same box in all frames of a clip (T, C, H, W)."""
+    """Fills a box with the mean colour, at ERASE_PROB: the same box in all frames of a clip (T, C, H, W)."""
     is_erased = draws.uniform(0, 1) < ERASE_PROB
-    top, left, height, width = draw_region(draws, *clip.shape[-2:], ERASE_SCALE, ERASE_RATIO)
-    if not is_erased:
-        return clip
-    return F.erase(clip, top, left, height, width, clip.new_tensor(MEAN)[:, None, None])
+    height, width = clip.shape[-2:]
+    region = draw_region(draws, height, width, ERASE_SCALE, ERASE_RATIO)
+    return F.erase(clip, *region, clip.new_tensor(MEAN)[:, None, None]) if is_erased else clip
 
 
 def _as_one_picture(clip: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
@@ -138,12 +147,9 @@ def _as_one_picture(clip: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 def _affine(clip: Tensor, turn: float = 0.0, shift: tuple[float, float] = (0, 0), shear: tuple[float, float] = (0, 0)):
-    fill = list(MEAN)
-    return F.affine(
-        *(clip, turn, [round(shift[0] * clip.shape[-1]), round(shift[1] * clip.shape[-2])], 1.0, list(shear)),
-        interpolation=F.InterpolationMode.BILINEAR,
-        fill=fill,
-    )
+    pixels = [round(shift[0] * clip.shape[-1]), round(shift[1] * clip.shape[-2])]
+    bilinear = F.InterpolationMode.BILINEAR
+    return F.affine(clip, turn, pixels, 1.0, list(shear), interpolation=bilinear, fill=list(MEAN))
 
 
 # Each takes a clip (T, C, H, W) in [0, 1] and a strength from -1 to 1.

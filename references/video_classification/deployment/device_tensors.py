@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from caching.splits import Clips
+from clips.preprocessing import Preprocessing
 from deployment.onnx_network import DeviceFormat
 from deployment.parity import clip_arrays
-from network.trained_model import Preprocessing
 from runtime.errors import UserError, require
 from runtime.files import replaced_file
 

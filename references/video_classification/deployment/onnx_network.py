@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from network.trained_model import Preprocessing, TrainedModel
+from clips.preprocessing import Preprocessing
+from network.trained_model import TrainedModel
 from runtime.errors import UserError, require
 
 INPUT, OUTPUT = "video", "class_logits"

@@ -12,10 +12,11 @@ from torch.nn import functional as F
 
 from caching.splits import Clips
 from clips import presets
+from clips.preprocessing import Preprocessing
 from clips.samplers import evaluation_samples
 from deployment.onnx_network import INPUT, OUTPUT, DeviceFormat, ExportError
 from evaluation.metrics import VideoResults, VideoScores
-from network.trained_model import Preprocessing, TrainedModel
+from network.trained_model import TrainedModel
 from runtime.errors import require
 from runtime.progress import Progress
 

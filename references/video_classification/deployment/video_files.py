@@ -6,17 +6,18 @@ import glob
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
 from clips.dataset import ClipDataset, DecodingReader
 from clips.loading import run_ahead
+from clips.preprocessing import Preprocessing
 from clips.samplers import Sample
-from network.trained_model import Preprocessing
 from runtime.worker_pool import WorkerDied, map_in_workers
 from videos.decoding import VideoError
 from videos.folder import VIDEO_ENDINGS
-from videos.frame_selection import FRAME_SELECTORS, VideoTiming
+from videos.frame_selection import VideoTiming
 from videos.index import Scan
 from videos.motion import motion_from_curve
 
@@ -40,7 +41,7 @@ class VideoFiles:
     """Takes the place of a `VideoFolder` where files have no class."""
 
     def __init__(self, paths: Sequence[str]) -> None:
-        self._paths = list(paths)
+        self._paths, self.root = list(paths), Path()
         self.labels = np.zeros(len(self._paths), np.int64)
 
     def __len__(self) -> int:
@@ -88,14 +89,9 @@ def read_clips(
     dataset = ClipDataset(
         files,
         ProbedTiming(files, with_motion=preprocessing.frame_selection == "motion"),
-        DecodingReader(files, preprocessing.resize_size),
-        FRAME_SELECTORS[preprocessing.frame_selection],
-        clip_len=preprocessing.clip_len,
-        frame_rate=preprocessing.frame_rate,
-        clips_per_video=clips_per_video,
-        resize_size=preprocessing.resize_size,
-        crop_size=preprocessing.crop_size,
-        candidate_rate=None if preprocessing.frame_selection == "official" else preprocessing.candidate_rate,
+        DecodingReader(files, preprocessing),
+        preprocessing,
+        clips_per_video,
     )
     results = map_in_workers(
         _ReadVideo(dataset), range(len(files)), min(num_workers, len(files)), on_death=partial(_death, files)

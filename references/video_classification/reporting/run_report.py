@@ -143,7 +143,7 @@ class RunReport:
             results,
             [dataset.folder.names.string(video) for video in results.videos.tolist()],
             self.classes,
-            clips.options.rule,
+            clips.options.preprocessing.rule,
             clips.pixels,
             clips.skipped,
             Path(checkpoint) if checkpoint else None,

@@ -3,8 +3,8 @@
 import io
 import os
 import zipfile
-from collections.abc import Collection, Iterable, Sequence
-from typing import IO
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import IO, Any
 
 import numpy as np
 
@@ -72,7 +72,7 @@ class Ragged(Sequence):
         return cls(flat, offsets)
 
 
-def pack_columns(columns: dict[str, np.ndarray | Ragged]) -> bytes:
+def pack_columns(columns: Mapping[str, np.ndarray | Ragged]) -> bytes:
     """Named columns as bytes that `unpack_columns` reads; nothing in them is ever executed."""
     arrays = {}
     for name, column in columns.items():
@@ -85,9 +85,9 @@ def pack_columns(columns: dict[str, np.ndarray | Ragged]) -> bytes:
     return buffer.getvalue()
 
 
-def unpack_columns(data: bytes) -> dict[str, np.ndarray | Ragged]:
+def unpack_columns(data: bytes) -> dict[str, Any]:
     """The columns that `pack_columns` packed. Raises ValueError on anything else."""
-    columns: dict[str, np.ndarray | Ragged] = {}
+    columns: dict[str, Any] = {}
     arrays = read_arrays(io.BytesIO(data))
     for name, array in arrays.items():
         if name.endswith(".flat"):

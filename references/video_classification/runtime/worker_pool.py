@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
@@ -55,7 +55,7 @@ def map_in_workers(
     *,
     lookahead: int | None = None,
     on_death: Callable[[WorkerDied], Any] | None = None,
-) -> Iterator[Any]:
+) -> Generator[Any, None, None]:
     """Yields `function(item)` for each of `items`, in their order.
 
     Args:

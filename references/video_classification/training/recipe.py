@@ -1,7 +1,7 @@
 """From the options of the training script to the objects that it works with: clips, network, trainer."""
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -42,18 +42,21 @@ def val_preprocessing(args: argparse.Namespace) -> Preprocessing:
 
 def val_splits(args: argparse.Namespace, classes: list[str]) -> list[Split]:
     """The validation split, by each frame selection."""
-    folder = VideoFolder(args.data_path / args.eval_split, classes)
-    sizes = (args.val_resize_size, args.val_crop_size)
-    return [(folder, _clip_options(args, *sizes, selection=name)) for name in args.val_frame_selection]
+    folder, preprocessing = VideoFolder(args.data_path / args.eval_split, classes), val_preprocessing(args)
+    selections = [replace(preprocessing, frame_selection=name) for name in args.val_frame_selection]
+    return [(folder, _clip_options(args, selection)) for selection in selections]
 
 
 def train_split(args: argparse.Namespace, classes: list[str]) -> Split:
     """The training split, drawn and augmented as asked."""
-    options = _clip_options(
-        args,
-        args.train_resize_size,
-        args.train_crop_size,
-        selection=args.frame_selection,
+    preprocessing = replace(
+        val_preprocessing(args),
+        frame_selection=args.frame_selection,
+        resize_size=args.train_resize_size,
+        crop_size=args.train_crop_size,
+    )
+    options = replace(
+        _clip_options(args, preprocessing),
         random=args.augment != "none",
         balanced=args.balanced_sampling,
         strong=args.augment == "strong",
@@ -167,26 +170,19 @@ def resume(args: argparse.Namespace, start: Start, trainer: Trainer) -> RunProgr
     return progress
 
 
-def _clip_options(
-    args: argparse.Namespace, resize_size: tuple[int, int], crop_size: tuple[int, int], **split
-) -> ClipOptions:
-    """How clips are made and read; `split` is what the two splits differ in."""
+def _clip_options(args: argparse.Namespace, preprocessing: Preprocessing) -> ClipOptions:
+    """How clips of either split are made and read."""
     return ClipOptions(
-        clip_len=args.clip_len,
-        frame_rate=args.frame_rate,
-        clips_per_video=args.clips_per_video,
-        resize_size=resize_size,
-        crop_size=crop_size,
-        start_prob=args.official_start_prob,
-        seed=args.seed,
+        preprocessing,
         cache_dir=args.cache_dir,
+        batch_size=args.batch_size,
+        num_workers=args.workers,
+        clips_per_video=args.clips_per_video,
         cached=args.cache_dataset,
         cache_format=args.cache_format,
-        candidate_rate=args.cache_frame_rate,
         skip_unreadable=args.skip_unreadable,
-        batch_size=args.batch_size,
         batches_per_step=args.gradient_accumulation,
-        num_workers=args.workers,
         pin_memory=args.device.startswith("cuda"),
-        **split,
+        start_prob=args.official_start_prob,
+        seed=args.seed,
     )

@@ -32,7 +32,7 @@ def print_plan(model: nn.Module, name: str, clips: Clips, num_classes: int, epoc
         f"{len(clips.videos)} training videos; epochs {epochs.start} to {epochs.stop - 1}, "
         f"{steps} steps each, {steps * len(epochs)} in all; effective batch {clips.clips_per_step()} "
         f"({' x '.join(f'{count} {what}' for count, what in batch)}); "
-        f"{options.rule}; pixels: {clips.pixels}"
+        f"{options.preprocessing.rule}; pixels: {clips.pixels}"
         + (f"; {repeated} clips an epoch come twice, for every process to take the same steps" if repeated else "")
     )
 

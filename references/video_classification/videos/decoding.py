@@ -9,7 +9,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import av
 import numpy as np
@@ -26,10 +26,10 @@ ONE_FRAME_A_PACKET_CONTAINERS = {"mp4", "matroska"}
 
 # PyAV from 17 on converts each frame with a thread for every core, unless told otherwise: 1.5 ms a frame of 854x480
 # instead of 0.2, and workers on all cores already.
-ONE_THREAD = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
+ONE_THREAD: dict[str, Any] = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
 
 # PyAV before 19 refuses a file whose title is not UTF-8, unless told otherwise; later versions have no such argument.
-LENIENT_METADATA = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
+LENIENT_METADATA: dict[str, Any] = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
 
 
 class VideoError(UserError):
@@ -168,7 +168,8 @@ class _PacketScan:
         self.path, self.stream = path, stream
         self.count = 0
         self.is_regular = True  # the count of packets is the count of frames
-        self.first_pts = self.end_pts = None
+        self.first_pts: int | None = None
+        self.end_pts = 0
         self.first: av.VideoFrame | None = None
         self._with_data = 0
 
@@ -206,7 +207,7 @@ class _PacketScan:
 
     def _place(self, pts: int, duration: int) -> None:
         if self.first_pts is None:
-            self.first_pts = self.end_pts = pts
+            self.first_pts, self.end_pts = pts, pts
         if pts < self.first_pts:
             self.is_regular = False  # shown before the first key frame: a decoder drops it
         self.end_pts = max(self.end_pts, pts + duration)
@@ -245,8 +246,9 @@ def _is_regular_file(path: str | os.PathLike) -> bool:
 
 
 def _video_info(container, stream, packets: _PacketScan, frames: int) -> VideoInfo:
-    matrix = _display_matrix(packets.first)
-    width, height = packets.first.width, packets.first.height
+    first = cast(av.VideoFrame, packets.first)  # `finish` has asked for it
+    matrix = _display_matrix(first)
+    width, height = first.width, first.height
     if _is_transposed(matrix):
         width, height = height, width
     seconds = _duration_seconds(container, stream, packets)
@@ -273,7 +275,7 @@ def _display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int]:
     data = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
         return 1, 0, 0, 1
-    a, b, _, c, d = np.frombuffer(data, np.int32)[:5].tolist()
+    a, b, _, c, d = np.frombuffer(cast(memoryview, data), np.int32)[:5].tolist()
     return a, b, c, d
 
 

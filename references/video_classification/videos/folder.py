@@ -1,4 +1,4 @@
-"""The videos of a folder with a folder a class."""
+"""Lists the videos of `root/<class>/`."""
 
 import os
 from collections.abc import Sequence
@@ -9,28 +9,29 @@ import numpy as np
 from runtime.columns import Ragged
 from runtime.errors import UserError
 
-VIDEO_ENDINGS = (
-    *(".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg"),
-    *(".ts", ".mts", ".m2ts", ".wmv", ".flv", ".3gp", ".ogv"),
-)
+# As the dataset tools take for videos, or a file that they placed and checked would be ignored in training.
+VIDEO_ENDINGS: tuple[str, ...] = (".mp4", ".m4v", ".mov", ".3gp", ".avi", ".mkv", ".webm", ".ts", ".mts", ".m2ts")
+VIDEO_ENDINGS += (".mpg", ".mpeg", ".flv", ".wmv", ".asf", ".ogv")
 
 
 class DatasetError(UserError):
-    """A folder that is not what training needs; the message names what is wrong."""
+    """A folder that training cannot use; the message says what is wrong."""
 
 
 class VideoFolder:
     """The videos of `root/<class>/`, in the order of classes and names.
 
     Args:
-        root: a folder with a folder a class.
-        classes: the names that labels count in; by default the folders', sorted. A class without a folder is no error.
+        root: a folder with one folder per class.
+        classes: names in the order of the labels; by default the folders' names, sorted. A class may have no folder.
 
     Attributes:
-        names: each video's path relative to `root`. labels: int64 (N,). sizes, mtimes_ns: of each file, int64 (N,).
+        names: each video's path relative to `root`.
+        labels: int64 (N,).
+        sizes, mtimes_ns: of each file, int64 (N,).
 
     Raises:
-        DatasetError: no such folder, no video in it, or a class folder that `classes` does not name.
+        DatasetError: there is no such folder, no video in it, or a class folder that `classes` does not name.
     """
 
     def __init__(self, root: Path, classes: Sequence[str] | None = None) -> None:
@@ -62,7 +63,7 @@ class VideoFolder:
         return len(self.names)
 
     def path(self, video: int) -> str:
-        """Where the file lies."""
+        """The path of the file."""
         return os.path.join(self.root, self.names.string(video))
 
 
@@ -76,5 +77,5 @@ def class_folders(root: Path) -> list[str]:
 def _status(entry: os.DirEntry) -> os.stat_result:
     try:
         return entry.stat()
-    except OSError:  # a dangling link: reading it will say so
+    except OSError:  # a dangling link: the scan will report it
         return entry.stat(follow_symlinks=False)

@@ -1,4 +1,4 @@
-"""Which frames of a video make a clip: pure functions from counts and rates to frame indices, no I/O.
+"""Chooses the frames of a clip: pure functions from counts and rates to frame indices, no I/O.
 
 A *strip* is the video resampled to the target rate, a *clip* is `clip_len` frames of it. For a video of 12 frames at
 12 frames a second, a target rate of 4 and clips of 3 frames:
@@ -17,6 +17,7 @@ and returns sorted indices within `0 .. num_frames - 1`; frames repeat where the
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -29,22 +30,17 @@ MOTION_POWER = 0.5  # evens out bursts of motion (MGSampler, arXiv 2104.09952, s
 
 @dataclass(frozen=True)
 class VideoTiming:
-    """What selection may know of a video.
+    """What selection may know of a video."""
 
-    Args:
-        num_frames: decoded frames.
-        fps: the container's average rate, frames a second.
-        motion: float (M,), how much the picture changes, spread evenly from the first frame to the last; with
-            M = num_frames - 1, value i is the change between frames i and i + 1. Only `motion` needs it.
-    """
-
-    num_frames: int
-    fps: float
+    num_frames: int  # that decode
+    fps: float  # the container's average rate, frames a second
+    # float (M,), how much the picture changes, spread evenly from the first frame to the last: with M = num_frames - 1,
+    # value i is the change between frames i and i + 1. Only `motion` needs it.
     motion: Tensor | None = None
 
 
 def official_strip(num_frames: int, fps: float, frame_rate: float, clip_len: int) -> Tensor:
-    """The frames that the challenge's evaluator keeps of a video, before it cuts clips out of them.
+    """The strip: the frames that the challenge's evaluator keeps of a video, before it cuts clips out of them.
 
     A video with too few frames for one clip gets a higher rate. The float32 product is the evaluator's: at rates such
     as 30000/1001 float64 would pick other frames.
@@ -67,7 +63,7 @@ def official_strip(num_frames: int, fps: float, frame_rate: float, clip_len: int
     total = num_frames * frame_rate / fps
     rate_of_one_clip = clip_len / (num_frames / fps)
     if total > MAX_STRIP or not 0 < rate_of_one_clip < math.inf:
-        raise ValueError(f"rates beyond all measure: {given}")
+        raise ValueError(f"rates too far apart: {given}")
     if total < clip_len:
         frame_rate = math.ceil(rate_of_one_clip)
         total = clip_len
@@ -83,8 +79,8 @@ def official_clip(
 ) -> Tensor:
     """Clip number `clip` of `clips_per_video` clips spread evenly over the official strip: LongTensor (clip_len,).
 
-    Arguments and errors as `official_strip`, and ValueError for a `clip` that is not among them; `clip=0` of 1 is the
-    clip that the challenge scores.
+    `clip=0` of 1 is the clip that the challenge scores. Arguments and errors are those of `official_strip`; a `clip`
+    outside `0 .. clips_per_video - 1` raises ValueError too.
     """
     if not 0 <= clip < clips_per_video:
         raise ValueError(f"there is no clip {clip} of {clips_per_video}: they count from 0")
@@ -104,7 +100,7 @@ def official(
     generator: torch.Generator | None = None,
     start_prob: float = 0.5,
 ) -> Tensor:
-    """The evaluator's clip; in training a random start in the strip, with start 0 at probability `start_prob`."""
+    """The evaluator's clip; in training a random start in the strip, which is 0 with probability `start_prob`."""
     if generator is None:
         return official_clip(video.num_frames, video.fps, frame_rate, clip_len, clip, clips_per_video)
     strip = official_strip(video.num_frames, video.fps, frame_rate, clip_len)
@@ -122,7 +118,7 @@ def uniform(
     clips_per_video: int = 1,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Evenly from the first frame to the last; several clips interleave. Training draws nothing: it is the same."""
+    """Evenly from the first frame to the last; several clips interleave. Training draws nothing."""
     positions = torch.linspace(0, video.num_frames - 1, clip_len * clips_per_video, dtype=torch.float64)
     return positions[clip::clips_per_video].round().long()
 
@@ -152,9 +148,9 @@ def motion(
 ) -> Tensor:
     """More frames where more moves: `clip_len` parts of equal motion (after MGSampler, arXiv 2104.09952).
 
-    The motion curve, evened out by `MOTION_POWER` and mixed with a uniform share, is cumulated over the video and cut
+    The motion curve, flattened by `MOTION_POWER` and mixed with a uniform share, is cumulated over the video and cut
     into parts of equal mass; training draws a point in each, evaluation takes the frame nearest its centre. A still
-    video, as one of a single frame, gives the uniform choice.
+    video, or one of a single frame, gives the uniform choice.
 
     Raises:
         ValueError: a video of several frames has no motion curve.
@@ -164,12 +160,11 @@ def motion(
     curve = torch.zeros(0) if video.motion is None else video.motion
     mass = curve.to(torch.float64).clamp(min=0) ** MOTION_POWER
     if not mass.sum() > 0:
-        options = {"clip": clip, "clips_per_video": clips_per_video, "generator": generator}
-        return uniform(video, clip_len, frame_rate, **options)
+        return uniform(video, clip_len, frame_rate, clip=clip, clips_per_video=clips_per_video)
     mass = MOTION_SHARE * mass / mass.sum() + (1 - MOTION_SHARE) / len(mass)
     cumulated = torch.cat([mass.new_zeros(1), mass.cumsum(0)])
     cumulated /= cumulated[-1].clone()
-    # Inverse of the piecewise linear cumulated mass: which position holds each part's point?
+    # Invert the piecewise linear cumulated mass at each part's point.
     parts = _parts(clip_len, clip, clips_per_video, generator)
     right = torch.searchsorted(cumulated, parts, right=True).clamp_(1, len(mass))
     left = right - 1
@@ -178,7 +173,12 @@ def motion(
     return frames.round().long().clamp_(0, video.num_frames - 1)
 
 
-FRAME_SELECTORS = {"official": official, "uniform": uniform, "segment": segment, "motion": motion}
+FRAME_SELECTORS: dict[str, Callable[..., Tensor]] = {
+    "official": official,
+    "uniform": uniform,
+    "segment": segment,
+    "motion": motion,
+}
 
 
 def snap(indices: Tensor, candidates: Tensor) -> Tensor:

@@ -1,12 +1,11 @@
-"""What a scan of every file found: frame counts, rates and motion curves, and which files cannot be read. Kept on disk,
-so that each file is scanned once. A room of its own between decoding and datasets: the clip cache gives the same table.
-"""
+"""Scans every file for its frame count, rate and motion curve, and keeps the result on disk: each is scanned once."""
 
 import json
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -18,11 +17,11 @@ from videos.decoding import VideoError, VideoInfo, iter_frames, probe_video
 from videos.frame_selection import VideoTiming
 from videos.motion import MotionMeter, motion_from_curve
 
-SAVE_EVERY = 20_000  # scanned videos; about a minute's work on 16 cores, lost at most when killed
+SAVE_EVERY = 20_000  # videos; about a minute's work on 16 cores, the most that a kill can cost
 
 
 class Files(Protocol):
-    """The files that a table is about: `datasets.VideoFolder`."""
+    """The files that a table describes, such as a `VideoFolder`."""
 
     root: Path
     names: Ragged
@@ -32,24 +31,53 @@ class Files(Protocol):
     def __len__(self) -> int: ...
 
     def path(self, video: int) -> str:
-        """Where the file lies."""
+        """The path of the file."""
+
+
+class RowMatcher:
+    """Finds `files` in stored tables. Each name is looked up once, however many tables there are."""
+
+    def __init__(self, files: Files) -> None:
+        self._files = files
+        self._row_of = {name: row for row, name in enumerate(files.names.strings())}
+
+    def find(self, names: Iterable[str]) -> np.ndarray:
+        """The row of each of `names` among the files, int64 (N,); -1 where there is no such file."""
+        return np.array([self._row_of.get(name, -1) for name in names], np.int64)
+
+    def unchanged(self, table: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of a stored table whose files are still here, with the same size and modification time.
+
+        Args:
+            table: columns `names` (Ragged), `sizes` and `mtimes_ns`.
+
+        Returns:
+            int64 (M,), rows of the table; int64 (M,), rows of the same files.
+        """
+        files = self.find(table["names"].strings())
+        same = files >= 0
+        for name, now in (("sizes", self._files.sizes), ("mtimes_ns", self._files.mtimes_ns)):
+            same &= np.asarray(table[name]) == now[files]
+        return np.flatnonzero(same), files[same]
+
+
+class Curves(Protocol):
+    """A stored motion curve for each video."""
+
+    def __getitem__(self, video: int, /) -> np.ndarray: ...
 
 
 @dataclass
 class VideoIndex:
-    """One row a video.
+    """One row per video."""
 
-    num_frames: int64 (N,), 0 where it cannot be read. fps: float64 (N,). motion: a stored curve each, empty where it
-    was not metered. reasons: why a video cannot be read, by row.
-    """
-
-    num_frames: np.ndarray
-    fps: np.ndarray
-    motion: Ragged
-    reasons: dict[int, str]
+    num_frames: np.ndarray  # int64 (N,), 0 where the video cannot be read
+    fps: np.ndarray  # float64 (N,)
+    motion: Curves  # uint8, empty where it was not measured
+    reasons: dict[int, str]  # why a video cannot be read, by row
 
     def timing(self, video: int) -> VideoTiming:
-        """What frame selection may know of a video."""
+        """What frame selection may know about a video."""
         curve = self.motion[video]
         motion = motion_from_curve(curve) if len(curve) else None
         return VideoTiming(int(self.num_frames[video]), float(self.fps[video]), motion)
@@ -58,13 +86,13 @@ class VideoIndex:
 def scan_videos(
     files: Files, store: Path, num_workers: int, with_motion: bool = False, quiet: bool = False
 ) -> VideoIndex:
-    """The index of `files`; scans those that `store` does not hold as they are now, and keeps what it found there.
+    """The index of `files`, from `store` where it knows them as they are now; the others are scanned and added to it.
 
     Args:
         files: the videos.
-        store: the file that keeps the index; where it cannot be written the scan is repeated by the next run.
-        num_workers: processes; 0 scans here.
-        with_motion: also decode each video for its motion curve.
+        store: the file that keeps the index; if it cannot be written, the next run scans again.
+        num_workers: processes; 0 scans in this one.
+        with_motion: also decode each video, for its motion curve.
         quiet: print nothing.
     """
     index = _load(store, files, with_motion)
@@ -84,7 +112,7 @@ def scan_videos(
                 index.num_frames[video], index.fps[video] = info.frames, info.fps
             progress.update()
             if count % SAVE_EVERY == 0 or count == len(missing):
-                rows = (curves.get(i, index.motion[i]) for i in range(len(files)))
+                rows = [curves.get(i, index.motion[i]) for i in range(len(files))]
                 index.motion, curves = Ragged.of(rows, np.uint8), {}
                 _save(store, files, index, with_motion)
     return index
@@ -92,7 +120,7 @@ def scan_videos(
 
 @dataclass(frozen=True)
 class Scan:
-    """Probes one file, by its path: (VideoInfo, motion curve), or the reason why it cannot be read."""
+    """Probes one file by its path: (VideoInfo, motion curve), or the reason why it cannot be read."""
 
     with_motion: bool
 
@@ -105,7 +133,7 @@ class Scan:
                     meter.add(frame)
         except VideoError as error:
             return error.reason
-        if not 0 < info.fps < math.inf:  # from a duration below 0, for one
+        if not 0 < info.fps < math.inf:  # as from a negative duration
             return f"tells a frame rate of {info.fps:g} a second, which cannot be"
         return info, meter.curve()
 
@@ -115,39 +143,36 @@ def _death_reason(death: WorkerDied) -> str:
 
 
 def _load(store: Path, files: Files, with_motion: bool) -> VideoIndex:
-    """What `store` holds of `files` as they are now; a row for each, empty where it holds nothing."""
+    """A row for each of `files`: as `store` knows it if it has not changed since, else empty."""
     try:
         columns = unpack_columns(store.read_bytes())
         if columns["with_motion"] or not with_motion:
-            return _rows_of(files, columns)
+            return _known_rows(files, columns)
     except (OSError, ValueError, LookupError, TypeError, AttributeError):  # none yet, or damaged: scan again
         pass
     count = len(files)
-    return VideoIndex(np.zeros(count, np.int64), np.zeros(count), Ragged.of([[]] * count, np.uint8), {})
+    curves = Ragged.of([np.zeros(0)] * count, np.uint8)
+    return VideoIndex(np.zeros(count, np.int64), np.zeros(count), curves, {})
 
 
-def _rows_of(files: Files, columns: dict[str, np.ndarray | Ragged]) -> VideoIndex:
-    """The rows of `files` in a stored table, empty where it has none or the file has changed since."""
-    count = len(files)
-    stored = {name: row for row, name in enumerate(columns["names"].strings())}
-    reasons = {int(row): reason for row, reason in json.loads(columns["reasons"].tobytes()).items()}
-    rows = np.array([stored.get(name, -1) for name in files.names.strings()], np.int64)
-    same = rows >= 0
-    same[same] = (columns["sizes"][rows[same]] == files.sizes[same]) & (
-        columns["mtimes_ns"][rows[same]] == files.mtimes_ns[same]
-    )
-    kept = rows[same]
+def _known_rows(files: Files, columns: Mapping[str, Any]) -> VideoIndex:
+    count, stored = len(files), columns["motion"]
+    rows, videos = RowMatcher(files).unchanged(columns)
     num_frames, fps = np.zeros(count, np.int64), np.zeros(count)
-    num_frames[same], fps[same] = columns["num_frames"][kept], columns["fps"][kept]
-    empty = len(columns["motion"])  # one more row, for videos that the store does not know
-    padded = Ragged(columns["motion"].flat, np.append(columns["motion"].offsets, columns["motion"].offsets[-1]))
-    motion = padded.take(np.where(same, rows, empty))
-    reasons = {i: reasons[row] for i, row in enumerate(rows.tolist()) if same[i] and row in reasons}
-    return VideoIndex(num_frames, fps, motion, reasons)
+    num_frames[videos], fps[videos] = columns["num_frames"][rows], columns["fps"][rows]
+    # One more row, an empty one, for the videos that the store does not know.
+    padded = Ragged(stored.flat, np.append(stored.offsets, stored.offsets[-1]))
+    motion_rows = np.full(count, len(stored))
+    motion_rows[videos] = rows
+    noted = json.loads(columns["reasons"].tobytes())
+    reasons = {
+        video: noted[str(row)] for row, video in zip(rows.tolist(), videos.tolist(), strict=True) if str(row) in noted
+    }
+    return VideoIndex(num_frames, fps, padded.take(motion_rows), reasons)
 
 
 def _save(store: Path, files: Files, index: VideoIndex, with_motion: bool) -> None:
-    columns = {
+    columns: dict[str, Any] = {
         "names": files.names,
         "sizes": files.sizes,
         "mtimes_ns": files.mtimes_ns,

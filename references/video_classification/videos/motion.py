@@ -1,4 +1,4 @@
-"""How much the picture changes from frame to frame."""
+"""Measures how much the picture changes from frame to frame."""
 
 from functools import lru_cache
 
@@ -9,20 +9,20 @@ from torch import Tensor
 
 from videos.decoding import ONE_THREAD
 
-MOTION_SIZE = 32  # motion is metered on MOTION_SIZE x MOTION_SIZE gray samples of each frame
+MOTION_SIZE = 32  # motion is measured on MOTION_SIZE x MOTION_SIZE gray samples of each frame
 MAX_MOTION_VALUES = 512  # a longer video's curve is binned down to this many values
 EIGHT_BIT_LUMA_FIRST = {"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "nv12", "nv21", "gray"}
 
 
 class MotionMeter:
-    """Gathers a video's motion curve while it is decoded, from point samples of each frame's brightness."""
+    """Collects a video's motion curve while it is decoded, from point samples of each frame's brightness."""
 
     def __init__(self) -> None:
         self._last: np.ndarray | None = None
         self._changes: list[float] = []
 
     def add(self, frame: av.VideoFrame) -> None:
-        """Takes the next frame."""
+        """Adds the next frame."""
         sample = _gray_sample(frame)
         if self._last is not None:
             self._changes.append(int(np.abs(sample - self._last).sum()) / MOTION_SIZE**2)
@@ -31,8 +31,8 @@ class MotionMeter:
     def curve(self) -> np.ndarray:
         """uint8 (M,), M = frames - 1 up to MAX_MOTION_VALUES; `motion_from_curve` reads it.
 
-        Smoothed over 5 frames, because cameras and converters repeat frames; square roots, relative to the largest, so
-        that little motion keeps its precision.
+        It is smoothed over 5 frames, because cameras and converters repeat frames, and holds square roots relative to
+        the largest value, which keeps small motion precise.
         """
         changes = np.asarray(self._changes, np.float64)
         if len(changes) > 4:
@@ -55,11 +55,11 @@ def _gray_sample(frame: av.VideoFrame) -> np.ndarray:
         frame = frame.reformat(MOTION_SIZE, MOTION_SIZE, "gray", interpolation="FAST_BILINEAR", **ONE_THREAD)
     luma = frame.planes[0]
     positions = _sample_positions(frame.height, frame.width, luma.line_size)
-    return np.frombuffer(luma, np.uint8).take(positions).astype(np.int16)
+    return np.frombuffer(memoryview(luma), np.uint8).take(positions).astype(np.int16)
 
 
 @lru_cache(maxsize=64)
 def _sample_positions(height: int, width: int, line_size: int) -> np.ndarray:
-    """Where in a plane of bytes the samples lie, which are the centres of MOTION_SIZE x MOTION_SIZE equal fields."""
+    """Positions of the samples in a plane of bytes: the centres of MOTION_SIZE x MOTION_SIZE equal cells."""
     rows, columns = ((np.arange(MOTION_SIZE) * 2 + 1) * size // (2 * MOTION_SIZE) for size in (height, width))
     return (rows[:, None] * line_size + columns).ravel()
