@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from caching.splits import ClipOptions, open_clips
+from caching.splits import ClipOptions, Clips, open_clips
 from evaluation.evaluate import evaluate
 from evaluation.metrics import VideoResults
 from network.checkpoint import Checkpoint, CheckpointError
@@ -66,21 +66,34 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         parser.error(str(error))
     try:
-        checkpoints = [Checkpoint.read(path) for path in args.checkpoints]
-        check_alike(args.checkpoints, checkpoints)
-        chosen = list(range(len(checkpoints)))
-        if args.greedy:
-            reading = {"cache_dir": args.cache_dir or args.data_path / ".clip_cache", "num_workers": args.workers}
-            reading |= {"batch_size": args.batch_size, "skip_unreadable": args.skip_unreadable}
-            validate = open_validation(args.checkpoints[0], args.data_path / "val", device, reading)
-            chosen = choose_greedily(args.checkpoints, [checkpoint.model for checkpoint in checkpoints], validate)
-        names = [str(args.checkpoints[number]) for number in chosen]
-        averaged([checkpoints[number] for number in chosen], names).write(args.output)
+        run(args, device)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"The average of {', '.join(names)}: {args.output}")
     return 0
+
+
+def run(args: argparse.Namespace, device: torch.device) -> None:
+    """Reads, chooses, averages, writes."""
+    checkpoints = [Checkpoint.read(path) for path in args.checkpoints]
+    check_alike(args.checkpoints, checkpoints)
+    chosen = list(range(len(checkpoints)))
+    if args.greedy:
+        trained = load_trained_model(args.checkpoints[0])
+        clip_options = ClipOptions(
+            trained.preprocessing,
+            cache_dir=args.cache_dir or args.data_path / ".clip_cache",
+            batch_size=args.batch_size,
+            num_workers=args.workers,
+            skip_unreadable=args.skip_unreadable,
+            pin_memory=device.type == "cuda",
+        )
+        clips = open_clips(VideoFolder(args.data_path / "val", trained.classes), clip_options)
+        validate = validation_on(clips, trained.network, device)
+        chosen = choose_greedily(args.checkpoints, [checkpoint.model for checkpoint in checkpoints], validate)
+    names = [str(args.checkpoints[number]) for number in chosen]
+    averaged([checkpoints[number] for number in chosen], names).write(args.output)
+    print(f"The average of {', '.join(names)}: {args.output}")
 
 
 def check_paths(parser: argparse.ArgumentParser, checkpoints: Sequence[Path], output: Path) -> None:
@@ -153,19 +166,10 @@ def choose_greedily(
     return chosen
 
 
-def open_validation(
-    path: Path, root: Path, device: torch.device, reading: dict[str, Any]
-) -> Callable[[Weights], VideoResults]:
-    """Scores states of the network of the checkpoint at `path` on the videos under `root`, as its validation did.
-
-    Raises:
-        CheckpointError, ModelError: see `load_trained_model`.
-        DatasetError: no such folder, classes that the checkpoint does not know, or videos that cannot be read.
-    """
-    trained = load_trained_model(path)
-    reading = {"pin_memory": device.type == "cuda", **reading}
-    clips = open_clips(VideoFolder(root, trained.classes), ClipOptions(trained.preprocessing, **reading))
-    network = trained.network.to(device)
+def validation_on(clips: Clips, network: nn.Module, device: torch.device) -> Callable[[Weights], VideoResults]:
+    """What scores weights of `network` on the clips."""
+    network = network.to(device)
+    num_classes = len(clips.loader.dataset.folder.classes)
 
     def validate(state: Weights) -> VideoResults:
         load_state(network, state, keep_head=True)
@@ -174,7 +178,7 @@ def open_validation(
             nn.CrossEntropyLoss(reduction="none"),
             clips.loader,
             clips.videos,
-            num_classes=len(trained.classes),
+            num_classes=num_classes,
             precision=Precision.of("off", device),
             print_freq=100,
         )

@@ -10,7 +10,7 @@ from caching.shards import (
     VERIFIED,
     Shard,
     ShardError,
-    ShardWriter,
+    ShardFile,
     build_lock,
     note_verified,
     open_shards,
@@ -23,7 +23,7 @@ BLOBS = [b"first", b"", bytes(range(256)) * 40]
 
 @pytest.fixture
 def shard(tmp_path):
-    writer = ShardWriter(tmp_path)
+    writer = ShardFile(tmp_path)
     for blob in BLOBS:
         writer.add(blob)
     shard = writer.publish({"rows": np.arange(len(BLOBS))})
@@ -49,7 +49,7 @@ def test_a_shard_holds_its_blobs_and_columns(tmp_path, shard, verified):
 
 
 def test_nothing_is_there_before_publishing_and_nothing_after_discarding(tmp_path):
-    writer = ShardWriter(tmp_path)
+    writer = ShardFile(tmp_path)
     writer.add(b"blob")
     assert open_shards(tmp_path) == ([], [])
     writer.discard()
@@ -97,7 +97,7 @@ def test_only_what_changed_is_compared_again(tmp_path, shard, verified):
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="Linux tells which files are open")
 def test_many_shards_do_not_use_up_the_files_that_a_process_may_open(tmp_path):
     for _ in range(5):
-        ShardWriter(tmp_path).publish({})
+        ShardFile(tmp_path).publish({})
     before = len(os.listdir("/proc/self/fd"))
     opened, _ = open_shards(tmp_path)
     assert len(opened) == 5 and len(os.listdir("/proc/self/fd")) == before
@@ -123,7 +123,7 @@ def test_a_second_builder_waits_for_the_first(tmp_path, capsys):
 
 
 def test_leftovers_are_removed_and_shards_are_not(tmp_path, shard):
-    (tmp_path / ".writing-abc.tmp").touch()  # as ShardWriter names it
+    (tmp_path / ".writing-abc.tmp").touch()  # as ShardFile names it
     (tmp_path / f".{VERIFIED}.abc.tmp").touch()
     remove_leftovers(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {shard.path.name, VERIFIED}

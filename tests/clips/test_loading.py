@@ -9,15 +9,17 @@ import torch
 
 from caching.cache_building import complete_cache
 from caching.clip_cache import CacheSettings, ClipCache
-from clips.dataset import ClipDataset, DecodingReader
+from clips.dataset import Augmentation, ClipDataset, DecodingReader
 from clips.loading import ClipLoader, run_ahead
+from clips.preprocessing import Preprocessing
 from clips.samplers import Sample, training_samples
 from helpers.small_datasets import write_moving_bar
 from videos.decoding import VideoError
 from videos.folder import VideoFolder
-from videos.frame_selection import official
+from videos.resizing import Region
 
-CLIP_LEN, RATE, SIZE, CROP = 4, 4.0, (32, 40), (28, 28)
+CLIP_LEN, CROP = 4, (28, 28)
+PREPROCESSING = Preprocessing(CLIP_LEN, resize_size=(32, 40), crop_size=CROP)
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +27,7 @@ def cache(tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
     for i in range(7):
         write_moving_bar(root / "ab"[i % 2] / f"{i}.mp4", seed=i, num_frames=40)
-    settings = CacheSettings(SIZE, CLIP_LEN, RATE)
+    settings = CacheSettings(PREPROCESSING)
     files = VideoFolder(root)
     cache = ClipCache(files, settings, settings.folder(tmp_path_factory.mktemp("cache"), root))
     complete_cache(cache, 0)
@@ -33,19 +35,8 @@ def cache(tmp_path_factory):
 
 
 def dataset_of(cache, reader):
-    return ClipDataset(
-        cache.files,
-        cache.index.timing,
-        reader,
-        official,
-        clip_len=CLIP_LEN,
-        frame_rate=RATE,
-        clips_per_video=1,
-        resize_size=SIZE,
-        crop_size=CROP,
-        may_flip=torch.tensor([True, False]),
-        random=True,
-    )
+    augmentation = Augmentation(may_flip=torch.tensor([True, False]))
+    return ClipDataset(cache.files, cache.index.timing, reader, PREPROCESSING, augmentation=augmentation)
 
 
 def batches_of(cache, reader, num_workers, batch_size=3):
@@ -73,7 +64,7 @@ def test_threads_give_the_batches_that_the_caller_gives(cache, num_workers):
 
 
 def test_processes_give_the_batches_that_the_caller_gives(cache):
-    reader = DecodingReader(cache.files, SIZE)
+    reader = DecodingReader(cache.files, PREPROCESSING)
     batches, _ = batches_of(cache, reader, 0)
     assert batches[0].clips.dtype == torch.float32 and 0 <= batches[0].clips.min() <= batches[0].clips.max() <= 1
     assert_same(batches, batches_of(cache, reader, 2)[0])
@@ -98,7 +89,7 @@ class DyingReader(DecodingReader):
 
 
 def test_a_worker_that_dies_names_the_file(cache):
-    loader = ClipLoader(dataset_of(cache, DyingReader(cache.files, SIZE)), 2, 2)
+    loader = ClipLoader(dataset_of(cache, DyingReader(cache.files, PREPROCESSING)), 2, 2)
     with pytest.raises(VideoError, match="ended the worker process, exit code 7") as caught:
         list(loader.batches([Sample(video) for video in range(7)]))
     assert caught.value.path == cache.files.path(3)
@@ -110,7 +101,7 @@ def test_a_file_that_does_not_decode_stops_the_epoch_by_name(cache, tmp_path, nu
         write_moving_bar(tmp_path / name, seed=1, num_frames=40)
     files = VideoFolder(tmp_path)
     (tmp_path / "a/1.mp4").write_bytes(b"damaged since")
-    dataset = dataset_of(cache, DecodingReader(files, SIZE))
+    dataset = dataset_of(cache, DecodingReader(files, PREPROCESSING))
     with pytest.raises(VideoError) as caught:
         list(ClipLoader(dataset, 1, num_workers).batches([Sample(0), Sample(1)]))
     assert caught.value.path == str(tmp_path / "a/1.mp4")
@@ -159,8 +150,6 @@ def test_run_ahead_stops_its_thread():
 
 
 def test_reading_scattered_frames_equals_reading_them_one_by_one(cache):
-    from videos.resizing import Region
-
     kept = cache._frames[0]
     indices = kept[[0, 2, 3, 3]]
     clip, region = np.empty((4, *CROP, 3), np.uint8), Region(1, 2, *CROP)

@@ -1,6 +1,13 @@
 import torch
 
-from clips.samplers import EVALUATION, Sample, balanced_order, seeded_generator, training_samples
+from clips.samplers import (
+    EVALUATION,
+    Sample,
+    balanced_order,
+    evaluation_samples,
+    seeded_generator,
+    training_samples,
+)
 
 
 def order_of(counts, epoch=0):
@@ -46,3 +53,36 @@ def test_the_usual_order_is_as_it_was():
     assert training_samples(torch.arange(3), 2, 0, 1)[0]._fields == Sample._fields
     order = torch.randperm(6, generator=seeded_generator(0, 1)).tolist()
     assert training_samples(torch.arange(3), 2, 0, 1) == [Sample(i // 2, i % 2, 1) for i in order]
+
+
+def test_every_clip_is_seen_once_an_epoch_whatever_the_world():
+    videos = torch.tensor([3, 5, 8, 9, 11])
+    whole = training_samples(videos, 2, seed=0, epoch=1)
+    assert sorted((s.video, s.clip) for s in whole) == [(v, c) for v in videos.tolist() for c in (0, 1)]
+    assert whole != training_samples(videos, 2, seed=0, epoch=2) and whole != training_samples(
+        videos, 2, seed=1, epoch=1
+    )
+    for world_size in (2, 3, 4, 16):
+        parts = [training_samples(videos, 2, 0, 1, rank, world_size) for rank in range(world_size)]
+        assert len({len(part) for part in parts}) == 1
+        seen = [sample for step in zip(*parts, strict=True) for sample in step]
+        assert seen[: len(whole)] == whole  # the same order, dealt out
+        assert len(seen) - len(whole) < world_size
+
+
+def test_evaluation_is_dealt_out_without_padding():
+    videos = torch.arange(7)
+    for world_size in (1, 2, 3, 9):
+        parts = [evaluation_samples(videos, 3, rank, world_size) for rank in range(world_size)]
+        assert sorted(s for part in parts for s in part) == [Sample(v, c) for v in range(7) for c in range(3)]
+        for part in parts:
+            assert all(len([s for s in part if s.video == v]) in (0, 3) for v in range(7))
+
+
+def test_neighbouring_keys_give_unrelated_draws():
+    draws = [
+        torch.rand(1, generator=seeded_generator(0, epoch, video)).item() for epoch in range(30) for video in range(30)
+    ]
+    grid = torch.tensor(draws).reshape(30, 30)
+    assert abs(torch.corrcoef(torch.stack([grid[:-1].flatten(), grid[1:].flatten()]))[0, 1]) < 0.15
+    assert len(set(draws)) > 890 and 0.45 < grid.mean() < 0.55

@@ -4,10 +4,12 @@ import torch
 from torchvision.transforms.functional import center_crop
 
 from clips import strong_augmentation
+from clips.dataset import Augmentation
+from clips.preprocessing import Preprocessing
 from clips.samplers import EVALUATION, Sample
 from clips.strong_augmentation import RANDAUGMENT, Draws, StrongClipDataset, augment, draw_region, erase, jitter
 from videos.folder import VideoFolder
-from videos.frame_selection import FRAME_SELECTORS, VideoTiming
+from videos.frame_selection import VideoTiming
 from videos.resizing import Region
 
 
@@ -95,16 +97,9 @@ def dataset(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "v.mp4").write_bytes(b"x")
-    return StrongClipDataset(
-        *(VideoFolder(tmp_path), lambda _: VideoTiming(90, 30.0), Whole(), FRAME_SELECTORS["official"]),
-        clip_len=4,
-        frame_rate=4,
-        clips_per_video=1,
-        resize_size=(32, 40),
-        crop_size=(28, 28),
-        random=True,
-        seed=5,
-    )
+    preprocessing = Preprocessing(4, resize_size=(32, 40), crop_size=(28, 28))
+    timing, augmentation = (lambda _: VideoTiming(90, 30.0)), Augmentation(seed=5)
+    return StrongClipDataset(VideoFolder(tmp_path), timing, Whole(), preprocessing, augmentation=augmentation)
 
 
 def test_the_dataset_hands_out_whole_frames_and_a_seed_a_clip(dataset):

@@ -8,9 +8,8 @@ import torch
 from torch.nn import functional as F
 
 from helpers.numbered_videos import frame_number, numbered_frame, write_numbered_video, write_video
-from videos.decoding import VideoError, iter_frames, probe_video, read_frames
+from videos.decoding import VideoError, probe_video, read_frames
 from videos.frame_selection import official_clip
-from videos.motion import MotionMeter, motion_from_curve
 from videos.resizing import resize_crop
 
 B_FRAMES = {"bf": "3", "g": "24"}
@@ -226,41 +225,6 @@ def test_containers_are_closed(tmp_path):
         read_frames(path, [0, 3])
         probe_video(path)
     assert len(os.listdir("/proc/self/fd")) <= before + 1
-
-
-def meter(path):
-    motion = MotionMeter()
-    for frame in iter_frames(path):
-        motion.add(frame)
-    return motion.curve()
-
-
-def moving_square(num_frames, moves):
-    """A square that moves only in the frames that `moves` accepts."""
-    x = 0
-    for i in range(num_frames):
-        x += 3 * moves(i)
-        frame = np.full((96, 192, 3), 40, np.uint8)
-        frame[20:76, x : x + 40] = 220
-        yield frame
-
-
-@pytest.mark.parametrize("codec, pix_fmt", [("libx264", "yuv420p"), ("libx265", "yuv420p10le")])
-def test_the_motion_curve_rises_where_something_moves(tmp_path, codec, pix_fmt):
-    options = {"x265-params": "log-level=none"} if codec == "libx265" else {}
-    frames = moving_square(90, lambda i: 30 <= i < 60)
-    curve = meter(write_video(tmp_path / "v.mp4", frames, codec=codec, pix_fmt=pix_fmt, options=options))
-    assert curve.dtype == np.uint8 and len(curve) == 89
-    motion = motion_from_curve(curve)
-    assert motion[32:57].mean() > 5 * motion[:25].mean() and motion[32:57].mean() > 5 * motion[65:].mean()
-
-
-def test_the_motion_curve_of_a_still_and_of_a_long_video(tmp_path):
-    still = write_video(tmp_path / "still.mp4", moving_square(20, lambda i: False))
-    assert not meter(still).any()
-    assert len(meter(write_video(tmp_path / "one.mp4", moving_square(1, bool)))) == 0
-    long = write_video(tmp_path / "long.mp4", moving_square(700, lambda i: i % 50 == 0))
-    assert len(meter(long)) == 512
 
 
 def test_video_error_survives_pickling():

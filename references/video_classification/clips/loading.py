@@ -39,8 +39,11 @@ class _Reader(Protocol):
 class ClipSource(Protocol):
     """What a loader reads: a `ClipDataset`, or the features of its clips."""
 
-    folder: Videos
     clips_per_video: int
+
+    @property
+    def folder(self) -> Videos:
+        """The videos."""
 
     @property
     def reader(self) -> _Reader:

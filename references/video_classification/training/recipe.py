@@ -2,7 +2,6 @@
 
 import argparse
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import nn
@@ -43,9 +42,9 @@ def val_preprocessing(args: argparse.Namespace) -> Preprocessing:
 
 def val_splits(args: argparse.Namespace, classes: list[str]) -> list[Split]:
     """The validation split, by each frame selection."""
-    folder = VideoFolder(args.data_path / args.eval_split, classes)
-    selections = [replace(val_preprocessing(args), frame_selection=name) for name in args.val_frame_selection]
-    return [(folder, _clip_options(args, preprocessing)) for preprocessing in selections]
+    folder, preprocessing = VideoFolder(args.data_path / args.eval_split, classes), val_preprocessing(args)
+    selections = [replace(preprocessing, frame_selection=name) for name in args.val_frame_selection]
+    return [(folder, _clip_options(args, selection)) for selection in selections]
 
 
 def train_split(args: argparse.Namespace, classes: list[str]) -> Split:
@@ -56,9 +55,8 @@ def train_split(args: argparse.Namespace, classes: list[str]) -> Split:
         resize_size=args.train_resize_size,
         crop_size=args.train_crop_size,
     )
-    options = _clip_options(
-        args,
-        preprocessing,
+    options = replace(
+        _clip_options(args, preprocessing),
         random=args.augment != "none",
         balanced=args.balanced_sampling,
         strong=args.augment == "strong",
@@ -172,20 +170,19 @@ def resume(args: argparse.Namespace, start: Start, trainer: Trainer) -> RunProgr
     return progress
 
 
-def _clip_options(args: argparse.Namespace, preprocessing: Preprocessing, **split: Any) -> ClipOptions:
-    """How clips are made and read; `split` is what the two splits differ in."""
+def _clip_options(args: argparse.Namespace, preprocessing: Preprocessing) -> ClipOptions:
+    """How clips of either split are made and read."""
     return ClipOptions(
         preprocessing,
-        clips_per_video=args.clips_per_video,
-        start_prob=args.official_start_prob,
-        seed=args.seed,
         cache_dir=args.cache_dir,
+        batch_size=args.batch_size,
+        num_workers=args.workers,
+        clips_per_video=args.clips_per_video,
         cached=args.cache_dataset,
         cache_format=args.cache_format,
         skip_unreadable=args.skip_unreadable,
-        batch_size=args.batch_size,
         batches_per_step=args.gradient_accumulation,
-        num_workers=args.workers,
         pin_memory=args.device.startswith("cuda"),
-        **split,
+        start_prob=args.official_start_prob,
+        seed=args.seed,
     )

@@ -69,7 +69,8 @@ def validate_selections(
     writer = LogitsWriter(save_logits) if save_logits else None
     on_logits = writer.add if writer is not None else None
     results = {
-        clips.options.preprocessing.frame_selection: run_validation(network, precision, clips, print_freq, on_logits) for clips in val_clips
+        clips.options.preprocessing.frame_selection: run_validation(network, precision, clips, print_freq, on_logits)
+        for clips in val_clips
     }
     if writer is not None:
         writer.write(val_clips[0].loader.dataset.folder)

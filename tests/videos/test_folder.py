@@ -1,0 +1,37 @@
+import pytest
+
+from helpers.small_datasets import write_moving_bar
+from references.dataset_tools import walking
+from videos.folder import VIDEO_ENDINGS, DatasetError, VideoFolder
+
+
+def test_every_file_that_the_dataset_tools_take_for_a_video_is_trained_on():
+    assert {ending.removeprefix(".") for ending in VIDEO_ENDINGS} == set(walking.VIDEO_ENDINGS)
+
+
+def test_a_folder_lists_videos_by_class_and_name(tmp_path):
+    for name in ("b/2.mp4", "b/10.MP4", "a/x.MOV", "a/-dash.webm", "c/.hidden.mp4", "c/notes.txt", ".clip_cache/d.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x" * len(name))
+    folder = VideoFolder(tmp_path)
+    assert folder.classes == ["a", "b", "c"]
+    assert folder.names.strings() == ["a/-dash.webm", "a/x.MOV", "b/10.MP4", "b/2.mp4"]
+    assert folder.labels.tolist() == [0, 0, 1, 1] and folder.sizes.tolist() == [12, 7, 8, 7]
+    assert folder.path(2) == str(tmp_path / "b/10.MP4")
+    assert VideoFolder(tmp_path, ["c", "b", "z", "a"]).labels.tolist() == [3, 3, 1, 1]
+
+
+def test_a_folder_that_is_not_what_training_needs(tmp_path):
+    with pytest.raises(DatasetError, match="not a folder"):
+        VideoFolder(tmp_path / "absent")
+    (tmp_path / "a").mkdir()
+    with pytest.raises(DatasetError, match="no videos"):
+        VideoFolder(tmp_path)
+    with pytest.raises(DatasetError, match="does not know: a"):
+        VideoFolder(tmp_path, ["b"])
+
+
+def test_a_dangling_link_is_listed_for_the_scan_to_report(tmp_path):
+    write_moving_bar(tmp_path / "a" / "v.mp4", seed=0)
+    (tmp_path / "a" / "gone.mp4").symlink_to(tmp_path / "nowhere")
+    assert len(VideoFolder(tmp_path)) == 2
