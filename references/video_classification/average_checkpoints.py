@@ -2,26 +2,16 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
-
-from caching.splits import ClipOptions, Clips, open_clips
-from evaluation.evaluate import evaluate
-from evaluation.metrics import VideoResults
-from network.checkpoint import Checkpoint, CheckpointError
-from network.models import load_state
-from network.precision import Precision
-from network.trained_model import load_trained_model
-from runtime import arguments
-from runtime.errors import UserError
+from runtime.script import run_script
 from training import options
-from videos.folder import VideoFolder
+from training.option_checks import checked_device
 
-Weights = dict[str, Tensor]
+if TYPE_CHECKING:
+    import torch
 
 
 def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
@@ -32,23 +22,14 @@ def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
     parser.add_argument(
         "--greedy",
         action="store_true",
-        help="begin with the best by validation, add each further one only if the average is then no worse",
+        help="start with the best in validation, and add each other one only if the average does not get worse",
     )
     parser.add_argument("--data-path", type=Path, metavar="DIR", help="with --greedy: holds val/<class>/")
-    parser.add_argument(
-        "--cache-dir", type=Path, metavar="DIR", help="where the index is kept (<data-path>/.clip_cache)"
-    )
-    parser.add_argument("--batch-size", "-b", default=24, type=arguments.positive_int, metavar="N", help="clips (24)")
-    parser.add_argument(
-        "--workers",
-        "-j",
-        default=options.default_workers(),
-        type=arguments.non_negative_int,
-        metavar="N",
-        help="processes that decode (the cores, at most 16)",
-    )
-    parser.add_argument("--skip-unreadable", action="store_true", help="go on without files that cannot be read")
-    parser.add_argument("--device", metavar="DEVICE", help="cuda or cpu (cuda where there is one)")
+    parser.add_argument("--cache-dir", type=Path, metavar="DIR", help="folder of the index (<data-path>/.clip_cache)")
+    options.add_batch_size_argument(parser, 24, "clips per batch (24)")
+    options.add_workers_argument(parser)
+    options.add_skip_unreadable_argument(parser)
+    options.add_device_argument(parser)
     return parser
 
 
@@ -61,20 +42,18 @@ def main(argv: list[str] | None = None) -> int:
     if args.greedy and args.data_path is None:
         parser.error("--greedy validates: add --data-path")
     check_paths(parser, args.checkpoints, args.output)
-    try:
-        device = options.resolve_device(args.device)
-    except ValueError as error:
-        parser.error(str(error))
-    try:
-        run(args, device)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return run_script(lambda: run(args, checked_device(parser, args.device)))
 
 
-def run(args: argparse.Namespace, device: torch.device) -> None:
+def run(args: argparse.Namespace, device: "torch.device") -> None:
     """Reads, chooses, averages, writes."""
+    # Heavy imports come after parsing, so that --help and wrong usage do not wait for torch.
+    from caching.splits import ClipOptions, open_clips
+    from network.checkpoint import Checkpoint
+    from network.trained_model import load_trained_model
+    from training.weight_averaging import averaged, check_alike, choose_greedily, validation_on
+    from videos.folder import VideoFolder
+
     checkpoints = [Checkpoint.read(path) for path in args.checkpoints]
     check_alike(args.checkpoints, checkpoints)
     chosen = list(range(len(checkpoints)))
@@ -97,7 +76,7 @@ def run(args: argparse.Namespace, device: torch.device) -> None:
 
 
 def check_paths(parser: argparse.ArgumentParser, checkpoints: Sequence[Path], output: Path) -> None:
-    """Refuses what would count a checkpoint twice, or be written over one."""
+    """Refuses a checkpoint given twice, and an output that would replace one."""
     if output.is_dir():
         parser.error(f"--output {output} is a folder: give the name of a file")
     seen: dict[Any, Path] = {}
@@ -110,93 +89,12 @@ def check_paths(parser: argparse.ArgumentParser, checkpoints: Sequence[Path], ou
 
 
 def file_identity(path: Path) -> Any:
-    """The same for all names of a file: train.py gives an epoch's checkpoint several, as hard links."""
+    """The same for all names of a file: train.py gives the checkpoint of an epoch several, as hard links."""
     try:
         status = path.stat()
-    except OSError:  # none yet
+    except OSError:  # there is none yet
         return path.resolve()
     return status.st_dev, status.st_ino
-
-
-def check_alike(paths: Sequence[Path], checkpoints: Sequence[Checkpoint]) -> None:
-    """Raises CheckpointError unless all are of one network, with the same classes and preprocessing."""
-    first = checkpoints[0]
-    for path, checkpoint in zip(paths, checkpoints, strict=True):
-        if checkpoint.is_legacy:
-            raise CheckpointError(f"{path} has no class names: only checkpoints of train.py are averaged")
-        for name in ("classes", "preprocessing"):
-            if getattr(checkpoint, name) != getattr(first, name):
-                raise CheckpointError(f"{path} and {paths[0]} differ in their {name}: an average would be neither")
-        shapes = {name: value.shape for name, value in checkpoint.model.items()}
-        if shapes != {name: value.shape for name, value in first.model.items()}:
-            raise CheckpointError(f"{path} and {paths[0]} are different networks")
-
-
-def average(states: Sequence[Weights]) -> dict[str, Tensor]:
-    """The mean of each weight, summed up in float64; of counts, which are whole numbers, the first."""
-    return {
-        name: torch.stack([state[name].double() for state in states]).mean(0).to(value.dtype)
-        if value.is_floating_point()
-        else value
-        for name, value in states[0].items()
-    }
-
-
-def choose_greedily(
-    paths: Sequence[Path], states: Sequence[Weights], validate: Callable[[Weights], VideoResults]
-) -> list[int]:
-    """Which checkpoints make the greedy soup: numbers, the best first.
-
-    Args:
-        paths: of the checkpoints.
-        states: their weights.
-        validate: scores weights.
-    """
-    accuracy = [validate(state).video.top1 for state in states]
-    for path, value in zip(paths, accuracy, strict=True):
-        print(f"{path}: video Acc@1 {value:.3f}", flush=True)
-    ranked = sorted(range(len(states)), key=lambda number: -accuracy[number])
-    chosen, best = ranked[:1], accuracy[ranked[0]]
-    for number in ranked[1:]:
-        trial = [*chosen, number]
-        value = validate(average([states[member] for member in trial])).video.top1
-        print(f"with {paths[number]}: video Acc@1 {value:.3f}, {'kept' if value >= best else 'left out'}", flush=True)
-        if value >= best:
-            chosen, best = trial, value
-    return chosen
-
-
-def validation_on(clips: Clips, network: nn.Module, device: torch.device) -> Callable[[Weights], VideoResults]:
-    """What scores weights of `network` on the clips."""
-    network = network.to(device)
-    num_classes = len(clips.loader.dataset.folder.classes)
-
-    def validate(state: Weights) -> VideoResults:
-        load_state(network, state, keep_head=True)
-        return evaluate(
-            network,
-            nn.CrossEntropyLoss(reduction="none"),
-            clips.loader,
-            clips.videos,
-            num_classes=num_classes,
-            precision=Precision.of("off", device),
-            print_freq=100,
-        )
-
-    return validate
-
-
-def averaged(checkpoints: Sequence[Checkpoint], names: Sequence[str]) -> Checkpoint:
-    """The average, to validate, predict with, export, or fine-tune; what belongs to one training alone is left out."""
-    first = checkpoints[0]
-    return Checkpoint(
-        average([checkpoint.model for checkpoint in checkpoints]),
-        first.classes,
-        first.preprocessing,
-        first.args,
-        first.layout,
-        averaged_from=list(names),
-    )
 
 
 if __name__ == "__main__":

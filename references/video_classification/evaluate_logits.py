@@ -4,13 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-import torch
-from torch.nn import functional as F
-
-from deployment.device_tensors import LogitsError, match_rows, read_logits, read_manifest
-from evaluation.metrics import VideoResults, VideoScores
-from runtime.errors import UserError
-from training.screen import print_results
+from runtime.script import run_script
 
 
 def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
@@ -29,28 +23,16 @@ def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Runs the script: 0 when done, 1 when the files do not fit together, 2 on wrong usage."""
     args = get_args_parser().parse_args(argv)
-    try:
-        results = score_logits(args.manifest, args.logits)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print_results(results, f"logits of {args.logits}", f"the tensors of {args.manifest}", 0)
-    return 0
+    return run_script(lambda: run(args.manifest, args.logits))
 
 
-def score_logits(manifest: Path, logits_file: Path) -> VideoResults:
-    """The accuracy of a device, computed by the same code as in validation. Raises LogitsError, MissingExtra."""
-    rows = read_manifest(manifest)
-    logits = match_rows(rows, read_logits(logits_file), logits_file)
-    num_classes = logits.shape[1]
-    if others := {row["num_classes"] for row in rows if "num_classes" in row} - {num_classes}:
-        raise LogitsError(f"{logits_file} has logits of {num_classes} classes, the manifest has {others.pop()}")
-    if (highest := max(row["label"] for row in rows)) >= num_classes:
-        raise LogitsError(f"{logits_file} has logits of {num_classes} classes, and the manifest names class {highest}")
-    targets, videos = torch.tensor([row["label"] for row in rows]), torch.arange(len(rows))
-    scores = VideoScores(targets, num_classes, clips_per_video=1)
-    scores.update(videos, logits, F.cross_entropy(logits, targets, reduction="none"))
-    return scores.reduce(videos)
+def run(manifest: Path, logits: Path) -> None:
+    """Reads, scores, prints."""
+    # Heavy imports come after parsing, so that --help and wrong usage do not wait for torch.
+    from deployment.device_tensors import score_logits
+    from training.screen import print_results
+
+    print_results(score_logits(manifest, logits), f"logits of {logits}", f"the tensors of {manifest}", 0)
 
 
 if __name__ == "__main__":

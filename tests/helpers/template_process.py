@@ -7,6 +7,7 @@
 
 import atexit
 import contextlib
+import importlib
 import json
 import os
 import resource
@@ -64,8 +65,8 @@ def _template() -> subprocess.Popen:
 
 def _serve() -> None:
     sys.path.insert(0, str(SCRIPTS))
-    import train  # noqa: F401
-
+    for name in ("train", "training.running", "training.loop", "training.overfitting", "reporting.html_report"):
+        importlib.import_module(name)  # the scripts import the rest only after parsing
     sys.path.pop(0)  # each script brings its own folder
     for line in sys.stdin:
         request = json.loads(line)

@@ -13,7 +13,6 @@ import torch
 
 import train
 from helpers.small_datasets import SMALL
-from network.checkpoint import load_checkpoint
 
 FILES = {"metrics.json", "per_class.csv", "predictions.csv", "confusion.csv", "report.html"}
 

@@ -5,8 +5,8 @@ import torch
 
 import average_checkpoints
 import train
-from average_checkpoints import average, choose_greedily
 from helpers.small_datasets import SMALL
+from training.weight_averaging import average, choose_greedily
 
 
 @pytest.fixture(scope="module")

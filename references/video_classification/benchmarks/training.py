@@ -1,25 +1,24 @@
-"""How fast the network is trained: its steps alone, and real epochs beside them, in the three ways there are: most
-blocks frozen, the same on cached features, and all blocks.
+"""How fast the network is trained: its steps alone, and real epochs beside them.
+
+In three ways: with most blocks frozen, the same on cached features, and with all blocks trained.
 """
 
 import functools
 import shutil
 import statistics
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.cache import built_cache
-from benchmarks.measuring import BenchmarkOptions, peak_megabytes
+from benchmarks.measuring import BenchmarkOptions, peak_megabytes, readable_videos, seconds_of, training_dataset
 from caching.feature_building import TRUNK_BATCH_SIZES, train_on_features
 from caching.splits import ClipOptions, Clips
 from clips import presets
-from clips.dataset import Augmentation, Batch, ClipDataset
+from clips.dataset import Batch
 from clips.loading import ClipLoader
 from clips.samplers import training_samples
 from network.acceleration import freed_memory_kept, set_up_hardware
@@ -34,11 +33,11 @@ from training.targets import TargetMaker
 MODEL = "r2plus1d_18"
 TRAINABLE = {"frozen": list(DEFAULT_TRAINABLE), "features": list(DEFAULT_TRAINABLE), "full": ["all"]}
 WARMUP_STEPS = 2
-MATRIX_SIZE = 8192  # of the products that the device's rate is measured by
+MATRIX_SIZE = 8192  # of the matrix products that measure the device's rate
 
 
 def as_in_training(benchmark: Callable[[BenchmarkOptions], dict[str, float]]) -> Callable[..., dict[str, float]]:
-    """The benchmark with memory kept as the training script keeps it."""
+    """Keeps freed memory during the benchmark, as the training script does."""
 
     @functools.wraps(benchmark)
     def run(options: BenchmarkOptions) -> dict[str, float]:
@@ -50,8 +49,8 @@ def as_in_training(benchmark: Callable[[BenchmarkOptions], dict[str, float]]) ->
 
 @as_in_training
 def benchmark_step(options: BenchmarkOptions) -> dict[str, float]:
-    """Training steps on one batch that lies on the device, for each of TRAINABLE."""
-    figures = {}
+    """Training steps on one batch that is on the device, for each of TRAINABLE."""
+    figures: dict[str, float] = {}
     rate = matrix_rate(options) if options.device.startswith("cuda") else None
     for name in TRAINABLE:
         run = _Run(options, name)
@@ -69,15 +68,15 @@ def benchmark_step(options: BenchmarkOptions) -> dict[str, float]:
 
 @as_in_training
 def benchmark_epoch(options: BenchmarkOptions) -> dict[str, float]:
-    """Real epochs from warm caches beside bare steps, for each of TRAINABLE in turn; and the building of features."""
+    """Epochs from warm caches beside bare steps, for each of TRAINABLE in turn; and how long building features takes."""
     clips = _clips(options)
     runs = {name: _Run(options, name, clips) for name in TRAINABLE}
-    rounds = {name: [] for name in TRAINABLE}
+    rounds: dict[str, list[_Epoch]] = {name: [] for name in TRAINABLE}
     for epoch in range(options.rounds):
         for name, run in runs.items():
             run.bare_step_seconds(WARMUP_STEPS)
             rounds[name].append(run.epoch(epoch))
-    figures = {"epoch_steps": options.steps}
+    figures: dict[str, float] = {"epoch_steps": options.steps}
     for name, measured in rounds.items():
         figures |= {
             f"epoch_{name}_clips_per_second": statistics.median(of.clips_per_second for of in measured),
@@ -95,15 +94,15 @@ def benchmark_epoch(options: BenchmarkOptions) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class _Epoch:
-    """A measured epoch. model_share: of the time that bare steps would take."""
+    """A measured epoch."""
 
     clips_per_second: float
-    model_share: float
-    waiting_percent: float
+    model_share: float  # the time that bare steps take, as a share of the epoch's
+    waiting_percent: float  # of the time, for data
 
 
 class _Run:
-    """A network of random weights with what training it needs, and its clips where epochs are asked for."""
+    """A network with random weights, what training it takes, and the clips if epochs are measured."""
 
     def __init__(self, options: BenchmarkOptions, name: str, clips: Clips | None = None) -> None:
         self._options, self._device = options, torch.device(options.device)
@@ -129,22 +128,18 @@ class _Run:
         with torch.no_grad(), self._precision.autocast():
             self._inputs = torch.cat([trunk.eval()(part) for part in self._inputs.split(4)]).float()
         if self._clips is not None:
-            self._network, self._frozen, self._clips, _ = train_on_features(
-                *(model, self._frozen, TRAINABLE["features"], self._clips, []),
-                precision=self._precision,
-                dtype="fp16",
-                views=1,
-            )
+            self._network, self._frozen, self._clips = _on_features(model, self._frozen, self._clips, self._precision)
         self._frozen = [name for name in self._frozen if name in dict(self._network.named_modules())]
 
     def bare_step_seconds(self, steps: int) -> float:
-        """Median seconds of a step, as `Trainer.train_epoch` takes it, on a batch that lies on the device."""
+        """Median seconds of a step, as `Trainer.train_epoch` takes it, on a batch that is on the device."""
         set_train_mode(self._network, self._frozen)
-        return statistics.median(_seconds(self._step) for _ in range(steps))
+        return statistics.median(seconds_of(self._step) for _ in range(steps))
 
     def epoch(self, epoch: int) -> _Epoch:
-        """An epoch of `options.steps` steps beside as many bare ones."""
+        """An epoch of `options.steps` steps beside as many bare ones. Needs clips."""
         options, clips = self._options, self._clips
+        assert clips is not None
         bare = self.bare_step_seconds(options.steps)
         num_clips = options.steps * options.batch_size
         videos = clips.videos.repeat(-(-num_clips // len(clips.videos)))
@@ -154,13 +149,13 @@ class _Run:
         return _Epoch(num_clips / summary.seconds, bare * options.steps / summary.seconds, waiting)
 
     def operations_per_step(self) -> float:
-        """Floating point operations of a step."""
+        """The floating-point operations of a step."""
         with FlopCounterMode(display=False) as counter:
             self._step()
         return counter.get_total_flops()
 
     def peak_megabytes(self) -> float:
-        """Of the device; of the process where that is the CPU."""
+        """The most memory held on the GPU, or by the process if it computes on the CPU."""
         return torch.cuda.max_memory_allocated() / 1e6 if self._device.type == "cuda" else peak_megabytes()
 
     def _step(self) -> None:
@@ -194,7 +189,7 @@ class _Run:
 
 
 def matrix_rate(options: BenchmarkOptions) -> float:
-    """Floating point operations a second of large matrix products on the device, in the type of --amp."""
+    """Floating-point operations per second of large matrix products on the device, in the type of --amp."""
     precision = Precision.of(options.amp, torch.device(options.device))
     matrix = torch.randn(MATRIX_SIZE, MATRIX_SIZE, device=precision.device, dtype=precision.amp or torch.float32)
 
@@ -202,11 +197,11 @@ def matrix_rate(options: BenchmarkOptions) -> float:
         _ = (matrix @ matrix)[0, 0].item()
 
     multiply()
-    return 2 * MATRIX_SIZE**3 / min(_seconds(multiply) for _ in range(options.steps))
+    return 2 * MATRIX_SIZE**3 / min(seconds_of(multiply) for _ in range(options.steps))
 
 
 def _build_figures(options: BenchmarkOptions, clips: Clips) -> dict[str, float]:
-    """The building of features, beside forward passes of the trunk over as many clips that are ready."""
+    """How long building features takes, beside forward passes of the trunk over as many clips that are ready."""
     precision = Precision.of(options.amp, torch.device(options.device))
     model = build_model(MODEL, 2)
     frozen = freeze(model, TRAINABLE["features"])
@@ -224,10 +219,10 @@ def _build_figures(options: BenchmarkOptions, clips: Clips) -> dict[str, float]:
 
     def build() -> None:
         shutil.rmtree(options.scratch / "features", ignore_errors=True)
-        train_on_features(*(model, frozen, TRAINABLE["features"], part, []), precision=precision, dtype="fp16", views=1)
+        _on_features(model, frozen, part, precision)
 
     forward()
-    seconds = [(_seconds(forward), _seconds(build)) for _ in range(options.rounds)]
+    seconds = [(seconds_of(forward), seconds_of(build)) for _ in range(options.rounds)]
     return {
         "features_build_clips_per_second": len(part.videos) / statistics.median(of for _, of in seconds),
         "features_build_in_trunk_passes": statistics.median(of / bare for bare, of in seconds),
@@ -248,11 +243,19 @@ def _clips(options: BenchmarkOptions) -> Clips:
         num_workers=options.workers,
         pin_memory=is_gpu,
     )
-    augmentation = Augmentation(may_flip=torch.ones(len(options.videos.classes), dtype=torch.bool))
-    dataset = ClipDataset(options.videos, cache.index.timing, cache, options.preprocessing, augmentation=augmentation)
+    dataset = training_dataset(options, cache, cache.index)
     loader = ClipLoader(dataset, options.batch_size, options.workers, pin_memory=is_gpu)
-    videos = torch.from_numpy(np.flatnonzero(cache.index.num_frames))
-    return Clips(loader, videos, 0, "clip cache, uint8 (raw)", clip_options)
+    return Clips(loader, readable_videos(cache.index), 0, "clip cache, uint8 (raw)", clip_options)
+
+
+def _on_features(
+    model: nn.Module, frozen: list[str], clips: Clips, precision: Precision
+) -> tuple[nn.Module, list[str], Clips]:
+    """The head to train, its frozen modules, and the features of the clips, computed if they are not cached."""
+    head, frozen, features, _ = train_on_features(
+        model, frozen, TRAINABLE["features"], clips, [], precision=precision, dtype="fp16", views=1
+    )
+    return head, frozen, features
 
 
 def _made_up_batch(options: BenchmarkOptions, size: int | None = None) -> Batch:
@@ -264,11 +267,5 @@ def _made_up_batch(options: BenchmarkOptions, size: int | None = None) -> Batch:
 
 
 def _inputs(batch: Batch, precision: Precision) -> Tensor:
-    """What the network takes of a batch, on the device."""
+    """The network's input of a batch, on the device."""
     return to_device(batch, lambda clips, flips, _: presets.normalize(presets.flip(clips, flips)), precision)[0]
-
-
-def _seconds(action: Callable[[], None]) -> float:
-    start = time.perf_counter()
-    action()
-    return time.perf_counter() - start

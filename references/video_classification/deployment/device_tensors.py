@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from caching.splits import Clips
 from clips.preprocessing import Preprocessing
 from deployment.onnx_network import DeviceFormat
 from deployment.parity import clip_arrays
+from evaluation.metrics import VideoResults, VideoScores
 from runtime.errors import UserError, require
 from runtime.files import replaced_file
 
@@ -128,6 +130,21 @@ def match_rows(rows: Iterable[Mapping], arrays: Mapping[str, np.ndarray], source
         shown = ", ".join(bad[:NAMED]) + (", ..." if len(bad) > NAMED else "")
         raise LogitsError(f"{source}: {len(bad)} of {len(stacked)} rows hold values that are not finite: {shown}")
     return torch.from_numpy(stacked)
+
+
+def score_logits(manifest: Path, logits_file: Path) -> VideoResults:
+    """The accuracy of a device, computed by the same code as in validation. Raises LogitsError, MissingExtra."""
+    rows = read_manifest(manifest)
+    logits = match_rows(rows, read_logits(logits_file), logits_file)
+    num_classes = logits.shape[1]
+    if others := {row["num_classes"] for row in rows if "num_classes" in row} - {num_classes}:
+        raise LogitsError(f"{logits_file} has logits of {num_classes} classes, the manifest has {others.pop()}")
+    if (highest := max(row["label"] for row in rows)) >= num_classes:
+        raise LogitsError(f"{logits_file} has logits of {num_classes} classes, and the manifest names class {highest}")
+    targets, videos = torch.tensor([row["label"] for row in rows]), torch.arange(len(rows))
+    scores = VideoScores(targets, num_classes, clips_per_video=1)
+    scores.update(videos, logits, F.cross_entropy(logits, targets, reduction="none"))
+    return scores.reduce(videos)
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:

@@ -1,16 +1,23 @@
-"""A moving average of the weights, which often validates better than the weights themselves."""
+"""Averages of weights, which often validate better: over the steps of a run, or over several checkpoints."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from caching.splits import Clips
+from evaluation.evaluate import evaluate
 from evaluation.metrics import VideoResults
-from network.checkpoint import AverageState, Checkpoint
+from network.checkpoint import AverageState, Checkpoint, CheckpointError
+from network.models import load_state
+from network.precision import Precision
 from runtime.distributed import broadcast_buffers, print_main
+
+Weights = dict[str, Tensor]
 
 
 class WeightAverage:
@@ -103,3 +110,84 @@ class WeightAverage:
 def warm_decay(decay: float, updates: int) -> float:
     """The decay of an update, after so many: it rises from 0.1 towards `decay`."""
     return min(decay, (1 + updates) / (10 + updates))
+
+
+def check_alike(paths: Sequence[Path], checkpoints: Sequence[Checkpoint]) -> None:
+    """Raises CheckpointError unless all have the same network, classes and preprocessing."""
+    first = checkpoints[0]
+    for path, checkpoint in zip(paths, checkpoints, strict=True):
+        if checkpoint.is_legacy:
+            raise CheckpointError(f"{path} has no class names: only checkpoints of train.py are averaged")
+        for name in ("classes", "preprocessing"):
+            if getattr(checkpoint, name) != getattr(first, name):
+                raise CheckpointError(f"{path} and {paths[0]} differ in their {name}: an average would be neither")
+        shapes = {name: value.shape for name, value in checkpoint.model.items()}
+        if shapes != {name: value.shape for name, value in first.model.items()}:
+            raise CheckpointError(f"{path} and {paths[0]} are different networks")
+
+
+def average(states: Sequence[Weights]) -> dict[str, Tensor]:
+    """The mean of each weight, computed in float64; counts, which are integers, are those of the first."""
+    return {
+        name: torch.stack([state[name].double() for state in states]).mean(0).to(value.dtype)
+        if value.is_floating_point()
+        else value
+        for name, value in states[0].items()
+    }
+
+
+def choose_greedily(
+    paths: Sequence[Path], states: Sequence[Weights], validate: Callable[[Weights], VideoResults]
+) -> list[int]:
+    """The checkpoints of the greedy soup, as indices, the best first.
+
+    Args:
+        paths: the checkpoints.
+        states: their weights.
+        validate: scores weights.
+    """
+    accuracy = [validate(state).video.top1 for state in states]
+    for path, value in zip(paths, accuracy, strict=True):
+        print(f"{path}: video Acc@1 {value:.3f}", flush=True)
+    ranked = sorted(range(len(states)), key=lambda number: -accuracy[number])
+    chosen, best = ranked[:1], accuracy[ranked[0]]
+    for number in ranked[1:]:
+        trial = [*chosen, number]
+        value = validate(average([states[member] for member in trial])).video.top1
+        print(f"with {paths[number]}: video Acc@1 {value:.3f}, {'kept' if value >= best else 'left out'}", flush=True)
+        if value >= best:
+            chosen, best = trial, value
+    return chosen
+
+
+def validation_on(clips: Clips, network: nn.Module, device: torch.device) -> Callable[[Weights], VideoResults]:
+    """A function that scores weights of `network` on the clips."""
+    network = network.to(device)
+    num_classes = len(clips.loader.dataset.folder.classes)
+
+    def validate(state: Weights) -> VideoResults:
+        load_state(network, state, keep_head=True)
+        return evaluate(
+            network,
+            nn.CrossEntropyLoss(reduction="none"),
+            clips.loader,
+            clips.videos,
+            num_classes=num_classes,
+            precision=Precision.of("off", device),
+            print_freq=100,
+        )
+
+    return validate
+
+
+def averaged(checkpoints: Sequence[Checkpoint], names: Sequence[str]) -> Checkpoint:
+    """The average as a checkpoint to validate, predict with, export or fine-tune, without the state of a training run."""
+    first = checkpoints[0]
+    return Checkpoint(
+        average([checkpoint.model for checkpoint in checkpoints]),
+        first.classes,
+        first.preprocessing,
+        first.args,
+        first.layout,
+        averaged_from=list(names),
+    )
