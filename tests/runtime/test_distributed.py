@@ -12,7 +12,7 @@ import torch
 from helpers.small_datasets import SMALL, make_dataset
 from helpers.training_processes import run, start_torchrun, torchrun
 from network.checkpoint import CheckpointError
-from runtime import distributed, script
+from runtime import distributed
 from training import starting
 
 
@@ -132,18 +132,6 @@ def test_what_is_validated_is_what_is_saved(options, tmp_path):
 def test_what_several_processes_cannot_do_is_said_at_once(options, tmp_path):
     code, output = run([*options, "--sync-bn", "--output-dir", str(tmp_path)], processes=2)
     assert code == 1 and "error: --sync-bn needs GPUs" in output and "Traceback" not in output, output
-
-
-def test_an_unforeseen_error_is_told_before_the_process_ends(monkeypatch, capsys):
-    ended = []
-    monkeypatch.setattr(script, "is_distributed", lambda: True)
-    monkeypatch.setattr(script, "end_process_group", ended.append)
-
-    def fail():
-        raise ValueError("unforeseen")
-
-    assert script.exit_code_of(fail, ["train.py"]) == 1 and ended == [1]
-    assert "ValueError: unforeseen" in capsys.readouterr().err
 
 
 def test_processes_that_find_other_checkpoints_are_told_so(monkeypatch):

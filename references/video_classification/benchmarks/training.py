@@ -68,7 +68,7 @@ def benchmark_step(options: BenchmarkOptions) -> dict[str, float]:
 
 @as_in_training
 def benchmark_epoch(options: BenchmarkOptions) -> dict[str, float]:
-    """Epochs from warm caches beside bare steps, for each of TRAINABLE in turn; and how long building features takes."""
+    """Epochs from warm caches beside bare steps, for each of TRAINABLE, and how long building features takes."""
     clips = _clips(options)
     runs = {name: _Run(options, name, clips) for name in TRAINABLE}
     rounds: dict[str, list[_Epoch]] = {name: [] for name in TRAINABLE}

@@ -181,7 +181,7 @@ def validation_on(clips: Clips, network: nn.Module, device: torch.device) -> Cal
 
 
 def averaged(checkpoints: Sequence[Checkpoint], names: Sequence[str]) -> Checkpoint:
-    """The average as a checkpoint to validate, predict with, export or fine-tune, without the state of a training run."""
+    """The average as a checkpoint to validate, predict with, export or fine-tune, without the state of a run."""
     first = checkpoints[0]
     return Checkpoint(
         average([checkpoint.model for checkpoint in checkpoints]),
