@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import train
-from caching import feature_building, feature_cache
-from caching.clip_cache import CacheError
+from caching import feature_building, feature_cache, shards
 from caching.feature_cache import FEATURE_TYPES, choose_view, state_digest
+from caching.shards import CacheError
 from clips.samplers import EVALUATION, Sample
 from helpers import training_processes
 from helpers.small_datasets import SMALL
@@ -100,7 +100,7 @@ def computed_samples(monkeypatch):
     return samples
 
 
-def shards(folder):
+def shards_of(folder):
     return sorted((folder[1] / "features").glob("*/*.shard"))
 
 
@@ -180,9 +180,9 @@ def test_every_view_is_used_once_in_so_many_epochs(views):
 def test_a_second_run_computes_nothing(folder, computed_samples):
     first = Features(folder, "2")
     assert len(computed_samples) == 9 * 2 + 6
-    before = {path: path.stat().st_mtime_ns for path in shards(folder)}
+    before = {path: path.stat().st_mtime_ns for path in shards_of(folder)}
     second = Features(folder, "2")
-    assert len(computed_samples) == 24 and {path: path.stat().st_mtime_ns for path in shards(folder)} == before
+    assert len(computed_samples) == 24 and {path: path.stat().st_mtime_ns for path in shards_of(folder)} == before
     assert torch.equal(first.of(Sample(3, 0, 1)), second.of(Sample(3, 0, 1)))
 
 
@@ -243,7 +243,7 @@ def test_only_changed_videos_are_computed_again(dataset, clip_cache, tmp_path, c
 def test_a_damaged_shard_is_never_served(folder, computed_samples, damage, capsys):
     expected = [Features(folder, "1").of(Sample(video)) for video in range(9)]
     computed_samples.clear()
-    for path in shards(folder):
+    for path in shards_of(folder):
         data = bytearray(path.read_bytes())
         if damage == "cut short":
             data = data[:-5]
@@ -253,11 +253,11 @@ def test_a_damaged_shard_is_never_served(folder, computed_samples, damage, capsy
     run = Features(folder, "1")
     assert len(computed_samples) == 15 and "computed again" in capsys.readouterr().out
     assert all(torch.equal(run.of(Sample(video)), expected[video]) for video in range(9))
-    assert len(shards(folder)) == 2
+    assert len(shards_of(folder)) == 2
 
 
 def test_what_was_finished_before_an_error_is_kept(folder, monkeypatch, computed_samples):
-    monkeypatch.setattr(feature_cache, "SHARD_BYTES", 1)
+    monkeypatch.setattr(shards, "SHARD_BYTES", 1)
     real = feature_building.Trunk.features
     calls = []
 
@@ -271,7 +271,7 @@ def test_what_was_finished_before_an_error_is_kept(folder, monkeypatch, computed
         patch.setattr(feature_building.Trunk, "features", failing)
         with pytest.raises(KeyboardInterrupt):
             Features(folder, "1")
-    assert len(shards(folder)) == 6 + 4 and not list((folder[1] / "features").glob("*/.*.tmp"))
+    assert len(shards_of(folder)) == 6 + 4 and not list((folder[1] / "features").glob("*/.*.tmp"))
     computed_samples.clear()
     Features(folder, "1")
     assert len(computed_samples) == 5
@@ -308,10 +308,12 @@ def test_features_that_do_not_fit_into_the_type_are_refused(folder):
 
 def test_too_little_space_is_said_before_any_work(folder, monkeypatch, computed_samples):
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(feature_cache.shutil, "disk_usage", lambda _: usage(10, 10, 100))
-    with pytest.raises(CacheError, match=r"the features need 0.0 GB in .*features, where .* are free: .*--cache-dir"):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10, 10, 100))
+    with pytest.raises(
+        CacheError, match=r"the features need about 0.0 GB in .*features, where .* are free: .*--cache-dir"
+    ):
         Features(folder, "1")
-    assert not computed_samples and not shards(folder)
+    assert not computed_samples and not shards_of(folder)
 
 
 @pytest.mark.parametrize("processes", [1, 2])

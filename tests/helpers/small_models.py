@@ -7,9 +7,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from clips import presets
+from clips.preprocessing import Preprocessing
 from helpers.numbered_videos import write_video
-from network.checkpoint import preprocessing_of
 from network.models import build_model
 
 SMALLEST = "mc3_18"  # a third of the parameters of r2plus1d_18, and half the layers
@@ -41,17 +40,8 @@ def legacy_checkpoint(path: Path) -> Path:
 
 def small_preprocessing(**changes) -> dict:
     """Of clips of 8 frames of 28x28 pixels."""
-    settings = {
-        "clip_len": 8,
-        "frame_rate": 4,
-        "frame_selection": "official",
-        "candidate_rate": None,
-        "resize_size": (32, 42),
-        "crop_size": (28, 28),
-        "mean": presets.MEAN,
-        "std": presets.STD,
-    }
-    return preprocessing_of(**{**settings, **changes})
+    settings = {"clip_len": 8, "resize_size": (32, 42), "crop_size": (28, 28), **changes}
+    return Preprocessing(**settings).plain()
 
 
 def random_network(name: str, num_classes: int) -> nn.Module:
