@@ -200,3 +200,21 @@ def test_the_same_folder_by_another_name_is_the_same_cache(root, tmp_path, decod
     open_cache(root, tmp_path / "cache")
     open_cache(tmp_path / "link", tmp_path / "cache")
     assert len(decoded) == 4
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        b"",
+        b"[]",
+        b"{",
+        b'{"a/0.mp4": 3}',
+        b'{"a/0.mp4": [1, 2]}',
+        b'{"a/0.mp4": ["x", 2, "bad"]}',
+        b'{"a/0.mp4": [1e99, 2, "bad"]}',
+    ],
+)
+def test_a_damaged_note_of_unreadable_files_is_ignored(root, tmp_path, note):
+    folder = open_cache(root, tmp_path / "cache").folder
+    (folder / "unreadable.json").write_bytes(note)
+    assert_serves_the_videos(open_cache(root, tmp_path / "cache"))
