@@ -12,6 +12,7 @@ from caching.shards import (
     Shard,
     ShardError,
     ShardFile,
+    ShardWriter,
     build_lock,
     note_verified,
     open_shards,
