@@ -6,7 +6,6 @@ import torch
 from caching import splits
 from clips.preprocessing import Preprocessing
 from helpers.evaluations import made_up_evaluation
-from reporting import run_folder
 from reporting.run_folder import RunFolderError, RunLog, open_run_folder, read_log
 from training import screen
 from training.engine import EpochSummary
@@ -71,7 +70,7 @@ def test_a_folder_that_cannot_be_made_is_one_clear_message(tmp_path):
 
 @pytest.mark.parametrize("processes, words", [(1, None), (3, "2 clips an epoch come twice")])
 def test_the_plan_tells_of_clips_that_come_twice(processes, words, monkeypatch, capsys):
-    monkeypatch.setattr(run_folder, "world_size", lambda: processes)
+    monkeypatch.setattr(screen, "world_size", lambda: processes)
     monkeypatch.setattr(splits, "world_size", lambda: processes)
     options = splits.ClipOptions(Preprocessing(4), cache_dir=None, batch_size=4, num_workers=0)
     clips = splits.Clips(None, torch.arange(7), 0, "decoded, float", options)
