@@ -11,9 +11,8 @@ import torch
 
 from helpers.small_datasets import SMALL, make_dataset
 from helpers.training_processes import run, start_torchrun, torchrun
-from network.checkpoint import CheckpointError
 from runtime import distributed, script
-from training import starting
+from runtime.signals import ResumeCommand
 
 
 @pytest.fixture(scope="module")
@@ -142,14 +141,8 @@ def test_an_unforeseen_error_is_told_before_the_process_ends(monkeypatch, capsys
     def fail():
         raise ValueError("unforeseen")
 
-    assert script.exit_code_of(fail, ["train.py"]) == 1 and ended == [1]
+    assert script.exit_code_of(fail, ResumeCommand(["train.py"])) == 1 and ended == [1]
     assert "ValueError: unforeseen" in capsys.readouterr().err
-
-
-def test_processes_that_find_other_checkpoints_are_told_so(monkeypatch):
-    monkeypatch.setattr(starting, "gather_objects", lambda place: [place, None])
-    with pytest.raises(CheckpointError, match="rank 0: epoch 3, rank 1: none.*--output-dir"):
-        starting.check_same_start(starting.Start(["a"], checkpoint={"epoch": 2}))
 
 
 def test_little_shared_memory_is_no_matter_where_nccl_does_not_use_it(monkeypatch):
