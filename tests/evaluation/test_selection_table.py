@@ -1,8 +1,8 @@
 import torch
-from scipy.stats import binomtest
 
 from evaluation.metrics import Accuracies, VideoResults
 from evaluation.selection_table import selection_table
+from helpers.evaluations import wilson
 
 
 def results(predictions, targets):
@@ -18,7 +18,5 @@ def test_gained_and_lost_are_paired_with_the_official_rule():
     ).splitlines()
     assert table[1].split()[0] == "official" and table[1].split()[-2:] == ["0", "0"]
     assert table[2].split()[-2:] == ["2", "1"]
-    low, high = binomtest(3, 4).proportion_ci(method="wilson")
-    assert f"75.000 [{100 * low:.1f}, {100 * high:.1f}]" in table[2]
-    low, high = binomtest(2, 8).proportion_ci(method="wilson")
-    assert f"25.000 [{100 * low:.1f}, {100 * high:.1f}]" in table[2]
+    for text, (low, high) in (("75.000", wilson(3, 4)), ("25.000", wilson(2, 8))):
+        assert f"{text} [{low:.1f}, {high:.1f}]" in table[2]

@@ -17,6 +17,14 @@ def class_names(count: int) -> list[str]:
     return sorted([*names, *(f"exercise_{number:03d}" for number in range(max(count - len(names), 0)))][:count])
 
 
+def wilson(right: int, count: int) -> list[float]:
+    """Both ends of Wilson's 95 % interval in percent, by its formula."""
+    z, share = 1.959963984540054, right / count
+    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    reach = z / (1 + z**2 / count) * (share * (1 - share) / count + (z / (2 * count)) ** 2) ** 0.5
+    return [100 * (centre - reach), 100 * (centre + reach)]
+
+
 def results_of(scores: torch.Tensor, targets: torch.Tensor, clips_per_video: int = 1) -> VideoResults:
     """Results with these scores (V, num_classes); the clips are as good as the videos."""
     videos = torch.arange(len(targets))

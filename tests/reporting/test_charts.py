@@ -109,7 +109,7 @@ def test_the_reliability_diagram_places_a_bin_by_its_means():
     figure = reliability_diagram("R", reliability(np.array([0.9, 0.92, 0.5]), np.array([True, False, True])), None)
     dots = [[float(circle.get(name)) for name in ("cx", "cy", "r")] for circle in elements(figure, "circle")]
     width, middle = RIGHT - LEFT, (TOP + BOTTOM) / 2
-    expected = [[LEFT + 0.5 * width, TOP, 2 + 9 * math.sqrt(0.5)], [LEFT + 0.91 * width, middle, 11]]
+    expected = [[LEFT + 0.5 * width, TOP, 2 + 7 * math.sqrt(0.5)], [LEFT + 0.91 * width, middle, 9]]
     assert np.array(dots) == pytest.approx(np.array(expected), abs=0.051)
     words = elements(figure, "svg")[0].get("aria-label")
     assert words == "R. 50 % sure: 100 % right (1 video), 91 % sure: 50 % right (2 videos)"

@@ -261,6 +261,58 @@ def test_the_keyboard_suffices(browser, pages):
     assert browser.evaluate(f"getComputedStyle({active}).outlineStyle") != "none"
 
 
+def colours(browser, selector):
+    """Text colour of an element, and the colour behind it, as shares of red, green and blue."""
+    found = browser.evaluate(
+        f"""[getComputedStyle(document.querySelector({selector!r})).color,
+             getComputedStyle(document.querySelector({selector!r}).closest("section")).backgroundColor]"""
+    )
+    return [[int(part) / 255 for part in re.findall(r"\d+", colour)[:3]] for colour in found]
+
+
+def contrast(a, b):
+    """The contrast of two colours by the formula of the Web Content Accessibility Guidelines 2, from 1 to 21."""
+    light, dark = sorted(
+        (
+            sum(
+                weight * (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4)
+                for weight, part in zip((0.2126, 0.7152, 0.0722), colour, strict=True)
+            )
+            for colour in (a, b)
+        ),
+        reverse=True,
+    )
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize(
+    "media, scheme, is_dark", [("screen", "light", 0), ("screen", "dark", 1), ("print", "dark", 0)]
+)
+def test_text_is_legible_on_a_light_screen_a_dark_one_and_paper(browser, pages, media, scheme, is_dark):
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.call("Emulation.setEmulatedMedia", media=media, features=features)
+    try:
+        browser.open(pages["small"], 1400)
+        assert (sum(colours(browser, "section")[1]) < 1) == is_dark
+        for selector in ("h2", ".quiet", ".truth", ".error", "#class-table th", "figcaption", ".settings td"):
+            assert contrast(*colours(browser, f"section {selector}")) >= 4.5, selector
+    finally:
+        browser.call("Emulation.setEmulatedMedia", media="", features=[])
+
+
+def test_the_values_under_the_pointer_are_shown(browser, pages):
+    browser.open(pages["small"], 1400)
+    shown = """[...document.querySelectorAll(".reading text")]
+        .filter((text) => getComputedStyle(text).visibility === "visible").map((text) => text.textContent)"""
+    assert browser.evaluate(shown) == []
+    x, y = browser.evaluate(
+        """(() => { const box = document.querySelectorAll(".reading rect")[2].getBoundingClientRect();
+            return [box.x + box.width / 2, box.y + box.height / 2]; })()"""
+    )
+    browser.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+    assert browser.evaluate(shown) == ["epoch 2: training 0.6667, validation 0.6733"]
+
+
 def test_92_classes_are_legible(browser, pages):
     browser.open(pages["92 classes"], 1400)
     sizes = browser.evaluate(

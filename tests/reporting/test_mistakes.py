@@ -21,8 +21,9 @@ def dataset(tmp_path):
     for name in ("a/0.mp4", "a/1.mp4", "b/2.mp4", "b/3.mp4"):
         write_numbered_video(tmp_path / name, 150)
     folder = VideoFolder(tmp_path)
-    preprocessing = Preprocessing(8, resize_size=(64, 96), crop_size=(64, 96))
-    return ClipDataset(folder, lambda _: VideoTiming(150, 30.0), DecodingReader(folder, preprocessing), preprocessing)
+    preprocessing = Preprocessing(clip_len=8, resize_size=(64, 96), crop_size=(64, 96))
+    reader = DecodingReader(folder, preprocessing)
+    return ClipDataset(folder, lambda video: VideoTiming(150, 30.0), reader, preprocessing)
 
 
 def evaluation_of(dataset, scores, **fields):

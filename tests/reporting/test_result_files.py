@@ -7,10 +7,9 @@ from collections import Counter
 
 import pytest
 import torch
-from scipy.stats import binomtest
 
 from evaluation.predictions import read_predictions
-from helpers.evaluations import made_up_evaluation, results_of
+from helpers.evaluations import made_up_evaluation, results_of, wilson
 from reporting.result_files import Evaluation, write_result_files
 
 
@@ -27,10 +26,6 @@ def written(request, tmp_path_factory):
     evaluation = made_up_evaluation(*request.param, checkpoint=checkpoint, temperature=1.7, skipped=3)
     write_result_files(folder, evaluation)
     return folder, evaluation
-
-
-def wilson(right, count):
-    return [100 * side for side in binomtest(right, count).proportion_ci(method="wilson")]
 
 
 def test_metrics_agree_with_the_predictions(written):

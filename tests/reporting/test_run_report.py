@@ -54,7 +54,10 @@ def test_a_training_reports_on_its_best_checkpoint(calibrated_run):
     digest = hashlib.sha256((folder / "model_best.pth").read_bytes()).hexdigest()
     assert metrics["checkpoint_sha256"] == digest and metrics["temperature"] == best["temperature"]
     page = (folder / "report.html").read_text()
-    assert "Training steps" in page and "layer4" in page
+    assert "Training steps" in page and "layer4" in page and page.count("<polyline") == 7
+    changed, folded = page.split("<h3>This run</h3>")[1].split("<details>")[:2]
+    assert ">epochs<" in changed and ">momentum<" not in changed
+    assert ">momentum<" in folded and ">epochs<" not in folded
 
 
 def test_every_checkpoint_has_a_temperature_that_is_a_float(calibrated_run):

@@ -56,7 +56,7 @@ def save(path, changes=()):
 def test_logits_that_are_no_finite_numbers_are_refused_by_name(capsys, tmp_path, manifest, value):
     changes = {name: np.array([0.0, value, 0.0]) for name in names("video")[1:3]}
     code, out, err = run(capsys, manifest, save(tmp_path / "logits.npz", changes))
-    assert code == 1 and "2 of 4 rows hold values that are no finite numbers: c2/1.mp4, c1/2.mp4" in err and not out
+    assert code == 1 and "2 of 4 rows hold values that are not finite: c2/1.mp4, c1/2.mp4" in err and not out
 
 
 def rewrite(manifest, **changes):

@@ -132,10 +132,13 @@ class Comparison:
 
 
 def write_changes(path: Path, changes: Sequence[Change]) -> None:
-    """Writes each changed video to a CSV file. Raises OSError."""
+    """Writes each changed video to a CSV file. Raises ResultError."""
     header = ("change", "path", "label", "prediction_a", "probability_a", "prediction_b", "probability_b")
     rows = ((kind, a.path, a.label, a.prediction, a.probability, b.prediction, b.probability) for kind, a, b in changes)
-    write_csv(path, [header, *rows])
+    try:
+        write_csv(path, [header, *rows])
+    except OSError as error:
+        raise ResultError(f"{path} cannot be written: {error.strerror}; choose another --output") from error
 
 
 def _verdict(difference: Interval, pvalue: float) -> str:

@@ -10,7 +10,7 @@ from evaluation.calibration import Reliability
 from reporting.markup import Markup, join, tag
 
 WIDTH, HEIGHT = 380, 230
-LEFT, RIGHT, TOP, BOTTOM = 50, 370, 22, 188  # of the plotting area; readings are above it, labels below
+LEFT, RIGHT, TOP, BOTTOM = 58, 370, 22, 188  # of the plotting area; readings are above it, labels below
 TICKS = 5  # at most, on an axis
 LARGEST_DOTTED = 40  # points of a line; more would hide it
 
@@ -100,7 +100,7 @@ def reliability_diagram(title: str, before: Reliability, after: Reliability | No
     for label, found in bins.items():
         filled = found.counts > 0
         points = list(zip(100 * found.confidence[filled], 100 * found.accuracy[filled], strict=True))
-        lines.append(Series(label, points, [2 + 9 * math.sqrt(n / found.counts.max()) for n in found.counts[filled]]))
+        lines.append(Series(label, points, [2 + 7 * math.sqrt(n / found.counts.max()) for n in found.counts[filled]]))
     counts = (after or before).counts
     readings = [
         (x, f"{x:.0f} % sure: {y:.0f} % right ({count} video{'s' if count > 1 else ''})")
