@@ -54,7 +54,8 @@ def load_clips(folder, *flags):
     parser = train.get_args_parser()
     args = parser.parse_args(options(folder, *flags))
     train.check_args(parser, args)
-    return args, train.load_clips(args, CLASSES)
+    clips, val_clips = recipe.load_clips(args, CLASSES)
+    return args, (clips, [val_clips])
 
 
 class Features:
