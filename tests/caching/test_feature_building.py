@@ -18,6 +18,7 @@ from helpers.small_datasets import SMALL
 from network.models import build_model, freeze
 from network.precision import Precision, to_device
 from training import recipe
+from training.engine import Trainer
 
 CLASSES = ["left_raise", "pushups", "squats"]
 CPU = torch.device("cpu")
@@ -123,7 +124,7 @@ def test_training_on_features_is_the_same_training(folder, tmp_path):
 def test_interrupted_training_on_features_resumes_the_same(folder, tmp_path, monkeypatch):
     common = options(folder, "--cache-features", "2", "--epochs", "2")
     assert train.main([*common, "--output-dir", str(tmp_path / "whole")]) == 0
-    real = recipe.train_one_epoch
+    real = Trainer.train_epoch
 
     def interrupted(*args, **kwargs):
         if kwargs["epoch"] == 1:
@@ -131,7 +132,7 @@ def test_interrupted_training_on_features_resumes_the_same(folder, tmp_path, mon
         return real(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(recipe, "train_one_epoch", interrupted)
+        patch.setattr(Trainer, "train_epoch", interrupted)
         assert train.main([*common, "--output-dir", str(tmp_path / "cut")]) == 130
     checkpoint = tmp_path / "cut" / "checkpoint.pth"
     assert train.main([*common, "--output-dir", str(tmp_path / "cut"), "--resume", str(checkpoint)]) == 0

@@ -15,7 +15,7 @@ import export_onnx
 import quickstart
 import train
 from clips import presets
-from deployment import onnx_network
+from deployment import onnx_network, quantization
 from deployment.video_files import find_videos, read_clips
 from helpers.numbered_videos import write_video
 from helpers.small_models import (
@@ -25,6 +25,7 @@ from helpers.small_models import (
     small_checkpoint,
     small_preprocessing,
 )
+from network import trained_model
 from network.trained_model import load_trained_model
 
 onnx = pytest.importorskip("onnx")
@@ -168,7 +169,7 @@ def test_int8_that_loses_too_much_is_not_written(capsys, tmp_path, trained, monk
                 entry.CopyFrom(onnx.numpy_helper.from_array(np.float32([1e3, 0, 0]), entry.name))
         return ruined
 
-    monkeypatch.setattr(export_onnx, "quantize_int8", ruin)
+    monkeypatch.setattr(quantization, "quantize_int8", ruin)
     output = tmp_path / "model.onnx"
     assert export(checkpoint, "--output", output, "--data-path", data, "--quantize", "int8") == 1
     assert "--max-drop" in capsys.readouterr().err
@@ -196,10 +197,9 @@ def test_a_file_that_cannot_be_read_is_not_called_unwritable(capsys, tmp_path, c
     def gone(*args):
         raise FileNotFoundError(2, "No such file or directory", "gone.pth")
 
-    monkeypatch.setattr(export_onnx, "load_trained_model", gone)
+    monkeypatch.setattr(trained_model, "load_trained_model", gone)
     assert export(checkpoint, "--output", tmp_path / "model.onnx") == 1
-    err = capsys.readouterr().err
-    assert err.startswith("error: gone.pth: No such file or directory; ") and "cannot be written" not in err
+    assert capsys.readouterr().err == "error: gone.pth: No such file or directory\n"
 
 
 def test_a_legacy_checkpoint_needs_names(capsys, tmp_path):

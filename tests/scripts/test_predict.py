@@ -21,6 +21,7 @@ from helpers.small_models import (
 )
 from network.precision import Precision
 from network.trained_model import load_trained_model
+from runtime import progress
 from videos.decoding import probe_video
 from videos.folder import VideoFolder
 
@@ -209,11 +210,11 @@ def test_an_interruption_leaves_no_unfinished_copy(capsys, tmp_path, checkpoint,
     for name, length in (("long.mp4", 1500), ("a.mp4", 20)):
         write_numbered_video(videos / name, length)
 
-    def interrupt(progress, count=1, note=""):  # when the first copy is there, and a worker is busy with the other
-        if progress._description == "Annotating":
+    def interrupt(self, count=1, note=""):  # when the first copy is there, and a worker is busy with the other
+        if self._description == "Annotating":
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(predict.Progress, "update", interrupt)
+    monkeypatch.setattr(progress.Progress, "update", interrupt)
     code, _, err = run(capsys, checkpoint, videos, "--annotate", copies, "-j", 2)
     assert code == 130 and "interrupted" in err
     assert [path.name for path in copies.iterdir()] == ["a.mp4"]
