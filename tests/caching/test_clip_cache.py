@@ -292,7 +292,7 @@ def start_build(root, cache_dir, **limits):
         f"for name, value in {limits}.items(): setattr(cache_building, name, value)\n"
         "t.open_cache(*map(Path, sys.argv[1:]))"
     )
-    path = os.pathsep.join([str(SCRIPTS), str(Path(__file__).parent)])
+    path = os.pathsep.join([str(SCRIPTS), *(str(Path(__file__).parents[level]) for level in (0, 1))])
     command = [sys.executable, "-c", script, str(root), str(cache_dir)]
     return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE, text=True)
 

@@ -108,7 +108,9 @@ def test_workers_do_not_import_the_script_that_started_them(tmp_path):
     (tmp_path / "heavy.py").write_text("")
     script = tmp_path / "script.py"
     script.write_text(
-        "import heavy\nfrom test_worker_pool import imported_modules\nfrom runtime.worker_pool import map_in_workers\n"
+        "import heavy\n"
+        "from runtime.worker_pool import map_in_workers\n"
+        "from tests.runtime.test_worker_pool import imported_modules\n"
         "if __name__ == '__main__':\n"
         "    (names,) = map_in_workers(imported_modules, [0], 1)\n"
         "    print('heavy' in names, __file__)\n"
