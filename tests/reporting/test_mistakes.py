@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from clips.dataset import ClipDataset, DecodingReader
+from clips.preprocessing import Preprocessing
 from helpers.evaluations import results_of
 from helpers.numbered_videos import frame_number, write_numbered_video
 from reporting.mistakes import jpegs, worst_mistakes
 from reporting.result_files import Evaluation
 from videos.folder import VideoFolder
-from videos.frame_selection import FRAME_SELECTORS, VideoTiming, official_clip
+from videos.frame_selection import VideoTiming, official_clip
 
 
 @pytest.fixture
@@ -20,17 +21,8 @@ def dataset(tmp_path):
     for name in ("a/0.mp4", "a/1.mp4", "b/2.mp4", "b/3.mp4"):
         write_numbered_video(tmp_path / name, 150)
     folder = VideoFolder(tmp_path)
-    return ClipDataset(
-        folder,
-        lambda video: VideoTiming(150, 30.0),
-        DecodingReader(folder, (64, 96)),
-        FRAME_SELECTORS["official"],
-        clip_len=8,
-        frame_rate=4,
-        clips_per_video=1,
-        resize_size=(64, 96),
-        crop_size=(64, 96),
-    )
+    preprocessing = Preprocessing(8, resize_size=(64, 96), crop_size=(64, 96))
+    return ClipDataset(folder, lambda _: VideoTiming(150, 30.0), DecodingReader(folder, preprocessing), preprocessing)
 
 
 def evaluation_of(dataset, scores, **fields):

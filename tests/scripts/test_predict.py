@@ -9,6 +9,7 @@ import torch
 
 import predict
 from caching.splits import ClipOptions, open_clips
+from clips.preprocessing import Preprocessing
 from deployment import annotating
 from deployment.annotating import Annotation, annotate
 from deployment.video_files import find_videos
@@ -58,15 +59,9 @@ def test_predictions_equal_validation(capsys, tmp_path, data, selection, clips_p
     preprocessing = small_preprocessing(frame_selection=selection, candidate_rate=candidate_rate)
     checkpoint = small_checkpoint(tmp_path / "model.pth", classes=FOLDERS, preprocessing=preprocessing)
     options = ClipOptions(
-        clip_len=8,
-        frame_rate=4,
+        Preprocessing(8, 4, selection, candidate_rate, (32, 42), (28, 28)),
         clips_per_video=clips_per_video,
-        resize_size=(32, 42),
-        crop_size=(28, 28),
-        selection=selection,
-        candidate_rate=candidate_rate,
         cache_dir=tmp_path,
-        skip_unreadable=False,
         batch_size=4,
         num_workers=0,
     )
