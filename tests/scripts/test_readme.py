@@ -58,7 +58,11 @@ def test_every_flag_of_a_command_is_in_its_help(command):
 @pytest.mark.parametrize(
     "script, readme, section",
     [
-        ("references/video_classification/train.py", "README.md", "## Flags of `train.py`"),
+        (
+            "references/video_classification/train.py",
+            "references/video_classification/README.md",
+            "## Flags of `train.py`",
+        ),
         ("refactor_dataset.py", "references/dataset_tools/README.md", "## Place the videos by class"),
         ("check_videos.py", "references/dataset_tools/README.md", "## Check every video"),
     ],
@@ -83,14 +87,19 @@ def test_every_flag_that_is_named_exists(readme):
 OTHER_PROGRAMS = {"--nproc_per_node", "--node_rank", "--max-restarts", "--shutdown-timeout", "--logdir", "--shm-size"}
 
 
-def test_every_file_is_in_the_list():
-    lists = {"README.md": [*ROOT.glob("*.py"), *(ROOT / "references/video_classification").glob("*.py")]}
-    lists["references/dataset_tools/README.md"] = [*(ROOT / "references/dataset_tools").glob("*.py")]
-    for readme, files in lists.items():
-        listed = READMES[readme].split("\n## Files\n")[1].split("```")[1]
-        assert not [path.name for path in files if path.name not in listed], readme
-        for name in re.findall(r"[\w/]+\.py\b", listed):
-            assert list((ROOT / readme).parent.rglob(name)), f"{name} is in the list of {readme} only"
+def test_every_script_and_package_has_its_place_in_a_readme():
+    """Of the dataset tools every file; of the training scripts every script and every package."""
+    tools, training = ROOT / "references" / "dataset_tools", ROOT / "references" / "video_classification"
+    expected = {
+        "references/dataset_tools/README.md": {path.name for path in tools.glob("*.py")},
+        "references/video_classification/README.md": {path.name for path in training.glob("*.py")}
+        | {f"{path.parent.name}/" for path in training.glob("*/__init__.py")},
+    }
+    for readme, names in expected.items():
+        listed = re.split(r"\n## ", READMES[readme].split("\n## Where things are\n")[1])[0]
+        assert {name for name in names if not re.search(rf"\b{re.escape(name)}", listed)} == set(), readme
+        for name in re.findall(r"\w+\.py\b", listed):
+            assert (ROOT / readme).with_name(name).exists(), f"{readme} lists {name}"
 
 
 @pytest.mark.parametrize("readme", READMES)
