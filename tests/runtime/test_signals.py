@@ -167,10 +167,12 @@ def checkpoint_of(options, folder):
 def test_what_continues_is_this_run_and_not_one_that_it_begins_from_or_overwrites(
     options, tmp_path, monkeypatch, capsys
 ):
-    other = checkpoint_of(options, tmp_path / "other")
+    other, old = checkpoint_of(options, tmp_path / "other"), tmp_path / "old"
+    old.mkdir()
+    (old / "checkpoint.pth").write_text("of another run")
     for number, flags in enumerate(
         (
-            ["--overwrite", "--output-dir", str(other.parent)],
+            ["--overwrite", "--output-dir", str(old)],
             ["--resume", str(other), "--output-dir", str(tmp_path / "new")],
             ["--resume", str(other), "--output-dir", str(tmp_path / "new"), "--test-only"],
             ["--cache-only"],

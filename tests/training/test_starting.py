@@ -4,7 +4,9 @@ import torch
 import train
 from helpers.small_datasets import SMALL
 from network.checkpoint import Checkpoint, CheckpointError
+from runtime.signals import ResumeCommand
 from training import starting
+from training.running import find_start
 from training.starting import Start, check_same_start, checkpoint_to_resume
 
 
@@ -38,17 +40,17 @@ def test_processes_that_find_the_same_go_on(monkeypatch):
     check_same_start(start(2))
 
 
-def test_auto_reads_the_checkpoint_once(dataset, tmp_path, monkeypatch):
-    options = [*SMALL, "--data-path", str(dataset), "--cache-dir", str(tmp_path / "cache"), "--trainable", "fc"]
-    options += ["--output-dir", str(tmp_path / "run")]
-    assert train.main([*options, "--epochs", "1"]) == 0
+@pytest.mark.parametrize("further", [[], ["--test-only"]])
+def test_auto_reads_the_checkpoint_once(tmp_path, monkeypatch, further):
+    (tmp_path / "data" / "train" / "a").mkdir(parents=True)
+    (tmp_path / "run").mkdir()
+    start(2).checkpoint.write(tmp_path / "run" / "checkpoint.pth")
+    options = ["--data-path", str(tmp_path / "data"), "--output-dir", str(tmp_path / "run"), "--resume", "auto"]
     read, load = [], torch.load
     monkeypatch.setattr(torch, "load", lambda path, **kwargs: read.append(path) or load(path, **kwargs))
-    assert train.main([*options, "--epochs", "2", "--resume", "auto"]) == 0
-    assert read == [tmp_path / "run" / "checkpoint.pth"]
-    read.clear()
-    assert train.main([*options, "--test-only", "--resume", "auto"]) == 0
-    assert read == [tmp_path / "run" / "checkpoint.pth"]
+    args = train.get_args_parser().parse_args([*options, *further])
+    assert find_start(args, ResumeCommand([])).checkpoint.epoch == 2
+    assert read == [tmp_path / "run" / "checkpoint.pth"] and args.resume == str(read[0])
 
 
 def test_a_named_checkpoint_is_taken_as_it_is(tmp_path):
