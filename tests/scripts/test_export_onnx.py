@@ -153,6 +153,7 @@ def test_int8_and_tensors_of_a_trained_network(capsys, tmp_path, trained):
     assert evaluate_logits.main([str(tensors / "manifest.jsonl"), str(tmp_path / "logits.npz")]) == 0
     device_lines = capsys.readouterr().out.splitlines()[:2]
     test_only = ["--data-path", data, "--weights", checkpoint, "--test-only", "--model", "mc3_18", *SIZES]
+    test_only += ["--output-dir", tmp_path / "test"]
     assert train.main([str(arg) for arg in test_only]) == 0
     own_lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(" * ")]
     assert device_lines == own_lines
