@@ -14,10 +14,11 @@ import pytest
 import torch
 from test_shards import flip_byte
 
-from caching import cache_building
+from caching import cache_building, clip_cache
 from caching.cache_building import DecodeStrip, EntryWriter, Unreadable, build, complete_cache
 from caching.clip_cache import CacheError, CacheSettings, ClipCache
 from caching.jpeg import decode_jpeg, encode_jpeg
+from clips import dataset
 from clips.dataset import ClipDataset, DecodingReader
 from clips.samplers import Sample
 from conftest import write_moving_bar
@@ -157,6 +158,14 @@ def test_frames_that_are_not_kept_are_refused_with_the_flag_to_add(root, tmp_pat
     for indices in ([0, 1], [10_000]):
         with pytest.raises(CacheError, match="--cache-frame-rate"):
             read(cache, 0, indices)
+
+
+def test_a_cache_of_other_pixels_is_not_served(root, tmp_path, monkeypatch):
+    folder, source = SETTINGS.folder(tmp_path, root), DecodingReader(VideoFolder(root), (32, 40)).source
+    for module in (clip_cache, dataset):
+        monkeypatch.setattr(module, "RGB_RULE", "another")
+    assert SETTINGS.folder(tmp_path, root) != folder
+    assert DecodingReader(VideoFolder(root), (32, 40)).source != source
 
 
 @pytest.mark.parametrize("promise", [(39, 30.0), (500, 30.0), (40, 25.0)])

@@ -98,7 +98,7 @@ def make_up_cache(root: Path, cache_dir: Path, count: int) -> None:
     blob, motion = bytes(len(keep) * 3 * MADE_UP.size[0] * MADE_UP.size[1]), np.ones(MADE_UP_FRAMES - 1, np.uint8)
     with EntryWriter(cache.folder, files) as writer:
         for video in cache.missing.tolist():
-            writer.add(video, Entry(blob, frame_bytes, keep, MADE_UP_FRAMES, MADE_UP_FPS, motion))
+            writer.add(video, Entry(blob, frame_bytes, keep, MADE_UP_FRAMES, MADE_UP_FPS, True, motion))
 
 
 STARTUP_SCRIPT = """

@@ -21,11 +21,12 @@ from caching.jpeg import decode_jpeg
 from caching.shards import Shard, ShardError, open_shards
 from runtime.errors import UserError
 from runtime.files import replaced_file
+from videos.decoding import RGB_RULE
 from videos.frame_selection import official_strip
 from videos.index import Files, VideoIndex
 from videos.resizing import Region
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 CACHE_FORMATS = ("raw", "jpeg")
 UNREADABLE = "unreadable.json"
 
@@ -56,7 +57,8 @@ class CacheSettings:
     def key(self, root: Path) -> dict:
         """All that tells this cache of `root` from any other."""
         libraries = {name: av.library_versions[name] for name in ("libavcodec", "libswscale")}
-        key = {"root": str(root.resolve()), "libraries": libraries, "version": FORMAT_VERSION, **asdict(self)}
+        key = {"root": str(root.resolve()), "libraries": libraries, "rgb": RGB_RULE, "version": FORMAT_VERSION}
+        key |= asdict(self)
         # 4 and 4.0 are the same rate, and would not be the same text.
         return key | {name: key[name] and float(key[name]) for name in ("frame_rate", "candidate_rate")}
 
@@ -93,14 +95,15 @@ class ClipCache:
         self._shards, self.damage = open_shards(self.folder)
         count = len(self.files)
         self._shard_of, self._row_of = np.full(count, -1, np.int32), np.zeros(count, np.int32)
-        num_frames, fps = np.zeros(count, np.int64), np.zeros(count)
+        num_frames, fps, upright = np.zeros(count, np.int64), np.zeros(count), np.ones(count, bool)
         video_of = {name: video for video, name in enumerate(self.files.names.strings())}
         for number, shard in enumerate(self._shards):
             rows, videos = self._rows_as_they_are(shard, video_of)
             self._shard_of[videos], self._row_of[videos] = number, rows
             num_frames[videos], fps[videos] = shard.columns["num_frames"][rows], shard.columns["fps"][rows]
+            upright[videos] = shard.columns["upright"][rows]
         reasons = read_unreadable(self.folder, self.files, video_of)
-        self.index = VideoIndex(num_frames, fps, _Rows(self, "motion"), reasons)
+        self.index = VideoIndex(num_frames, fps, upright, _Rows(self, "motion"), reasons)
         self._frames, self._frame_bytes = _Rows(self, "frames"), _Rows(self, "frame_bytes")
         is_known = self._shard_of >= 0
         is_known[list(reasons)] = True

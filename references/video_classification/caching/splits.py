@@ -79,7 +79,8 @@ class ClipOptions:
 class Clips:
     """A split, ready to read.
 
-    videos: int64, the rows that can be read. skipped: how many cannot. pixels: which path they take, in words.
+    videos: int64, the rows that can be read. skipped: how many cannot. pixels: which path they take, in words. turned:
+    how many of `videos` are turned or mirrored for display, which the challenge's evaluator would not do.
     """
 
     loader: ClipLoader
@@ -87,6 +88,7 @@ class Clips:
     skipped: int
     pixels: str
     options: ClipOptions
+    turned: int = 0
 
     def steps_per_epoch(self) -> int:
         """Steps of the optimiser in an epoch of training."""
@@ -161,7 +163,8 @@ def _clips(folder: VideoFolder, options: ClipOptions, reader: ClipReader, index:
         seed=options.seed,
     )
     loader = ClipLoader(dataset, options.batch_size, options.num_workers, options.pin_memory)
-    return Clips(loader, videos, len(folder) - len(videos), pixels, options)
+    turned = int((~index.upright[videos.numpy()]).sum())
+    return Clips(loader, videos, len(folder) - len(videos), pixels, options, turned)
 
 
 def _may_flip(classes: Sequence[str], mirrors: Tensor | None) -> Tensor:

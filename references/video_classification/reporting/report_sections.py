@@ -31,9 +31,11 @@ def headline_section(report: Report) -> str:
     cards.append(_plain_card("Expected calibration error", _number(error, 3), f"0 is best{note}"))
     cards.append(_plain_card("Loss", _number(metrics["loss"], 4), "cross-entropy, mean over clips"))
     skipped = f", {metrics['videos_not_scored']} unreadable videos not scored" if metrics["videos_not_scored"] else ""
+    turned = metrics["videos_turned"]
+    turned = f", {turned} turned or mirrored for display, which the evaluator would not do" if turned else ""
     clips = f"{metrics['clips_per_video']} clip{'s' if metrics['clips_per_video'] > 1 else ''}"
     return f"""<p>{metrics["videos"]} videos of {metrics["classes_with_videos"]} classes,
-{clips} each{escape(skipped)}; {escape(metrics["clip_rule"])}; pixels:
+{clips} each{escape(skipped)}{escape(turned)}; {escape(metrics["clip_rule"])}; pixels:
 {escape(metrics["pixel_path"])}. The bands are 95&nbsp;% intervals: where the accuracy on other videos of the same kind
 may well lie.</p>
 <dl class="cards">{"".join(cards)}</dl>"""

@@ -45,7 +45,8 @@ class Evaluation:
 
     results: see there. paths: of the scored videos, relative to the validation folder, in the order of `results`.
     classes: names. rule, pixels: how frames were chosen and read, in words. skipped: videos that cannot be read.
-    checkpoint: the file that was validated, None for weights that are none. temperature: of the probabilities.
+    checkpoint: the file that was validated, None for weights that are none. temperature: of the probabilities. turned:
+    videos that are turned or mirrored for display, which the challenge's evaluator would not do.
     """
 
     results: VideoResults
@@ -56,6 +57,7 @@ class Evaluation:
     skipped: int = 0
     checkpoint: Path | None = None
     temperature: float = 1.0
+    turned: int = 0
 
     @cached_property
     def predictions(self) -> Tensor:
@@ -124,6 +126,7 @@ class Evaluation:
             "clips": self.results.clip.count,
             "clips_per_video": self.results.clips_per_video,
             "videos_not_scored": self.skipped,
+            "videos_turned": self.turned,
             "classes": len(self.classes),
             "classes_with_videos": sum(result.support > 0 for result in self.class_results),
             "clip_rule": self.rule,

@@ -73,10 +73,12 @@ def write_failed_batch(folder: Path, videos: VideoFolder, error: NonFiniteLoss) 
     return where
 
 
-def print_results(results: VideoResults, rule: str, pixels: str, skipped: int) -> None:
+def print_results(results: VideoResults, rule: str, pixels: str, skipped: int, turned: int = 0) -> None:
     """The two lines of the reference script, and what was measured, and how."""
     for name, accuracy in (("Clip", results.clip), ("Video", results.video)):
         print_main(f" * {name} Acc@1 {accuracy.top1:.3f} {name} Acc@5 {accuracy.top5:.3f}")
     not_scored = f", {skipped} unreadable videos not scored" if skipped else ""
     counts = f"{len(results.videos)} videos, {results.clip.count} clips{not_scored}"
     print_main(f"   {counts}; {rule}; pixels: {pixels}; loss {results.loss:.4f}")
+    if turned:
+        print_main(f"   {turned} of them turned or mirrored for display, which the challenge's evaluator would not do")

@@ -11,7 +11,7 @@ from runtime.errors import UserError
 
 VIDEO_ENDINGS = (
     *(".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg"),
-    *(".ts", ".mts", ".m2ts", ".wmv", ".flv", ".3gp", ".ogv"),
+    *(".ts", ".mts", ".m2ts", ".wmv", ".asf", ".flv", ".3gp", ".ogv"),
 )
 
 

@@ -14,7 +14,7 @@ from runtime.columns import Ragged, pack_columns, unpack_columns
 from runtime.files import replaced_file
 from runtime.progress import Progress
 from runtime.worker_pool import WorkerDied, map_in_workers
-from videos.decoding import VideoError, VideoInfo, iter_frames, probe_video
+from videos.decoding import VideoError, VideoInfo, open_whole, probe_video
 from videos.frame_selection import VideoTiming
 from videos.motion import MotionMeter, motion_from_curve
 
@@ -39,12 +39,14 @@ class Files(Protocol):
 class VideoIndex:
     """One row a video.
 
-    num_frames: int64 (N,), 0 where it cannot be read. fps: float64 (N,). motion: a stored curve each, empty where it
-    was not metered. reasons: why a video cannot be read, by row.
+    num_frames: int64 (N,), 0 where it cannot be read. fps: float64 (N,). upright: bool (N,), False where the stored
+    picture is turned or mirrored for display. motion: a stored curve each, empty where it was not metered. reasons: why
+    a video cannot be read, by row.
     """
 
     num_frames: np.ndarray
     fps: np.ndarray
+    upright: np.ndarray
     motion: Ragged
     reasons: dict[int, str]
 
@@ -82,6 +84,7 @@ def scan_videos(
             else:
                 info, curves[video] = result
                 index.num_frames[video], index.fps[video] = info.frames, info.fps
+                index.upright[video] = info.is_upright
             progress.update()
             if count % SAVE_EVERY == 0 or count == len(missing):
                 rows = (curves.get(i, index.motion[i]) for i in range(len(files)))
@@ -101,8 +104,9 @@ class Scan:
         try:
             info = probe_video(path)
             if self.with_motion:
-                for frame in iter_frames(path):
-                    meter.add(frame)
+                with open_whole(path) as video:
+                    for frame in video.frames():
+                        meter.add(frame)
         except VideoError as error:
             return error.reason
         if not 0 < info.fps < math.inf:  # from a duration below 0, for one
@@ -123,7 +127,8 @@ def _load(store: Path, files: Files, with_motion: bool) -> VideoIndex:
     except (OSError, ValueError, LookupError, TypeError, AttributeError):  # none yet, or damaged: scan again
         pass
     count = len(files)
-    return VideoIndex(np.zeros(count, np.int64), np.zeros(count), Ragged.of([[]] * count, np.uint8), {})
+    motion = Ragged.of([[]] * count, np.uint8)
+    return VideoIndex(np.zeros(count, np.int64), np.zeros(count), np.ones(count, bool), motion, {})
 
 
 def _rows_of(files: Files, columns: dict[str, np.ndarray | Ragged]) -> VideoIndex:
@@ -137,13 +142,14 @@ def _rows_of(files: Files, columns: dict[str, np.ndarray | Ragged]) -> VideoInde
         columns["mtimes_ns"][rows[same]] == files.mtimes_ns[same]
     )
     kept = rows[same]
-    num_frames, fps = np.zeros(count, np.int64), np.zeros(count)
+    num_frames, fps, upright = np.zeros(count, np.int64), np.zeros(count), np.ones(count, bool)
     num_frames[same], fps[same] = columns["num_frames"][kept], columns["fps"][kept]
+    upright[same] = columns["upright"][kept]
     empty = len(columns["motion"])  # one more row, for videos that the store does not know
     padded = Ragged(columns["motion"].flat, np.append(columns["motion"].offsets, columns["motion"].offsets[-1]))
     motion = padded.take(np.where(same, rows, empty))
     reasons = {i: reasons[row] for i, row in enumerate(rows.tolist()) if same[i] and row in reasons}
-    return VideoIndex(num_frames, fps, motion, reasons)
+    return VideoIndex(num_frames, fps, upright, motion, reasons)
 
 
 def _save(store: Path, files: Files, index: VideoIndex, with_motion: bool) -> None:
@@ -153,6 +159,7 @@ def _save(store: Path, files: Files, index: VideoIndex, with_motion: bool) -> No
         "mtimes_ns": files.mtimes_ns,
         "num_frames": index.num_frames,
         "fps": index.fps,
+        "upright": index.upright,
         "motion": index.motion,
         "reasons": np.frombuffer(json.dumps(index.reasons).encode(), np.uint8),
         "with_motion": np.array(with_motion),
