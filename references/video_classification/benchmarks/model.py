@@ -64,7 +64,7 @@ class _Files:
 def _arithmetic(options: BenchmarkOptions) -> dict[str, float]:
     with torch.device("meta"):
         network = build_model(MODEL, NUM_CLASSES).eval()
-        clip = torch.empty(1, 3, options.preprocessing.clip_len, *options.preprocessing.crop_size)
+        clip = torch.empty(1, *options.preprocessing.clip_shape)
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         network(clip)
     multiply_accumulates = counter.get_total_flops() / 2
@@ -72,8 +72,7 @@ def _arithmetic(options: BenchmarkOptions) -> dict[str, float]:
 
 
 def _write_files(folder: Path, options: BenchmarkOptions) -> _Files:
-    size = options.preprocessing.crop_size
-    preprocessing = Preprocessing(clip_len=options.preprocessing.clip_len, resize_size=size, crop_size=size)
+    preprocessing = options.preprocessing
     files = _Files(folder / "model.pth", folder / "float.onnx", folder / "int8.onnx", preprocessing)
     classes = [str(number) for number in range(NUM_CLASSES)]
     state = build_model(MODEL, NUM_CLASSES).state_dict()
