@@ -1,12 +1,11 @@
 from types import SimpleNamespace
 
-import pytest
-
 from benchmarks.model import RUNTIMES, benchmark_model
 from clips.preprocessing import Preprocessing
+from helpers.extras import require_extra
 
 for package in ("onnx", "onnxscript", "onnxruntime"):
-    pytest.importorskip(package)
+    require_extra(package)
 
 
 def test_figures_of_small_clips(tmp_path):

@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 import torch
 
+from caching import clip_cache
 from caching.clip_cache import CacheError, CacheSettings
 from caching.jpeg import decode_jpeg, encode_jpeg
+from clips import dataset
 from clips.dataset import Augmentation, ClipDataset, DecodingReader
 from clips.preprocessing import Preprocessing
 from clips.samplers import Sample
 from helpers.clip_caches import (
     PREPROCESSING,
+    SETTINGS,
     assert_serves_the_videos,
     expected_frames,
     open_cache,
@@ -23,6 +26,7 @@ from helpers.clip_caches import (
     shard_of,
 )
 from helpers.small_datasets import write_moving_bar
+from videos.folder import VideoFolder
 from videos.frame_selection import FRAME_SELECTORS, official_strip
 from videos.index import scan_videos
 from videos.resizing import Region
@@ -171,12 +175,23 @@ def test_caches_of_earlier_versions_are_found(tmp_path, monkeypatch):
     monkeypatch.setattr(av, "library_versions", versions)
     key = (
         '{"candidate_rate": %s, "clip_len": 16, "encoding": "%s", "frame_rate": 4.0, "libraries": {"libavcodec": '
-        '[61, 19, 101], "libswscale": [8, 3, 100]}, "root": "%s", "size": [128, 171], "version": 1}'
+        '[61, 19, 101], "libswscale": [8, 3, 100]}, "rgb": "PyAV 16.0.1, turned and mirrored, 1", "root": "%s", '
+        '"size": [128, 171], "version": 2}'
     )
     for candidate_rate, encoding, text in ((None, "raw", "null"), (8, "jpeg", "8.0")):
         settings = CacheSettings(Preprocessing(candidate_rate=candidate_rate), encoding)
         digest = hashlib.sha256((key % (text, encoding, tmp_path.resolve())).encode()).hexdigest()
         assert settings.folder(tmp_path / "cache", tmp_path).name == digest[:16]
+
+
+def test_a_cache_of_other_pixels_is_not_served(root, tmp_path, monkeypatch):
+    def keys():
+        return SETTINGS.folder(tmp_path, root), DecodingReader(VideoFolder(root), PREPROCESSING).source
+
+    before = keys()
+    for module in (clip_cache, dataset):
+        monkeypatch.setattr(module, "RGB_RULE", "another")
+    assert not set(keys()) & set(before)
 
 
 def test_another_data_path_is_never_served_this_ones_entries(root, tmp_path, decoded):

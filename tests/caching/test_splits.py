@@ -1,7 +1,9 @@
 """Opening splits: which videos each selection sees, and the space that all of them need."""
 
 import shutil
+from contextlib import contextmanager
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -60,15 +62,21 @@ def test_a_file_on_which_a_worker_died_is_left_out_by_all_selections(data, tmp_p
 @pytest.mark.parametrize("selections", [["official"], ["official", "motion"], ["motion", "uniform"]])
 def test_all_selections_see_the_same_videos(data, tmp_path, monkeypatch, selections):
     """One file's header is whole, and it decodes for a while: only reading all of it finds the damage."""
-    real = index.iter_frames
+    real = index.open_whole
 
-    def iter_frames(path):
-        for number, frame in enumerate(real(path)):
-            if number == 15 and Path(path).parts[-2:] == ("b", "00000001.mp4"):
-                raise VideoError(path, "damaged")
-            yield frame
+    @contextmanager
+    def open_whole(path):
+        with real(path) as video:
+            if Path(path).parts[-2:] == ("b", "00000001.mp4"):
+                frames = [*islice(video.frames(), 15)]
+                monkeypatch.setattr(video, "frames", lambda: damaged_after(frames, path))
+            yield video
 
-    monkeypatch.setattr(index, "iter_frames", iter_frames)
+    def damaged_after(frames, path):
+        yield from frames
+        raise VideoError(path, "damaged")
+
+    monkeypatch.setattr(index, "open_whole", open_whole)
     folder = VideoFolder(data / "val")
     wanted = [replace(PREPROCESSING, frame_selection=name) for name in selections]
     splits = [(folder, ClipOptions(preprocessing, **OPTIONS, cache_dir=tmp_path / "cache")) for preprocessing in wanted]

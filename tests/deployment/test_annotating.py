@@ -7,6 +7,7 @@ import pytest
 
 from deployment import annotating
 from deployment.annotating import Annotation, annotate
+from helpers.extras import require_extra
 from helpers.numbered_videos import write_video
 from videos.decoding import probe_video
 
@@ -15,7 +16,7 @@ from videos.decoding import probe_video
     "height, width, fps, expected", [(1, 64, 12, (2, 64)), (47, 1, 12, (48, 2)), (16, 16, Fraction(1, 5000), (16, 16))]
 )
 def test_copies_of_odd_sizes_and_slow_videos(tmp_path, height, width, fps, expected):
-    pytest.importorskip("PIL")
+    require_extra("PIL")
     frames = np.full((3, height, width, 3), 200, np.uint8)
     source = write_video(tmp_path / "v.mov", frames, fps, "png", pix_fmt="rgb24")
     assert annotate(Annotation(str(source), tmp_path / "copies" / "v.mp4", ("dips 100.0 %",)), tmp_path) is None
@@ -26,7 +27,7 @@ def test_copies_of_odd_sizes_and_slow_videos(tmp_path, height, width, fps, expec
 
 @pytest.mark.parametrize("height, width", [(640, 360), (568, 320), (200, 200), (120, 90)])
 def test_the_label_fits_narrow_pictures(height, width):
-    font = pytest.importorskip("PIL.ImageFont")
+    font = require_extra("PIL.ImageFont")
     label = "lying_down_in_random_position 100.0 %"
     size, lines = annotating.fit_text([label, "dips 0.0 %"], height, width)
     assert size >= 10 and "".join(lines) == f"{label}dips 0.0 %"
@@ -36,7 +37,7 @@ def test_the_label_fits_narrow_pictures(height, width):
 
 
 def test_a_wide_picture_has_large_text_in_one_line():
-    pytest.importorskip("PIL")
+    require_extra("PIL")
     label = "lying_down_in_random_position 100.0 %"
     assert annotating.fit_text([label], 720, 1280) == (40, [label])
 

@@ -9,6 +9,7 @@ from clips import presets
 from clips.preprocessing import Preprocessing
 from deployment.onnx_network import DeviceFormat, ExportError, check_operators, fold_batch_norm
 from deployment.parity import random_clips
+from helpers.extras import require_extra
 from helpers.small_models import random_network
 
 
@@ -25,7 +26,7 @@ def test_batch_norm_is_folded_and_the_network_left_alone(name):
 
 
 def test_an_operator_that_npus_lack_is_refused():
-    onnx = pytest.importorskip("onnx")
+    onnx = require_extra("onnx")
     node = onnx.helper.make_node("Softmax", ["a"], ["b"])
     graph = onnx.helper.make_graph([node], "graph", [], [])
     with pytest.raises(ExportError, match="Softmax"):

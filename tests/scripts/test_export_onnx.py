@@ -17,6 +17,7 @@ import train
 from clips import presets
 from deployment import onnx_network, quantization
 from deployment.video_files import find_videos, read_clips
+from helpers.extras import require_extra
 from helpers.numbered_videos import write_video
 from helpers.small_models import (
     CLASSES,
@@ -28,9 +29,9 @@ from helpers.small_models import (
 from network import trained_model
 from network.trained_model import load_trained_model
 
-onnx = pytest.importorskip("onnx")
-pytest.importorskip("onnxscript")
-onnxruntime = pytest.importorskip("onnxruntime")
+onnx = require_extra("onnx")
+require_extra("onnxscript")
+onnxruntime = require_extra("onnxruntime")
 
 COLOURS = ["blue", "green", "red"]
 SIZES = [

@@ -11,6 +11,7 @@ from clips.preprocessing import Preprocessing
 from deployment import annotating
 from deployment.video_files import find_videos
 from evaluation.evaluate import evaluate
+from helpers.extras import require_extra
 from helpers.numbered_videos import write_numbered_video
 from helpers.small_models import (
     CLASSES,
@@ -182,7 +183,7 @@ def test_a_checkpoint_that_cannot_be_used_is_refused(capsys, tmp_path, changes, 
 
 
 def test_annotated_copies_show_every_frame(capsys, tmp_path, data, checkpoint):
-    pytest.importorskip("PIL")
+    require_extra("PIL")
     copies = tmp_path / "copies"
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"no video at all")
@@ -196,7 +197,7 @@ def test_annotated_copies_show_every_frame(capsys, tmp_path, data, checkpoint):
 
 
 def test_one_copy_that_fails_leaves_the_others(capsys, tmp_path, data, checkpoint, monkeypatch):
-    pytest.importorskip("PIL")
+    require_extra("PIL")
     probe = annotating.probe_video
     monkeypatch.setattr(annotating, "probe_video", lambda path: {}[path] if path.endswith("0.mp4") else probe(path))
     code, _, err = run(capsys, checkpoint, data / "val" / "dips", "--annotate", tmp_path / "copies", "-j", 0)
@@ -205,7 +206,7 @@ def test_one_copy_that_fails_leaves_the_others(capsys, tmp_path, data, checkpoin
 
 
 def test_an_interruption_leaves_no_unfinished_copy(capsys, tmp_path, checkpoint, monkeypatch):
-    pytest.importorskip("PIL")
+    require_extra("PIL")
     videos, copies = tmp_path / "videos", tmp_path / "copies"
     for name, length in (("long.mp4", 1500), ("a.mp4", 20)):
         write_numbered_video(videos / name, length)
@@ -221,7 +222,7 @@ def test_an_interruption_leaves_no_unfinished_copy(capsys, tmp_path, checkpoint,
 
 
 def test_a_folder_of_copies_that_cannot_be_made_stops_before_the_work(capsys, tmp_path, data, checkpoint):
-    pytest.importorskip("PIL")
+    require_extra("PIL")
     (tmp_path / "file").write_text("")
     code, out, err = run(capsys, checkpoint, data / "val", "--annotate", tmp_path / "file")
     assert code == 1 and "file: File exists" in err and not out

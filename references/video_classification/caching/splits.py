@@ -48,6 +48,7 @@ class ClipOptions:
     batches_per_step: int = 1  # whose gradients make a step
     pin_memory: bool = False
     random: bool = False  # draw clips, as training does
+    start_prob: float = 0.5  # of the official start, where clips are drawn
     seed: int = 0
     balanced: bool = False  # whether training sees all classes equally often
     strong: bool = False  # whether to augment by `strong_augmentation`
@@ -64,6 +65,7 @@ class Clips:
     skipped: int  # how many cannot
     pixels: str  # which path they take, in words
     options: ClipOptions
+    turned: int = 0  # how many of `videos` are turned or mirrored for display, which the evaluator would not do
 
     def steps_per_epoch(self) -> int:
         """Optimiser steps in an epoch of training."""
@@ -123,11 +125,12 @@ def _clips(folder: VideoFolder, options: ClipOptions, reader: ClipReader, index:
     augmentation = None
     if options.random:
         may_flip = _may_flip(folder.classes, options.mirrors)
-        augmentation = Augmentation(options.seed, may_flip=may_flip)
+        augmentation = Augmentation(options.seed, options.start_prob, may_flip)
     make = StrongClipDataset if options.strong else ClipDataset
     dataset = make(folder, index.timing, reader, options.preprocessing, options.clips_per_video, augmentation)
     loader = ClipLoader(dataset, options.batch_size, options.num_workers, options.pin_memory)
-    return Clips(loader, videos, len(folder) - len(videos), pixels, options)
+    turned = int((~index.upright[videos.numpy()]).sum())
+    return Clips(loader, videos, len(folder) - len(videos), pixels, options, turned)
 
 
 def _may_flip(classes: Sequence[str], mirrors: Tensor | None) -> Tensor:

@@ -60,6 +60,13 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         choices=AUGMENTATIONS,
         help="augmentation of training clips; strong: random resized crops, RandAugment, color jitter, erasing (basic)",
     )
+    group.add_argument(
+        "--official-start-prob",
+        default=0.5,
+        type=share,
+        metavar="P",
+        help="probability that a training clip starts where the official one does (0.5)",
+    )
     for name, default, what in (
         ("--train-resize-size", (128, 171), "size that training frames are resized to before the crop"),
         ("--train-crop-size", (112, 112), "size of the crop in training"),

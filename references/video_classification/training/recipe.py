@@ -183,5 +183,6 @@ def _clip_options(args: argparse.Namespace, preprocessing: Preprocessing) -> Cli
         skip_unreadable=args.skip_unreadable,
         batches_per_step=args.gradient_accumulation,
         pin_memory=args.device.startswith("cuda"),
+        start_prob=args.official_start_prob,
         seed=args.seed,
     )
