@@ -8,10 +8,10 @@ import os
 from pathlib import Path
 from typing import Any
 
+from clips.preprocessing import FRAME_SELECTIONS
 from runtime.arguments import non_negative_float, non_negative_int, positive_float, positive_int, seed, share
 from runtime.worker_pool import default_workers
 
-FRAME_SELECTIONS = ("official", "uniform", "segment", "motion")
 AUGMENTATIONS = ("none", "basic", "strong")
 CACHE_FORMATS = ("raw", "jpeg")
 FEATURE_TYPES = ("fp16", "bf16", "fp32")
