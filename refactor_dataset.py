@@ -20,7 +20,7 @@ from references.dataset_tools.progress import printable, printable_name, progres
 from references.dataset_tools.release import ReleaseError, Video, read_release
 from references.dataset_tools.reports import Outcome
 from references.dataset_tools.sources import Sources, find_sources
-from references.dataset_tools.stopping import exit_code_of
+from references.dataset_tools.stopping import ArgumentParser, exit_code_of
 
 
 class DatasetRefactorer:
@@ -117,7 +117,7 @@ class DatasetRefactorer:
             yield
             return
         (self.dest / records.FOLDER).mkdir(parents=True, exist_ok=True)
-        waiting = printable(f"waiting for another run on {self.dest} to end")
+        waiting = printable_name(f"waiting for another run on {self.dest} to end")
         with records.locked(self.dest / records.FOLDER / "lock", waiting):
             yield
 
@@ -188,10 +188,8 @@ class DatasetRefactorer:
         outcome.problems += [(path, f"not pruned: {reason}") for path, reason in kept]
 
 
-def get_args_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+def get_args_parser() -> ArgumentParser:
+    parser = ArgumentParser(__doc__)
     parser.add_argument("--src", type=Path, nargs="+", required=True, metavar="DIR", help="folders with the videos")
     parser.add_argument("--labels", type=Path, required=True, metavar="JSON", help="the release's list of videos")
     parser.add_argument("--dest", type=Path, required=True, metavar="DIR", help="where the tree goes")
@@ -241,10 +239,10 @@ def parse_renaming(text: str) -> tuple[str, str]:
     return old, new
 
 
-def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+def check_args(parser: ArgumentParser, args: argparse.Namespace) -> None:
     """End the script with exit code 2 where the arguments cannot be used."""
     if problem := find_problem(args):
-        parser.error(printable(problem))
+        parser.error(problem)
 
 
 def find_problem(args: argparse.Namespace) -> str | None:

@@ -168,7 +168,7 @@ def move_errors(audit: Audit, sources: Sources) -> list[str]:
         errors.append("a video listed twice cannot be moved to two places; choose another --mode")
     linked = [file.path for file in sources.files.values() if file.through_link]
     if linked:
-        where = f"{len(linked)} videos are found through symbolic links, the first at {linked[0]}"
+        where = f"{len(linked)} videos are found through symbolic links, the first at {printable_name(linked[0])}"
         errors.append(f"{where}: these are not moved; choose another --mode, or replace the links by the files")
     return errors
 
@@ -204,7 +204,7 @@ def _alike(names: Iterable[str], key: Callable[[str], str]) -> list[list[str]]:
 
 def _explain(found: Iterable, explanation: Callable[..., str]) -> list[str]:
     found = list(found)
-    lines = [explanation(*item) for item in found[:ERRORS_PER_KIND]]
+    lines = [printable_name(explanation(*item)) for item in found[:ERRORS_PER_KIND]]
     if len(found) > ERRORS_PER_KIND:
         lines.append(f"and {len(found) - ERRORS_PER_KIND} more like the last (--report-dir lists all)")
     return lines

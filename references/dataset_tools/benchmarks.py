@@ -37,8 +37,8 @@ def benchmark_refactor(num_entries: int, work_dir: Path, jobs: int) -> dict[str,
             )
             for index, entry in enumerate(entries)
         ]
-        for folder in {os.path.dirname(target) for _, target in links}:
-            os.makedirs(folder)
+        for class_folder in {os.path.dirname(target) for _, target in links}:
+            os.makedirs(class_folder)
         start = time.perf_counter()
         for source, target in links:
             os.link(source, target)
