@@ -52,7 +52,7 @@ def remux(path: str, target: str) -> None:
         }
         for packet in demux_packets(source, [source.streams[index] for index in streams]):
             report_progress()
-            if packet.dts is not None:  # the last packet of a stream only says that it ends
+            if packet.size or packet.dts is not None:  # the last packet of a stream only says that it ends
                 packet.stream = streams[packet.stream.index]
                 output.mux(packet)
     with open(target, "r+b") as file:
