@@ -45,7 +45,7 @@ def count_missing_frames(path: str, container: InputContainer, stream: av.VideoS
     if container.format.name == ASF and shortfall <= 0:
         shortfall = _missing_asf_seconds(path, reading)
     if shortfall > 0:
-        return max(math.ceil(shortfall * float(stream.average_rate or 1)), 1)
+        return math.ceil(shortfall * float(stream.average_rate or 1))
     return int(_ends_in_the_middle(path, container))
 
 
@@ -123,10 +123,10 @@ def _ends_in_the_middle(path: str, container: InputContainer) -> bool:
         while start + 8 <= size:
             file.seek(start)
             length, kind = struct.unpack(">I4s", file.read(8))
-            if length == 1:
-                length = struct.unpack(">Q", file.read(8).rjust(8, b"\0"))[0]
             if length == 0:  # reaches to the end
                 return False
+            if length == 1:  # the length has 64 bits; one that is cut off is as good as endless
+                length = struct.unpack(">Q", file.read(8).ljust(8, b"\xff"))[0]
             if length < 8 or start + length > size:
                 return kind in (b"moof", b"mdat")
             start += length

@@ -29,6 +29,9 @@ HARMLESS_MESSAGES = ("mmco: unref short failure", "co located POCs unavailable",
 # codes: H.264 and HEVC forbid three in a row, the others compress them away. (Intra codecs of cameras pad.)
 ZERO_RUN = bytes(64)
 CODECS_WITHOUT_ZERO_RUNS = {"h264", "hevc", "vp8", "vp9", "libvpx", "libvpx-vp9"}
+# Decoders that find all damage without their loop filter, which only smooths the picture: a fifth of H.264's time, a
+# quarter of VP8's. HEVC needs it, since a stream may hold checksums of its pictures; the others gain nothing.
+DECODERS_WITHOUT_LOOP_FILTER = {"h264", "vp8"}
 AV1_DECODERS = {"av1", "libdav1d", "libaom-av1", "libgav1"}
 FRAMES_AT_THE_START = 250  # an interlaced video has an interlaced frame among these
 
@@ -103,6 +106,8 @@ def read_with_av(path: str, container: av.container.InputContainer, stream: av.V
     decoder = stream.codec_context
     decoder.thread_count = 1
     decoder.options = {"err_detect": "crccheck"}
+    if decoder.name in DECODERS_WITHOUT_LOOP_FILTER:
+        decoder.options |= {"skip_loop_filter": "all"}
     with av.logging.Capture() as log:
         for packet, is_leading in _demux(path, container, stream, reading):
             problem = ""
