@@ -67,8 +67,8 @@ def place_all(
             pool.shutdown(cancel_futures=True)
             if not isinstance(error, OSError):
                 raise
-            reason = f"stopped after placing {sum(total.ways.values())} of {len(placements)} files: {error}"
-            raise PlacingError(f"{reason}; make room and run again, what was placed is whole and is kept") from error
+            what_to_do = "make room and run again; what was placed is whole and is kept"
+            raise PlacingError(f"stopped placing files: {error}; {what_to_do}") from error
     return total
 
 
@@ -94,6 +94,7 @@ def _place_batch(
             placed.failures.append((target, "a file that was not there before is in its place now; run again"))
         except OSError as error:
             if error.errno in STOPPING:
+                stop.set()  # here, before this thread begins the next batch
                 raise
             placed.failures.append((target, error.strerror or str(error)))
     return placed
