@@ -94,6 +94,12 @@ def open_video(path: str, **options: str) -> av.container.InputContainer:
     return av.open(path, container_options=OPEN_OPTIONS | options, metadata_errors="surrogateescape")
 
 
+def decoder_options(decoder: str) -> dict[str, str]:
+    """Options with which PyAV's decoder of this name tells of all the damage that it can find."""
+    options = {"err_detect": "crccheck"}
+    return options | {"skip_loop_filter": "all"} if decoder in DECODERS_WITHOUT_LOOP_FILTER else options
+
+
 def demux_packets(container: av.container.InputContainer, streams: list[av.stream.Stream]) -> Iterator[av.Packet]:
     # PyAV ends with an IndexError, after the last packet, if a stream began after the file was opened.
     with contextlib.suppress(IndexError):
@@ -105,9 +111,7 @@ def read_with_av(path: str, container: av.container.InputContainer, stream: av.V
     reading = Reading()
     decoder = stream.codec_context
     decoder.thread_count = 1
-    decoder.options = {"err_detect": "crccheck"}
-    if decoder.name in DECODERS_WITHOUT_LOOP_FILTER:
-        decoder.options |= {"skip_loop_filter": "all"}
+    decoder.options = decoder_options(decoder.name)
     with av.logging.Capture() as log:
         for packet, is_leading in _demux(path, container, stream, reading):
             problem = ""

@@ -60,20 +60,6 @@ def test_a_wmv_that_is_too_short_for_what_it_declares_is_bad(tmp_path, probe_byt
     assert probe_bytes(bytes(live), name="d.wmv").status == "ok"
 
 
-@pytest.mark.parametrize("codec, suffix", [("mpeg4", ".mkv"), ("flv", ".flv")])
-def test_frames_cut_out_of_the_middle_are_seen(tmp_path, codec, suffix, probe_bytes):
-    """In files this small, FFmpeg comes upon the gap while it opens them."""
-    path = write_textured_video(tmp_path / f"good{suffix}", codec=codec, options={"g": "1"})
-    data = path.read_bytes()
-    with av.open(str(path)) as container:
-        positions = [packet.pos for packet in container.demux(video=0) if packet.size]
-    for first in (10, 20, 30):
-        with_a_gap = data[: positions[first] - 2] + data[positions[first + 5] + 40 :]
-        verdict = probe_bytes(with_a_gap, name="gap" + suffix)
-        assert verdict.status == "bad" and verdict.reason.startswith("the container is damaged: ")
-        assert verdict.tail_is_missing, "no remux brings them back"
-
-
 ODDITIES = {
     "variable rate": dict(pts=[n * n for n in range(20)]),
     "variable rate without a count": dict(suffix=".webm", codec="libvpx-vp9", pts=[n * n for n in range(20)]),
