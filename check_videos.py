@@ -33,7 +33,7 @@ def get_args_parser() -> ArgumentParser:
     parser = ArgumentParser(__doc__)
     parser.add_argument("--root", type=Path, required=True, metavar="DIR", help="its train/ and val/, or all of it")
     parser.add_argument(
-        "--ext", type=parse_ending, nargs="+", default=VIDEO_ENDINGS, metavar="ENDING", help="of files to check"
+        "--ext", type=parse_ending, nargs="+", default=VIDEO_ENDINGS, metavar="EXT", help="file extensions to check"
     )
     parser.add_argument(
         "--jobs", type=int, default=os.cpu_count(), metavar="N", help="worker processes (default: cores)"
@@ -62,7 +62,7 @@ def get_args_parser() -> ArgumentParser:
 def parse_ending(text: str) -> str:
     ending = text.lower().removeprefix(".")
     if not ending.isalnum():
-        raise argparse.ArgumentTypeError(f"{text}: must be an ending such as mp4; separate several by spaces")
+        raise argparse.ArgumentTypeError(f"{text}: must be a file extension such as mp4; separate several by spaces")
     return ending
 
 

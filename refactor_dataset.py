@@ -31,10 +31,20 @@ class DatasetRefactorer:
         dest: where the tree goes.
         labels: the release's JSON.
         mode: "auto" (hard link, else copy), "hardlink", "symlink", "copy" or "move".
+        classes: only these labels; all where it is None.
+        max_per_class: at most so many videos of a class in each split.
+        val_fraction: moves this part of each class to "val", where the labels have no "val".
+        seed: of the draws for these two.
+        allow_duplicates: a video may have two labels or splits.
+        force: puts back what check_videos.py quarantined or remuxed.
+        prune: removes files placed earlier that are not asked for now.
+        verify: compares the bytes of every file with those of its source.
+        dry_run: changes nothing, and says what would be done.
+        report_dir: where manifest.csv and audit.json are written.
+        jobs: number of threads.
         rename_split: split of the labels -> "train" or "val".
-        classes: only these labels.
-
-    The other options are those of the command line, described there.
+        find_duplicates: looks for the same bytes under several names.
+        allow_leaks: lets such videos be in both train and val.
     """
 
     def __init__(

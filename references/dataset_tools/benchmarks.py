@@ -16,6 +16,7 @@ import numpy as np
 
 from references.dataset_tools.checking import TreeChecker
 from references.dataset_tools.probing import ProbeOptions
+from references.dataset_tools.progress import printable_name
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NUM_CLASSES, NUM_PARTS = 150, 4
@@ -65,16 +66,22 @@ def benchmark_refactor(num_entries: int, work_dir: Path, jobs: int) -> dict[str,
 def benchmark_check(files: list[Path], work_dir: Path, jobs: int, repeats: int = 3) -> dict[str, float]:
     """Check `files`, against a bare loop that decodes them in as many processes; and the memory over 10,000.
 
-    The two are run in turns, `repeats` times, and the fastest of each counts; by wall time, and by the processor time
-    of all processes, which other work on the machine disturbs less. All files must be readable.
+    The two are run in turns, and the fastest of each counts; by wall time, and by the processor time of all processes,
+    which other work on the machine disturbs less.
+
+    Args:
+        files: readable videos.
+        work_dir: for new folders, which are removed.
+        jobs: number of processes.
+        repeats: number of turns.
     """
     tree, many = work_dir / "tree", work_dir / "many"
     try:
         paths = _link_files(files, tree)
         bare, checked = [], []
         for _ in range(repeats):
+            checked.append(_time(lambda: _check_all(tree, dict(zip(paths, files, strict=True)), jobs)))
             bare.append(_time(lambda: _decode_all([str(tree / path) for path in paths], jobs)))
-            checked.append(_time(lambda: _check_all(tree, paths, jobs)))
         memory = _measure_memory(many, jobs)
     finally:
         for folder in (tree, many):
@@ -154,11 +161,13 @@ def _decode(path: str) -> None:
             pass
 
 
-def _check_all(tree: Path, paths: list[str], jobs: int) -> None:
-    rows = list(TreeChecker(tree, options=ProbeOptions(), jobs=jobs).check(paths))
-    bad = [row for row in rows if row.status != "ok"]
-    if bad:
-        raise RuntimeError(f"a file to measure with is not readable: {bad[0].path}: {bad[0].reason}")
+def _check_all(tree: Path, files: dict[str, Path], jobs: int) -> None:
+    """Check the files of a tree, by their paths there -> where they are from. Raises OSError if one is not readable."""
+    with contextlib.closing(TreeChecker(tree, options=ProbeOptions(), jobs=jobs).check(list(files))) as checked:
+        for row in checked:
+            if row.status != "ok":
+                shown = printable_name(str(files[row.path]))
+                raise OSError(f"{shown} is not readable ({row.reason}); measure with readable files only")
 
 
 def _measure_memory(folder: Path, jobs: int) -> dict[str, float]:

@@ -20,13 +20,13 @@ from references.dataset_tools.workers import Task, WorkerFailure, WorkerPool
 
 
 class Row(NamedTuple):
-    """One line of the report. `seconds` is the video's duration."""
+    """One line of the report."""
 
-    path: str
+    path: str  # relative to root
     status: str  # ok, remuxed, quarantined, bad, error, would_remux or would_quarantine
     reason: str = ""
     frames: int = 0
-    seconds: float = 0.0
+    seconds: float = 0.0  # the duration of the video
 
 
 class TreeChecker:
@@ -63,7 +63,7 @@ class TreeChecker:
         self.bytes_read = 0
 
     def check(self, paths: list[str]) -> Generator[Row, None, None]:
-        """One row for every path (relative to root), in the order of completion."""
+        """Yield a row for each of the paths (relative to root), in order of completion."""
         stats: dict[str, os.stat_result | None] = {}
         with CheckedFiles(self.state, self.options) as checked, tempfile.TemporaryDirectory() as folder:
             for path in paths:
@@ -154,7 +154,7 @@ def _as_inspection(result: Inspection | WorkerFailure) -> Inspection:
 
 
 def prepare_report(path: Path) -> None:
-    """Raise OSError if `write_report` could not write there, which is better known before hours of work."""
+    """Raise OSError if `write_report` could not write there: before hours of work, not after."""
     target = os.path.realpath(path)
     os.makedirs(os.path.dirname(target), exist_ok=True)
     must_be_writable = path if _is_stream(path) else os.path.dirname(target)

@@ -44,11 +44,18 @@ def place_all(
     advance: Callable[[int], None],
     verify: bool = False,
 ) -> Placed:
-    """Place every file, `jobs` batches at a time; `mode` is a key of PLACERS.
+    """Place every file.
 
-    Each batch is recorded under `dest` before it is placed. A file that cannot be placed is a failure and the rest goes
-    on; with `verify`, so is one whose copy differs from the source that a move is to remove.
-    Raises PlacingError where none could be, such as on a full disk.
+    Each batch is recorded under `dest` before it is placed. A file that cannot be placed is a failure, and the others
+    are placed. Raises PlacingError where no other could be placed either, such as on a full disk.
+
+    Args:
+        placements: the files, with their targets relative to dest.
+        dest: the destination.
+        mode: a key of PLACERS.
+        jobs: number of threads.
+        advance: called with the number of files of each batch that is done.
+        verify: with mode "move", compare the bytes before a source is removed; a copy that differs is a failure.
     """
     total = Placed(Counter(), [])
     place = functools.partial(move, verify=verify) if mode == "move" else PLACERS[mode]

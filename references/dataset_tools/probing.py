@@ -35,19 +35,19 @@ KINDS = {
 class ProbeOptions(NamedTuple):
     """What counts as readable."""
 
-    prober: str = "av"
-    max_corrupt_frames: int = 0
+    prober: str = "av"  # a key of READERS
+    max_corrupt_frames: int = 0  # that are tolerated
     min_frames: int = 1
 
 
 class Verdict(NamedTuple):
-    """`status` is "ok", "bad", or "error" if the file could not be judged; `reason` may describe tolerated damage."""
+    """What a probe found."""
 
-    status: str
-    reason: str = ""
-    frames: int = 0
-    seconds: float = 0.0
-    promised_frames: int = 0
+    status: str  # "ok", "bad", or "error" if the file could not be judged
+    reason: str = ""  # of "ok": the damage that is tolerated
+    frames: int = 0  # that were decoded
+    seconds: float = 0.0  # from the first frame to the end of the last
+    promised_frames: int = 0  # those, and the ones that are missing or could not be decoded
     tail_is_missing: bool = False  # then no remux can repair it
 
 
@@ -171,7 +171,15 @@ def _require_decodable(stream: av.VideoStream) -> None:
 
 
 def judge(path: str, container, stream: av.VideoStream, reading: Reading, options: ProbeOptions) -> Verdict:
-    """The verdict on a reading."""
+    """The verdict on a reading.
+
+    Args:
+        path: the file.
+        container: the file, opened.
+        stream: the video stream that was read.
+        reading: the result of reading it.
+        options: what counts as readable.
+    """
     missing = count_missing_frames(path, container, stream, reading)
     lost = missing + count_swallowed_frames(reading)
     is_cut = complaint_concerns_video(container, stream, reading) or missing > 0

@@ -31,7 +31,14 @@ def count_swallowed_frames(reading: Reading) -> int:
 
 
 def count_missing_frames(path: str, container: InputContainer, stream: av.VideoStream, reading: Reading) -> int:
-    """Frames that the container promises but does not hold, at least; 0 if the container makes no promise."""
+    """Frames that the container promises but does not hold, at least; 0 if the container makes no promise.
+
+    Args:
+        path: the file.
+        container: the file, opened.
+        stream: the video stream that was read.
+        reading: the result of reading it to its end.
+    """
     if stream.frames:
         missing = stream.frames - reading.packets - reading.empty_packets
         if missing > 0 and container.format.name == MOV:

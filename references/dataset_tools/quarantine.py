@@ -34,7 +34,7 @@ class Quarantine:
         return {entry["path"] for entry in self._entries().values() if entry["root"] == str(self.root)}
 
     def withdraw(self, path: str, reason: str) -> str:
-        """Move `path` to the folder and return its path there. Raises OSError where it cannot be moved, and stays."""
+        """Move `path` to the folder and return its path there. Raises OSError, with all as it was, where it cannot."""
         with self._locked():
             entry = self._plan("quarantine", path, reason)
             self._note(path, "quarantined")

@@ -104,7 +104,7 @@ def _python(expression: str, labels: Path) -> str:
 
 
 def _describe_other(value: object, labels: Path) -> str:
-    """What a JSON is that is not a list, and what to do about it."""
+    """What the JSON is instead of a list, and what to do about it."""
     if not isinstance(value, dict):
         return f"is {json.dumps(value)[:50]}, not a list of entries"
     if "video_path" in value:
@@ -136,7 +136,7 @@ def _read_entry(entry: object, default_split: str | None) -> Video:
 
 
 def _describe_unusable(entry: dict, values: dict[str, object]) -> str:
-    """Why an entry cannot be used of whose `values` (by key) one is not a string, and what to do about it."""
+    """Why an entry whose `values` (by key) are not all strings cannot be used, and what to do about it."""
     key, value = next((key, value) for key, value in values.items() if not isinstance(value, str))
     if key in entry:
         found = f'its "{key}" is {json.dumps(value)[:50]}, not a string'

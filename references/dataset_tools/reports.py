@@ -1,4 +1,4 @@
-"""What a run tells: what was done, which videos it concerns, and the files of `refactor_dataset.py --report-dir`."""
+"""What a run reports: what was done, which videos it concerns, and the files of `refactor_dataset.py --report-dir`."""
 
 import csv
 import json

@@ -18,10 +18,10 @@ PROGRESS, DONE = "progress", "done"  # kinds of messages from a worker
 
 
 class Task(NamedTuple):
-    """A call to make in a worker; `function` must be importable there."""
+    """A call to make in a worker."""
 
-    key: Any
-    function: Callable
+    key: Any  # by which its result is known
+    function: Callable  # that can be imported in the worker
     args: tuple
 
 

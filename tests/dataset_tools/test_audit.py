@@ -50,7 +50,9 @@ def test_a_name_that_is_not_a_video_s_is_an_error(tmp_path):
     found = audit(tmp_path, [("1.mp4", "a", "train"), ("2.gif", "a", "val"), ("3", "a", "val"), ("4.MP4", "a", "val")])
     assert found.no_videos == ["2.gif", "3"]
     (error,) = found.errors(allow_duplicates=False)
-    assert error.startswith("2 names have no ending of a video (2.gif, 3), so check and training would pass over them")
+    assert error.startswith(
+        "2 names have no video extension (2.gif, 3), so check_videos.py and training would ignore them"
+    )
 
 
 def test_file_names_alike_but_for_case_are_told_where_they_share_a_folder(tmp_path):
@@ -181,8 +183,8 @@ def test_the_short_form(tmp_path):
         "          1        0.0 MB  elbow plank",
         "          4        0.0 MB  squats",
         "  listed but absent: 1; present but unlisted: 2",
-        f"  with a listed name, but a link to nothing or no file: 1 ({tmp_path}/part-2/9.mp4)",
-        "  without the ending of a video: 1 (6.txt)",
+        f"  with a listed name, but a broken link or not a file: 1 ({tmp_path}/part-2/9.mp4)",
+        "  without a video extension: 1 (6.txt)",
         "  the same file in several sources (the first is used): 1 (2.mp4)",
         "  different files of one name: 1 (3.mp4)",
         "  listed under several labels or splits: 1 (3.mp4)",
@@ -198,7 +200,7 @@ def test_the_short_form(tmp_path):
     assert found.as_json()["per_class"]["train"] == {"squats": {"videos": 2, "bytes": 2_500_018}}
     errors = found.errors(allow_duplicates=False)
     assert [error.split(":")[0] for error in errors] == [
-        "1 names have no ending of a video (6.txt), so check and training would pass over them; the endings are "
+        "1 names have no video extension (6.txt), so check_videos.py and training would ignore them; known are "
         "mp4, m4v, mov, 3gp, avi, mkv, webm, ts, mts, m2ts, mpg, mpeg, flv, wmv, asf, ogv",
         "3.mp4",
         "3.mp4",
@@ -219,7 +221,7 @@ def test_the_short_form(tmp_path):
 def test_at_most_five_names_are_shown(tmp_path, count, shown):
     videos, sources = release_of(tmp_path, [(f"{n}.gif", "a", "train") for n in range(count)])
     found = audit_release(videos, sources, {})
-    assert f"  without the ending of a video: {count} ({shown})" in found.short_form().splitlines()
+    assert f"  without a video extension: {count} ({shown})" in found.short_form().splitlines()
 
 
 @pytest.mark.parametrize("count, last", [(20, "19.mp4: "), (21, "and 1 more like the last (--report-dir lists all)")])
