@@ -163,6 +163,11 @@ def test_a_shortfall_of_five_and_a_half_seconds(path, rate, gap, missing):
     assert count_missing_frames(path, container, stream_of(rate=rate), reading) == missing
 
 
+def test_without_a_rate_only_the_gaps_are_allowed_for(path):
+    container, reading = container_of("flv", 2.0), reading_until(1.0, gap=0.01)
+    assert count_missing_frames(path, container, stream_of(rate=None), reading) == 1
+
+
 def test_a_duration_that_is_derived_from_the_file_promises_nothing(path):
     assert count_missing_frames(path, container_of("ogg", 2.0), stream_of(), reading_until(1.0)) == 0
 
