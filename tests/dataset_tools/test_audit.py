@@ -2,8 +2,8 @@ import pytest
 
 from helpers.release_files import make_release, write_labels
 from references.dataset_tools import comparing
-from references.dataset_tools.audit import audit_release, explain_clashes, look_for_duplicates, move_errors
-from references.dataset_tools.release import read_release
+from references.dataset_tools.audit import Audit, audit_release, explain_clashes, look_for_duplicates, move_errors
+from references.dataset_tools.release import Video, read_release
 from references.dataset_tools.sources import find_sources
 
 
@@ -296,3 +296,21 @@ def test_an_error_about_strange_names_is_one_line(tmp_path):
     found = audit_release(videos, find_sources([tmp_path], {"1.mp4"}, tmp_path / "dest"), {})
     (error,) = found.errors(allow_duplicates=False)
     assert rf"{tmp_path}/a\nb/1.mp4" in error and "\n" not in error
+
+
+def test_an_audit_of_nothing():
+    assert Audit().short_form().splitlines() == ["0 videos, 0.0 MB", "  listed but absent: 0; present but unlisted: 0"]
+    assert Audit().errors(allow_duplicates=False) == []
+
+
+def test_a_terabyte_is_a_million_megabytes(tmp_path):
+    videos = [Video("1.mp4", "a", "train")]
+    found = audit_release(videos, find_sources([], {"1.mp4"}, tmp_path), {"1.mp4": 10**12})
+    assert found.short_form().splitlines()[0] == "1 videos, 1000000.0 MB"
+
+
+def test_labels_are_escaped_only_where_they_look_the_same(tmp_path):
+    (error,) = audit(tmp_path / "1", [("1.mp4", "plänk", "train"), ("2.mp4", "Plänk", "val")]).errors(False)
+    assert error.startswith('"Plänk" and "plänk" differ only')
+    (error,) = audit(tmp_path / "2", [("1.mp4", "pl\u00e4nk", "train"), ("2.mp4", "pla\u0308nk", "val")]).errors(False)
+    assert error.startswith(r'"pla\u0308nk" and "pl\xe4nk" differ only')
