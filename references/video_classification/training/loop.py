@@ -125,7 +125,7 @@ def epoch_entry(summary: EpochSummary, results: VideoResults, lr: float) -> dict
 def _train_epoch(trainer: Trainer, clips: Clips, saver: RunSaver) -> EpochSummary:
     """An epoch, or the rest of it; errors as `fit`."""
     progress = saver.progress
-    first_step = -(-progress.clips_seen // clips.clips_per_step())
+    first_step = min(-(-progress.clips_seen // clips.clips_per_step()), clips.steps_per_epoch())
     jump_to_step(trainer.scheduler, progress.epoch * clips.steps_per_epoch() + first_step)
     samples = clips.epoch_samples(trainer.options.seed, progress.epoch, progress.clips_seen)
     try:
