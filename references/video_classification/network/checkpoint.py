@@ -54,6 +54,7 @@ class Checkpoint:
     model_ema: AverageState | None = None
     epoch: int | None = None  # the last finished epoch, from 0; -1 within the first
     clips_seen: int | None = None  # of the next epoch, where it was saved within one
+    skipped_steps: int | None = None  # of that epoch, since their gradients were not finite
     epoch_totals: list[list[float]] | None = None  # sums of that epoch's steps, a list for each process
     best_video_acc1: float | None = None  # of all finished epochs, percent
     epochs_since_best: int | None = None
@@ -120,7 +121,7 @@ class Checkpoint:
 
 
 _TYPES: dict[type | tuple[type, ...], tuple[str, ...]] = {
-    int: ("epoch", "clips_seen", "epochs_since_best", "world_size"),
+    int: ("epoch", "clips_seen", "epochs_since_best", "world_size", "skipped_steps"),
     (int, float): ("best_video_acc1", "temperature"),
     dict: ("args", "optimizer", "lr_scheduler", "scaler", "rng", "training_model", "model_ema"),
     list: ("classes", "epoch_totals", "averaged_from"),

@@ -126,7 +126,8 @@ def _train_epoch(trainer: Trainer, clips: Clips, saver: RunSaver) -> EpochSummar
     """An epoch, or the rest of it; errors as `fit`."""
     progress = saver.progress
     first_step = min(-(-progress.clips_seen // clips.clips_per_step()), clips.steps_per_epoch())
-    jump_to_step(trainer.scheduler, progress.epoch * clips.steps_per_epoch() + first_step)
+    taken = first_step - trainer.skipped_steps if first_step else 0
+    jump_to_step(trainer.scheduler, progress.epoch * clips.steps_per_epoch() + taken)
     samples = clips.epoch_samples(trainer.options.seed, progress.epoch, progress.clips_seen)
     try:
         return trainer.train_epoch(

@@ -165,6 +165,7 @@ def resume(args: argparse.Namespace, start: Start, trainer: Trainer) -> RunProgr
         if trainer.average is not None:
             trainer.average.load(start.checkpoint)
         progress = restore(start.checkpoint, trainer.optimizer, trainer.precision.scaler)
+        trainer.skipped_steps = start.checkpoint.skipped_steps or 0
     if args.start_epoch is not None:
         progress = RunProgress(args.start_epoch, best_video_acc1=progress.best_video_acc1)
     return progress
