@@ -94,8 +94,8 @@ def check_deterministic(
     model(clip)
     if passed:
         raise ModelError(
-            f"--use-deterministic-algorithms: {name} has {type(passed[0]).__name__} in what is trained, whose gradient torch "
-            "computes in no fixed order on CUDA: train without the flag, train fewer blocks, or use --device cpu"
+            f"--use-deterministic-algorithms: {name} has {type(passed[0]).__name__} in what is trained, whose gradient "
+            "torch computes in no fixed order on CUDA: train without the flag, train fewer blocks, or use --device cpu"
         )
 
 
