@@ -138,3 +138,8 @@ def test_processes_that_list_other_videos_are_told_so(twelve, monkeypatch, tmp_p
     (twelve / "train" / "b" / "00000005.mp4").unlink()
     with pytest.raises(DifferentVideos, match="rank 0: 12 videos of 2 classes; rank 1: 11 videos"):
         splits._check_same_files(VideoFolder(twelve / "train"))
+
+
+def test_a_process_that_waits_for_another_stops_when_it_is_asked_to(twelve, tmp_path):
+    code, output = open_in_two_processes(tmp_path, "busy")
+    assert code == 143 and "stopped by SIGTERM" in output and "rank 0 has ended" in output, output

@@ -2,10 +2,14 @@
 
 `python opening_splits.py ROOT CACHE_DIR FAULT`, where rank 1 has the fault: `late` looks at what is missing only when
 another process has published a shard, or after PATIENCE seconds; `blind` cannot read the first video, which may pass;
-`lost` forgets the last video; `none` has none.
+`lost` forgets the last video; `busy` comes only when rank 0, which is asked to stop meanwhile, has ended; `none` is
+none.
 """
 
+import os
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,7 +20,7 @@ import torch
 from caching.clip_cache import ClipCache
 from caching.splits import ClipOptions, open_clips
 from clips.preprocessing import Preprocessing
-from runtime.distributed import init_process_group, rank
+from runtime.distributed import gather_objects, init_process_group, rank
 from runtime.script import run_script
 from videos import decoding
 from videos.folder import VideoFolder
@@ -58,7 +62,26 @@ def lost() -> None:
     ClipCache.reload = reload
 
 
-FAULTS = {"late": late, "blind": blind, "lost": lost, "none": lambda: None}
+def busy() -> None:
+    """Says whether rank 0 ends while it waits for this process."""
+    first, _ = gather_objects(os.getpid())
+    end = time.monotonic() + 10 * PATIENCE
+    while time.monotonic() < end:
+        try:
+            os.kill(first, 0)
+        except ProcessLookupError:
+            break
+        time.sleep(0.02)
+    print("rank 0 waits" if time.monotonic() >= end else "rank 0 has ended", flush=True)
+    os._exit(0)
+
+
+def stopped() -> None:
+    gather_objects(os.getpid())
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+
+
+FAULTS = {"busy": busy, "late": late, "blind": blind, "lost": lost, "none": lambda: None}
 
 
 def main() -> int:
@@ -66,6 +89,8 @@ def main() -> int:
 
     def work() -> None:
         init_process_group(torch.device("cpu"))
+        if fault == "busy" and rank() == 0:
+            stopped()
         if rank() == 1:
             FAULTS[fault]()
         options = ClipOptions(

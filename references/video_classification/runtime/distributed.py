@@ -80,20 +80,19 @@ def is_peers_failure(error: RuntimeError) -> bool:
     return is_distributed() and (isinstance(error, dist.DistError) or "gloo" in str(error) or "peer" in str(error))
 
 
-def end_process_group(failed_with: int | None = None) -> None:
-    """Leaves the group, if there is one.
+def end_process_group(exit_code: int) -> None:
+    """Ends this process with the exit code, if it is in a group; everything that was printed is written.
 
-    After a failure the process ends at once with the exit code `failed_with`: others may be waiting for it, and
-    torchrun then ends them.
+    At once, without destroy_process_group and the interpreter's own way out: up to torch 2.7 at least, the destructor of
+    a gloo group can wait for its thread while it holds the interpreter's lock, which that thread waits for
+    (pytorch#154976). After a failure, torchrun then ends the others, which may be waiting for this process.
     """
     if not is_distributed():
         return
-    if failed_with is None:
-        dist.destroy_process_group()
-        return
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(failed_with)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # closed
+            stream.flush()
+    os._exit(exit_code)
 
 
 def wrap_model(model: nn.Module, device: torch.device, sync_bn: bool) -> nn.Module:

@@ -65,9 +65,10 @@ def fit(
             print_main(f"Stopping early: {options.early_stop} epochs without a better one")
             break
         summary = _train_epoch(trainer, train, saver)
-        if options.bn_recalibrate and (epoch == options.epochs - 1 or patience == 1):
-            _recalibrate(trainer, train)
-        results, further = trainer.validate(val)
+        with saver.validating():
+            if options.bn_recalibrate and (epoch == options.epochs - 1 or patience == 1):
+                _recalibrate(trainer, train)
+            results, further = trainer.validate(val)
         log.add({**epoch_entry(summary, results, trainer.learning_rate), **further})
         report.add_epoch(log.entries[-1])
         temperature = fit_temperature(results.scores, results.targets) if report.calibrate else None
