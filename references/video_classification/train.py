@@ -62,7 +62,7 @@ def run(args: argparse.Namespace, command: ResumeCommand) -> None:
     if args.cache_features:
         network, train_inputs, val_inputs = recipe.load_features(args, network, train_clips, val_clips)
     trainer = recipe.load_trainer(args, network, targets, train_inputs)
-    progress = recipe.resume(args, start, trainer)
+    progress = recipe.resume(args, start, trainer, train_inputs, val_inputs)
 
     if progress.epoch < args.epochs:
         epochs = range(progress.epoch, args.epochs)

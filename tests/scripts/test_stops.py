@@ -1,6 +1,7 @@
 """A run that is asked to stop ends at once where nothing is lost, and loses nothing."""
 
 import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import train
 from caching import cache_building, feature_building
 from caching.shards import Shard
 from evaluation.metrics import VideoScores
-from helpers.small_datasets import SMALL
+from helpers.small_datasets import SMALL, write_moving_bar
 from helpers.training_processes import run
 from training import loop
 
@@ -101,3 +102,32 @@ def test_a_stop_keeps_what_was_built(options, tmp_path, monkeypatch, owner, name
         assert train.main(own) == 138
     kept = sum(len(Shard(path)) for path in (tmp_path / "cache").rglob("*.shard"))
     assert kept == (15 + 6 if name == "features" else 2), "videos, and features of validation"
+
+
+def test_an_epoch_whose_videos_changed_begins_anew_and_a_best_of_other_videos_is_told(
+    dataset, options, tmp_path, monkeypatch, capsys
+):
+    shutil.copytree(dataset, tmp_path / "data")
+    own = [*options, "--trainable", "fc", "--data-path", str(tmp_path / "data"), "--output-dir", str(tmp_path / "run")]
+    with monkeypatch.context() as patch:
+        stop_in_call(patch, loop.Trainer, "_take_step", number=4)  # the second of three in the second epoch
+        assert train.main(own) == 138
+    seen = torch.load(tmp_path / "run" / "checkpoint.pth", weights_only=True)["clips_seen"]
+    assert seen == 8
+    words = ["begins anew", "not comparable"]
+    taken = stop_in_call(monkeypatch, loop.Trainer, "_take_step", number=99)
+    shutil.copytree(tmp_path / "run", tmp_path / "same")
+    capsys.readouterr()
+    assert train.main([*own, "--output-dir", str(tmp_path / "same"), "--resume", "auto"]) == 0
+    assert not any(word in capsys.readouterr().out for word in words) and len(taken) == 1
+    for split in ("train", "val"):
+        write_moving_bar(tmp_path / "data" / split / "squats" / "new.mp4", seed=77)
+    shutil.copytree(tmp_path / "run", tmp_path / "other")
+    assert train.main([*own, "--output-dir", str(tmp_path / "other"), "--resume", "auto"]) == 0
+    out = capsys.readouterr().out
+    assert all(word in out for word in words) and len(taken) == 1 + 3, out
+    # What was chosen since is of the videos that there are now.
+    checkpoint = torch.load(tmp_path / "other" / "checkpoint.pth", weights_only=True)
+    is_new = checkpoint["epochs_since_best"] == 0
+    best = torch.load(tmp_path / "run" / "model_0.pth", weights_only=True)["best_videos"]
+    assert (checkpoint["best_videos"] != best) == is_new

@@ -78,6 +78,17 @@ class Clips:
         per_video = self.options.clips_per_video
         return training_samples(self.videos, per_video, seed, epoch, rank(), world_size(), seen, balance)
 
+    def videos_digest(self) -> str:
+        """Tells these videos from others, by their names and sizes."""
+        folder, videos = self.loader.dataset.folder, self.videos.numpy()
+        names = folder.names.take(videos)
+        return _digest(names.flat, names.offsets, folder.sizes[videos])
+
+    def order_digest(self) -> str:
+        """Tells the order of an epoch from others: by the videos, and by what it is drawn by."""
+        options = self.options
+        return f"{self.videos_digest()} {options.seed} {options.clips_per_video} {options.balanced}"
+
     def clips_per_step(self) -> int:
         """Clips in a step of all processes together."""
         return self.options.batch_size * self.options.batches_per_step * world_size()

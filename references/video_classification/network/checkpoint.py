@@ -56,6 +56,8 @@ class Checkpoint:
     clips_seen: int | None = None  # of the next epoch, where it was saved within one
     skipped_steps: int | None = None  # of that epoch, since their gradients were not finite
     epoch_totals: list[list[float]] | None = None  # sums of that epoch's steps, a list for each process
+    epoch_order: str | None = None  # tells that epoch's order of clips from others
+    best_videos: str | None = None  # tells the validation videos on which the best epoch was chosen from others
     best_video_acc1: float | None = None  # of all finished epochs, percent
     epochs_since_best: int | None = None
     world_size: int | None = None  # processes that trained together
@@ -125,7 +127,7 @@ _TYPES: dict[type | tuple[type, ...], tuple[str, ...]] = {
     (int, float): ("best_video_acc1", "temperature"),
     dict: ("args", "optimizer", "lr_scheduler", "scaler", "rng", "training_model", "model_ema"),
     list: ("classes", "epoch_totals", "averaged_from"),
-    str: ("layout",),
+    str: ("layout", "epoch_order", "best_videos"),
 }
 
 

@@ -83,9 +83,9 @@ def is_peers_failure(error: RuntimeError) -> bool:
 def end_process_group(exit_code: int) -> None:
     """Ends this process with the exit code, if it is in a group; everything that was printed is written.
 
-    At once, without destroy_process_group and the interpreter's own way out: up to torch 2.7 at least, the destructor of
-    a gloo group can wait for its thread while it holds the interpreter's lock, which that thread waits for
-    (pytorch#154976). After a failure, torchrun then ends the others, which may be waiting for this process.
+    At once, without destroy_process_group and the interpreter's own way out: under torch 2.7, the destructor of a gloo
+    group can wait for its thread while it holds the interpreter's lock, which that thread waits for (pytorch#154976).
+    After a failure, torchrun then ends the others, which may be waiting for this process.
     """
     if not is_distributed():
         return

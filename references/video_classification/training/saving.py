@@ -20,6 +20,9 @@ class RunProgress:
     totals: list[list[float]] = field(default_factory=list)  # of its steps, a list for each process, see `train_epoch`
     best_video_acc1: float = -1.0  # so far, percent
     epochs_since_best: int = 0
+    epoch_order: str | None = None  # `Clips.order_digest` of the training, as the epoch is seen
+    val_videos: str | None = None  # `Clips.videos_digest` of the validation
+    best_videos: str | None = None  # the same, when the best epoch was chosen
 
     def own_totals(self) -> list[float] | None:
         """This process's sums: exact at the same world size; otherwise rank 0 continues with the sum of all."""
@@ -36,6 +39,8 @@ class RunProgress:
             epoch_totals=self.totals,
             best_video_acc1=self.best_video_acc1,
             epochs_since_best=self.epochs_since_best,
+            epoch_order=self.epoch_order,
+            best_videos=self.best_videos,
             world_size=world_size(),
         )
 
@@ -48,6 +53,8 @@ class RunProgress:
             checkpoint.epoch_totals or [],
             -1.0 if checkpoint.best_video_acc1 is None else checkpoint.best_video_acc1,
             checkpoint.epochs_since_best or 0,
+            epoch_order=checkpoint.epoch_order,
+            best_videos=checkpoint.best_videos,
         )
 
 
@@ -113,8 +120,12 @@ class RunSaver:
         """Saves the epoch that has ended with this accuracy, in percent. Raises as `after_step`."""
         self._totals = None
         is_best = video_acc1 > self.progress.best_video_acc1
-        self.progress = RunProgress(
-            self.progress.epoch + 1,
+        self.progress = replace(
+            self.progress,
+            epoch=self.progress.epoch + 1,
+            clips_seen=0,
+            totals=[],
+            best_videos=self.progress.val_videos if is_best else self.progress.best_videos,
             best_video_acc1=max(video_acc1, self.progress.best_video_acc1),
             epochs_since_best=0 if is_best else self.progress.epochs_since_best + 1,
         )
