@@ -15,10 +15,10 @@ def start(options) -> subprocess.Popen:
     return _popen([sys.executable, str(TRAIN), *options])
 
 
-def start_torchrun(options, processes: int, *flags: str) -> subprocess.Popen:
+def start_torchrun(options, processes: int, *flags: str, script=TRAIN) -> subprocess.Popen:
     """A run under torchrun with further flags of its own, whose output is read as text."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", *flags]
-    return _popen([sys.executable, *launcher, str(TRAIN), *options])
+    return _popen([sys.executable, *launcher, str(script), *options])
 
 
 def torchrun(options, processes: int, timeout: float = 240) -> tuple[int, str]:

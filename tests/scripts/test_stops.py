@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from caching import cache_building, feature_building
 from caching.shards import Shard
 from evaluation.metrics import VideoScores
 from helpers.small_datasets import SMALL, write_moving_bar
-from helpers.training_processes import run
+from helpers.training_processes import run, start_torchrun
 from training import loop
 
 STOPPED_IN_VALIDATION = Path(__file__).parents[1] / "helpers" / "stopped_in_validation.py"
@@ -131,3 +132,20 @@ def test_an_epoch_whose_videos_changed_begins_anew_and_a_best_of_other_videos_is
     is_new = checkpoint["epochs_since_best"] == 0
     best = torch.load(tmp_path / "run" / "model_0.pth", weights_only=True)["best_videos"]
     assert (checkpoint["best_videos"] != best) == is_new
+
+
+@pytest.mark.slow
+def test_torchrun_that_is_stopped_in_a_validation_ends_with_the_command_that_goes_on(options, tmp_path, monkeypatch):
+    monkeypatch.setenv("SLOW_VALIDATION", "1")
+    command = [*options, "--epochs", "1", "--trainable", "fc", "--output-dir", str(tmp_path)]
+    output = []
+    with start_torchrun(command, 2, script=STOPPED_IN_VALIDATION) as launcher:
+        for line in launcher.stdout:
+            output.append(line)
+            if line == "validating\n":
+                begin = time.monotonic()
+                launcher.terminate()
+    assert launcher.returncode != 0 and time.monotonic() - begin < 25, "torchrun kills after 30 seconds"
+    told = "stopped by SIGTERM, the run is saved. Continue with: torchrun --nproc_per_node=2 "
+    assert "".join(output).count(told) == 1, "".join(output)
+    assert torch.load(tmp_path / "checkpoint.pth", weights_only=True)["clips_seen"] == 10

@@ -180,8 +180,8 @@ def resume(args: argparse.Namespace, start: Start, trainer: Trainer, train: Clip
         progress = replace(progress, clips_seen=0, totals=[])
     if progress.best_video_acc1 >= 0 and progress.best_videos not in (None, videos):
         print_main(
-            f"WARNING: the validation videos are not those on which the best epoch so far was chosen: its video Acc@1 of "
-            f"{progress.best_video_acc1:.3f} is not comparable with that of the epochs to come"
+            "WARNING: the validation videos are not those on which the best epoch so far was chosen: its video Acc@1 "
+            f"of {progress.best_video_acc1:.3f} is not comparable with that of the epochs to come"
         )
     return replace(progress, epoch_order=order, val_videos=videos)
 
