@@ -55,11 +55,7 @@ ERRORS_OF_BYTES = {errno.EOPNOTSUPP, errno.ENOTSUP}  # numbers of OSErrors that 
 
 
 class VideoError(UserError):
-    """A video that cannot be read.
-
-    Attributes: `path`; `reason` in plain words; `is_lasting`, whether the bytes of the file cause it, so that it stays
-    until the file changes.
-    """
+    """A video that cannot be read: `path`, `reason` in words, and whether it `is_lasting` until the file changes."""
 
     def __init__(self, path: str | os.PathLike, reason: str, is_lasting: bool = True) -> None:
         super().__init__(path, reason)  # both as args, so that the error survives pickling between processes
