@@ -40,7 +40,7 @@ def run(args: argparse.Namespace, command: ResumeCommand) -> None:
     """Data, model, optimizer, resume, loop; with --test-only data, model, validation."""
     # Heavy imports come after parsing, so that --help and wrong usage do not wait for torch.
     from reporting.html_report import REPORT
-    from runtime.distributed import print_main
+    from runtime.distributed import broadcast_object, print_main
     from training import loop, recipe, running
     from training.overfitting import check_overfits
     from training.screen import print_plan
@@ -62,14 +62,14 @@ def run(args: argparse.Namespace, command: ResumeCommand) -> None:
     if args.cache_features:
         network, train_inputs, val_inputs = recipe.load_features(args, network, train_clips, val_clips)
     trainer = recipe.load_trainer(args, network, targets, train_inputs)
-    progress = recipe.resume(args, start, trainer)
+    progress = recipe.resume(args, start, trainer, train_inputs, val_inputs)
 
     if progress.epoch < args.epochs:
         epochs = range(progress.epoch, args.epochs)
         print_plan(network.model, args.model, train_inputs, len(start.classes), epochs)
     else:
         print_main(f"Nothing is left to train: the next epoch is {progress.epoch}, --epochs {args.epochs}")
-        if start.path is None or (args.output_dir / REPORT).is_file():
+        if start.path is None or broadcast_object((args.output_dir / REPORT).is_file()):
             return
     if args.sanity_overfit:
         check_overfits(trainer, train_inputs)
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace, command: ResumeCommand) -> None:
     with StopRequest() as stop:
         saver = running.open_saver(args, start, trainer, progress, stop, command)
         best = loop.fit(trainer, train_inputs, val_inputs, saver, log, report, fit_options)
-    path = running.best_checkpoint(args.output_dir, start.path)
+    path = broadcast_object(running.best_checkpoint(args.output_dir, start.path))  # one process looks for all
     loop.report_best(report, log, trainer, val_inputs, best, path)
 
 

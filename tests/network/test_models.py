@@ -2,7 +2,17 @@ import pytest
 import torch
 from torch import nn
 
-from network.models import ModelError, build_model, check_fits, freeze, load_state, parameter_counts, set_train_mode
+from network.models import (
+    MODELS,
+    ModelError,
+    build_model,
+    check_deterministic,
+    check_fits,
+    freeze,
+    load_state,
+    parameter_counts,
+    set_train_mode,
+)
 from network.trunk_and_head import check_split, split, trunk_blocks
 
 STEM_TO_LAYER3 = ["stem", "layer1", "layer2", "layer3"]
@@ -126,3 +136,17 @@ def test_weights_are_loaded_with_or_without_their_head():
         load_state(target, source.state_dict(), keep_head=True)
     with pytest.raises(ModelError, match="another network's"):
         load_state(target, build_model("r3d_18", 3).state_dict(), keep_head=False)
+
+
+@pytest.mark.parametrize("name", ["s3d", "mvit_v2_s"])
+def test_a_network_without_a_deterministic_gradient_on_cuda_is_refused(name):
+    size = (16, (224, 224))
+    with pytest.raises(ModelError, match=f"--use-deterministic-algorithms: {name} has MaxPool3d"):
+        check_deterministic(name, 2, *size, ["all"])
+    head = {"s3d": "classifier", "mvit_v2_s": "head"}[name]
+    check_deterministic(name, 2, *size, [head])  # no gradient passes through the pooling
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_tested_networks_have_deterministic_gradients(name):
+    check_deterministic(name, 2, 16, (112, 112), ["all"])

@@ -138,3 +138,11 @@ def test_little_shared_memory_is_no_matter_where_nccl_does_not_use_it(monkeypatc
         distributed._check_shared_memory()
     monkeypatch.setenv("NCCL_SHM_DISABLE", "1")
     distributed._check_shared_memory()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attempt", range(3))
+def test_three_processes_that_are_done_end(options, tmp_path, attempt):
+    """Under torch 2.7 half of such runs printed their report and then stood still."""
+    code, output = torchrun([*options, "--output-dir", str(tmp_path)], processes=3)
+    assert code == 0 and "Report: " in output, output

@@ -13,6 +13,7 @@ import train
 from helpers.small_datasets import SMALL, make_dataset
 from helpers.template_process import Run
 from helpers.training_processes import TRAIN, run, start
+from runtime import signals
 from runtime.signals import ResumeCommand, Stopped, StopRequest
 from training import loop, recipe, running
 from training.engine import Trainer
@@ -274,3 +275,17 @@ def test_the_resume_command_starts_as_many_processes(monkeypatch, processes, her
     monkeypatch.setenv("WORLD_SIZE", processes)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", here)
     assert resume_command(["train.py"], has_saved) == f"{launcher} train.py" + " --resume auto" * has_saved
+
+
+@pytest.mark.parametrize("seconds, finishes", [(600.0, True), (-1.0, False)])
+def test_a_stop_that_is_sent_twice_is_one(monkeypatch, seconds, finishes):
+    """Slurm and torchrun both send it: what is saved on the way out is saved. Much later it is another."""
+    monkeypatch.setattr(signals, "SAME_STOP_SECONDS", seconds)
+    saved = []
+    with pytest.raises(Stopped, match="SIGTERM"), StopRequest(at_once=True):
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            signal.raise_signal(signal.SIGTERM)
+            saved.append("what was built")
+    assert bool(saved) == finishes

@@ -4,6 +4,7 @@ import torch
 import train
 from clips.preprocessing import Preprocessing
 from network.checkpoint import Checkpoint
+from network.models import ModelError
 from training.running import best_checkpoint, check_start
 from training.starting import Start
 
@@ -36,3 +37,11 @@ def test_a_validation_that_differs_from_that_of_the_training_says_in_what(flags,
     check_start(args, Start(["a"], weights, checkpoint=Checkpoint(weights, ["a"], Preprocessing())))
     found = capsys.readouterr().out
     assert found == "" if told is None else f"validation differs from that of the training: {told}" in found
+
+
+def test_a_run_that_cannot_be_deterministic_is_refused_at_its_start(capsys):
+    flags = ["--data-path", "x", "--model", "s3d", "--trainable", "all", "--use-deterministic-algorithms"]
+    args = train.get_args_parser().parse_args([*flags, "--device", "cuda"])
+    args.train_crop_size = args.val_crop_size = (224, 224)
+    with pytest.raises(ModelError, match="s3d has MaxPool3d"):
+        check_start(args, Start(["a"], {}))

@@ -30,7 +30,7 @@ from videos.resizing import Region
 
 FORMAT_VERSION = 2
 CACHE_FORMATS = ("raw", "jpeg")
-UNREADABLE = "unreadable.json"
+UNREADABLE = "unreadable_videos.json"  # unreadable.json of earlier versions also has what may have passed since
 
 
 @dataclass(frozen=True)

@@ -167,12 +167,14 @@ class ClipDataset:
 
     def describe(self, drawn: bool) -> dict[str, Any]:
         """Everything that a clip's plan depends on beside its file, as plain values; `drawn` adds the augmentation."""
+        rate = self.preprocessing.frame_rate
         official = {
             "selector": self.preprocessing.frame_selection,
             "clip_len": self.preprocessing.clip_len,
-            "frame_rate": self.preprocessing.frame_rate,
+            # 4 and 4.0 are the same rate, but would not be the same text; 4 is what the caches on disk have.
+            "frame_rate": int(rate) if rate == int(rate) else rate,
             "clips_per_video": self.clips_per_video,
-            "candidate_rate": self._candidate_rate,
+            "candidate_rate": self._candidate_rate and float(self._candidate_rate),
             "crop": [self._slack, self.preprocessing.crop_size],
         }
         augmentation = self._augmentation

@@ -54,7 +54,10 @@ class Checkpoint:
     model_ema: AverageState | None = None
     epoch: int | None = None  # the last finished epoch, from 0; -1 within the first
     clips_seen: int | None = None  # of the next epoch, where it was saved within one
+    skipped_steps: int | None = None  # of that epoch, since their gradients were not finite
     epoch_totals: list[list[float]] | None = None  # sums of that epoch's steps, a list for each process
+    epoch_order: str | None = None  # tells that epoch's order of clips from others
+    best_videos: str | None = None  # tells the validation videos on which the best epoch was chosen from others
     best_video_acc1: float | None = None  # of all finished epochs, percent
     epochs_since_best: int | None = None
     world_size: int | None = None  # processes that trained together
@@ -120,11 +123,11 @@ class Checkpoint:
 
 
 _TYPES: dict[type | tuple[type, ...], tuple[str, ...]] = {
-    int: ("epoch", "clips_seen", "epochs_since_best", "world_size"),
+    int: ("epoch", "clips_seen", "epochs_since_best", "world_size", "skipped_steps"),
     (int, float): ("best_video_acc1", "temperature"),
     dict: ("args", "optimizer", "lr_scheduler", "scaler", "rng", "training_model", "model_ema"),
     list: ("classes", "epoch_totals", "averaged_from"),
-    str: ("layout",),
+    str: ("layout", "epoch_order", "best_videos"),
 }
 
 

@@ -12,6 +12,9 @@ from runtime.errors import UserError
 
 MODELS = ("r2plus1d_18", "r3d_18", "mc3_18")  # those that are tested; torchvision's others work where their sizes fit
 DEFAULT_TRAINABLE = ("layer4", "fc")
+# By the list in torch.use_deterministic_algorithms. AdaptiveAvgPool3d is in it too, but to a size of 1, as the networks
+# have it, torch computes a mean.
+NONDETERMINISTIC_ON_CUDA = (nn.MaxPool3d, nn.AvgPool3d)
 
 
 class ModelError(UserError):
@@ -63,6 +66,37 @@ def check_fits(name: str, num_classes: int, clip_len: int, crop_size: Sequence[i
             f"{name} does not accept clips of {size} (frames x height x width): {reason}; change --clip-len, the crop "
             f"sizes or the model. Its blocks, for --trainable, are {blocks}"
         ) from error
+
+
+def check_deterministic(
+    name: str, num_classes: int, clip_len: int, crop_size: Sequence[int], trainable: Sequence[str]
+) -> None:
+    """Checks, on the meta device, that every gradient of the network has a deterministic form on CUDA.
+
+    Args: as `check_fits`.
+
+    Raises:
+        ModelError: a layer that gradients pass through has none; torch would raise in the first step.
+    """
+    with torch.device("meta"):
+        model = build_model(name, num_classes).eval()
+        clip = torch.empty(1, 3, clip_len, *crop_size)
+    freeze(model, trainable)
+    passed: list[nn.Module] = []
+
+    def note(module: nn.Module, _: object, output: Tensor) -> None:
+        if output.requires_grad:
+            passed.append(module)
+
+    for module in model.modules():
+        if isinstance(module, NONDETERMINISTIC_ON_CUDA):
+            module.register_forward_hook(note)
+    model(clip)
+    if passed:
+        raise ModelError(
+            f"--use-deterministic-algorithms: {name} has {type(passed[0]).__name__} in what is trained, whose gradient "
+            "torch computes in no fixed order on CUDA: train without the flag, train fewer blocks, or use --device cpu"
+        )
 
 
 def pretrained_state(name: str, weights: str) -> dict[str, Tensor]:

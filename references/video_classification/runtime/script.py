@@ -14,7 +14,7 @@ from runtime.signals import Stopped, StopRequest
 
 
 def run_script(work: Callable[[], int | None], *, resume_command: object = None) -> int:
-    """Does the work, leaves the process group if it joined one, and returns the exit code.
+    """Does the work, and returns the exit code, or ends the process with it if it joined a process group.
 
     A UserError or OSError becomes a message and 1, Ctrl-C 130, a stop signal 128 + its number. A reader of the output
     that has seen enough ends it quietly.
@@ -31,10 +31,12 @@ def run_script(work: Callable[[], int | None], *, resume_command: object = None)
         with StopRequest(at_once=True):
             code = work() or 0
             sys.stdout.flush()  # a closed pipe shows here rather than at the interpreter's exit
+            if (group := _group()) is not None:
+                group.barrier()  # the others may still need this process
     except Stopped as stopped:  # every process of a group gets the signal
         if (group := _group()) is None or group.is_main():
             print(f"{stopped}{_continuation(resume_command)}", flush=True)
-        _leave_group(None)
+        _leave_group(stopped.exit_code)
         return stopped.exit_code
     except KeyboardInterrupt:
         print(f"interrupted{_continuation(resume_command)}", file=sys.stderr)
@@ -44,7 +46,7 @@ def run_script(work: Callable[[], int | None], *, resume_command: object = None)
         _report(error)
         _leave_group(1)
         return 1
-    _leave_group(None)
+    _leave_group(code)
     return code
 
 
@@ -66,9 +68,9 @@ def _group() -> ModuleType | None:
     return sys.modules.get("runtime.distributed")
 
 
-def _leave_group(failed_with: int | None) -> None:
+def _leave_group(exit_code: int) -> None:
     if (group := _group()) is not None:
-        group.end_process_group(failed_with)
+        group.end_process_group(exit_code)
 
 
 def _report(error: Exception) -> None:

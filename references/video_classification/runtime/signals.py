@@ -1,12 +1,20 @@
 """Signals that ask a run to stop: it saves at the next step and prints how to continue."""
 
+import contextlib
 import os
 import shlex
 import signal
+import time
+from collections.abc import Iterator
 from types import FrameType
 
 # SIGTERM: a machine is taken away, or torchrun ends its processes. SIGUSR1: Slurm's warning before the time limit.
 STOP_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]  # not on Windows
+
+
+# Slurm signals every process of a job and torchrun passes the signal on: what comes this soon after a stop is the same
+# stop, and must not end the saving of what was built.
+SAME_STOP_SECONDS = 20.0
 
 
 class Stopped(BaseException):
@@ -31,10 +39,13 @@ class StopRequest:
         signal_number: the first signal received, 0 if none.
     """
 
+    _stopped_at: float | None = None  # by time.monotonic, when any of them raised
+
     def __init__(self, at_once: bool = False) -> None:
-        self.signal_number, self._at_once = 0, at_once
+        self.signal_number, self._at_once, self._is_saved = 0, at_once, False
 
     def __enter__(self) -> "StopRequest":
+        StopRequest._stopped_at = None
         self._before = [signal.signal(number, self._note) for number in STOP_SIGNALS]
         return self
 
@@ -42,10 +53,27 @@ class StopRequest:
         for number, handler in zip(STOP_SIGNALS, self._before, strict=True):
             signal.signal(number, handler)
 
+    @contextlib.contextmanager
+    def stopping_at_once(self) -> Iterator[None]:
+        """Inside, signals raise Stopped wherever the run is: all that it did is saved. Raises it for one that came."""
+        self._at_once = self._is_saved = True
+        try:
+            if self.signal_number:
+                self._stop(self.signal_number)
+            yield
+        finally:
+            self._at_once = False
+
     def _note(self, number: int, _: FrameType | None) -> None:
         self.signal_number = self.signal_number or number
         if self._at_once:
-            raise Stopped(number, is_saved=False)
+            before = StopRequest._stopped_at
+            if before is None or time.monotonic() - before > SAME_STOP_SECONDS:
+                self._stop(number)
+
+    def _stop(self, number: int) -> None:
+        StopRequest._stopped_at = time.monotonic()
+        raise Stopped(number, self._is_saved)
 
 
 class ResumeCommand:

@@ -65,9 +65,10 @@ def fit(
             print_main(f"Stopping early: {options.early_stop} epochs without a better one")
             break
         summary = _train_epoch(trainer, train, saver)
-        if options.bn_recalibrate and (epoch == options.epochs - 1 or patience == 1):
-            _recalibrate(trainer, train)
-        results, further = trainer.validate(val)
+        with saver.validating():
+            if options.bn_recalibrate and (epoch == options.epochs - 1 or patience == 1):
+                _recalibrate(trainer, train)
+            results, further = trainer.validate(val)
         log.add({**epoch_entry(summary, results, trainer.learning_rate), **further})
         report.add_epoch(log.entries[-1])
         temperature = fit_temperature(results.scores, results.targets) if report.calibrate else None
@@ -125,8 +126,9 @@ def epoch_entry(summary: EpochSummary, results: VideoResults, lr: float) -> dict
 def _train_epoch(trainer: Trainer, clips: Clips, saver: RunSaver) -> EpochSummary:
     """An epoch, or the rest of it; errors as `fit`."""
     progress = saver.progress
-    first_step = -(-progress.clips_seen // clips.clips_per_step())
-    jump_to_step(trainer.scheduler, progress.epoch * clips.steps_per_epoch() + first_step)
+    first_step = min(-(-progress.clips_seen // clips.clips_per_step()), clips.steps_per_epoch())
+    taken = first_step - trainer.skipped_steps if first_step else 0
+    jump_to_step(trainer.scheduler, progress.epoch * clips.steps_per_epoch() + taken)
     samples = clips.epoch_samples(trainer.options.seed, progress.epoch, progress.clips_seen)
     try:
         return trainer.train_epoch(

@@ -14,7 +14,7 @@ from evaluation.logits_files import read_teacher
 from network.acceleration import compile_network, lay_out, set_up_hardware
 from network.models import head_name
 from network.precision import Precision
-from runtime.distributed import wrap_model
+from runtime.distributed import print_main, wrap_model
 from training.engine import StepOptions, Trainer
 from training.losses import TrainingLoss
 from training.mixing import Mixing
@@ -158,16 +158,32 @@ def load_trainer(args: argparse.Namespace, network: Network, targets: TargetMake
     )
 
 
-def resume(args: argparse.Namespace, start: Start, trainer: Trainer) -> RunProgress:
-    """Puts the trainer where the run's checkpoint left it; returns how far the run has come."""
+def resume(args: argparse.Namespace, start: Start, trainer: Trainer, train: Clips, val: Clips) -> RunProgress:
+    """Puts the trainer where the run's checkpoint left it; returns how far the run has come.
+
+    An epoch that was begun on other clips begins anew; that the best was chosen on other videos is said.
+    """
     progress = RunProgress()
     if start.checkpoint is not None:
         if trainer.average is not None:
             trainer.average.load(start.checkpoint)
         progress = restore(start.checkpoint, trainer.optimizer, trainer.precision.scaler)
+        trainer.skipped_steps = start.checkpoint.skipped_steps or 0
     if args.start_epoch is not None:
-        progress = RunProgress(args.start_epoch, best_video_acc1=progress.best_video_acc1)
-    return progress
+        progress = replace(progress, epoch=args.start_epoch, clips_seen=0, totals=[], epochs_since_best=0)
+    order, videos = train.order_digest(), val.videos_digest()
+    if progress.clips_seen and progress.epoch_order not in (None, order):
+        print_main(
+            f"The training clips are not those that epoch {progress.epoch} began with: videos were added, removed or "
+            f"replaced, or --seed, --clips-per-video or --balanced-sampling changed. Epoch {progress.epoch} begins anew"
+        )
+        progress = replace(progress, clips_seen=0, totals=[])
+    if progress.best_video_acc1 >= 0 and progress.best_videos not in (None, videos):
+        print_main(
+            "WARNING: the validation videos are not those on which the best epoch so far was chosen: its video Acc@1 "
+            f"of {progress.best_video_acc1:.3f} is not comparable with that of the epochs to come"
+        )
+    return replace(progress, epoch_order=order, val_videos=videos)
 
 
 def _clip_options(args: argparse.Namespace, preprocessing: Preprocessing) -> ClipOptions:

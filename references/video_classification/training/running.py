@@ -11,7 +11,7 @@ import torch
 from caching.splits import Clips, open_splits
 from evaluation.selection_table import selection_table
 from network.checkpoint import BEST, NEWEST, Checkpoint, plain
-from network.models import check_fits
+from network.models import check_deterministic, check_fits
 from reporting.run_folder import RunLog, check_run_folder, open_run_folder
 from reporting.run_report import RunReport, open_evaluation_folder
 from runtime.distributed import (
@@ -96,6 +96,8 @@ def check_start(args: argparse.Namespace, start: Start) -> None:
         _print_differences(args, start)
     for crop_size in {args.train_crop_size, args.val_crop_size}:
         check_fits(args.model, len(start.classes), args.clip_len, crop_size, args.trainable)
+    if args.use_deterministic_algorithms and args.device.startswith("cuda") and not args.test_only:
+        check_deterministic(args.model, len(start.classes), args.clip_len, args.train_crop_size, args.trainable)
     if not (args.test_only or args.sanity_overfit):
         check_run_folder(args.output_dir, start.path is not None, args.overwrite)
 
