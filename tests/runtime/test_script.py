@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from runtime import distributed
-from runtime.errors import UserError
+from runtime.errors import CutShort, UserError
 from runtime.script import run_script, wait_passively
 
 ROOM = Path(__file__).parents[2] / "references" / "video_classification"
@@ -56,6 +56,13 @@ def test_ctrl_c_is_a_line_and_130(capsys):
     assert run_script(raising(KeyboardInterrupt())) == 130
     assert run_script(raising(KeyboardInterrupt()), resume_command="python again.py") == 130
     assert capsys.readouterr().err == "interrupted\ninterrupted. Continue with: python again.py\n"
+
+
+def test_work_that_was_cut_short_tells_how_to_go_on(capsys):
+    assert run_script(raising(CutShort("a.pth cannot be written. Make room")), resume_command="python again.py") == 1
+    assert run_script(raising(UserError("no such file")), resume_command="python again.py") == 1
+    told = "error: a.pth cannot be written. Make room. Continue with: python again.py\nerror: no such file\n"
+    assert capsys.readouterr().err == told
 
 
 def test_a_stop_signal_is_a_line_and_its_number(capsys):

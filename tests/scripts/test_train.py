@@ -172,7 +172,9 @@ def test_a_given_start_epoch_wins(finished_run, tmp_path, capsys):
     assert train.main([*options, *resume, "--start-epoch", "1"]) == 0
     assert [json.loads(line)["epoch"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()] == [1]
     capsys.readouterr()
-    assert train.main([*options, *resume, "--epochs", "2"]) == 0
+    assert train.main([*options, *resume, "--epochs", "2"]) == 1
+    assert "holds another run already" in capsys.readouterr().err
+    assert train.main([*options, *resume, "--resume", "auto", "--epochs", "2"]) == 0
     assert "Nothing is left to train" in capsys.readouterr().out
 
 
@@ -323,7 +325,13 @@ def test_a_frozen_trunk_without_weights_is_warned_of(dataset, tmp_path, small_op
         (["--resume", "absent.pth"], 1, ["absent.pth"]),
         (["--weights", "./absent.pth"], 1, ["absent.pth"]),
         (["--data-path", "absent"], 1, ["absent"]),
-        (["--resume", "a.pth", "--overwrite"], 2, ["--overwrite"]),
+        (["--resume", "auto", "--overwrite"], 2, ["--overwrite"]),
+        (["--weights", "run/model_best.pth", "--output-dir", "run"], 2, ["--weights", "another --output-dir"]),
+        (
+            ["--resume", "run/model_3.pth", "--output-dir", "run", "--overwrite"],
+            2,
+            ["--resume", "another --output-dir"],
+        ),
     ],
 )
 def test_bad_input_is_one_clear_message(dataset, tmp_path, small_options, capsys, flags, code, words):

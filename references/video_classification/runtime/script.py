@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable
 from types import ModuleType
 
-from runtime.errors import UserError
+from runtime.errors import CutShort, UserError, reason_of
 from runtime.signals import Stopped, StopRequest
 
 
@@ -21,7 +21,7 @@ def run_script(work: Callable[[], int | None], *, resume_command: object = None)
 
     Args:
         work: imports torch and does everything that needs it; returns an exit code, None for 0.
-        resume_command: printed when the work is interrupted, as it then reads: the command that continues it.
+        resume_command: printed when the work is interrupted or cut short, as it then reads: what continues it.
 
     Raises:
         Exception: an error that the user cannot mend, where no other process waits for this one.
@@ -41,7 +41,7 @@ def run_script(work: Callable[[], int | None], *, resume_command: object = None)
         _leave_group(130)
         return 130
     except Exception as error:
-        _report(error)
+        _report(error, resume_command)
         _leave_group(1)
         return 1
     _leave_group(None)
@@ -71,16 +71,17 @@ def _leave_group(failed_with: int | None) -> None:
         group.end_process_group(failed_with)
 
 
-def _report(error: Exception) -> None:
+def _report(error: Exception, resume_command: object) -> None:
     """Prints what went wrong; raises `error` again where only its traceback tells and the interpreter will print it."""
     group = _group()
     if isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes it once more
     elif isinstance(error, UserError):
-        print(f"error: {error}", file=sys.stderr)
+        continuation = _continuation(resume_command) if isinstance(error, CutShort) else ""
+        print(f"error: {error}{continuation}", file=sys.stderr)
     elif isinstance(error, OSError):
         where = f"{os.fspath(error.filename)}: " if error.filename is not None else ""
-        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+        print(f"error: {where}{reason_of(error)}", file=sys.stderr)
     elif group is None or not group.is_distributed():
         raise error
     elif isinstance(error, RuntimeError) and group.is_peers_failure(error):

@@ -10,7 +10,7 @@ import torch
 
 from caching.splits import Clips, open_splits
 from evaluation.selection_table import selection_table
-from network.checkpoint import BEST, NEWEST, Checkpoint, plain
+from network.checkpoint import BEST, Checkpoint, plain
 from network.models import check_fits
 from reporting.run_folder import RunLog, check_run_folder, open_run_folder
 from reporting.run_report import RunReport, open_evaluation_folder
@@ -18,6 +18,7 @@ from runtime.distributed import (
     DistributedError,
     init_process_group,
     is_distributed,
+    launch_ids,
     print_main,
     restart_count,
     world_size,
@@ -33,8 +34,10 @@ from training.starting import (
     Start,
     check_same_start,
     checkpoint_to_resume,
+    count_best,
     folder_classes,
     is_file_name,
+    is_of_this_launch,
     start_from_checkpoint,
     start_from_weights,
 )
@@ -71,7 +74,7 @@ def find_start(args: argparse.Namespace, command: ResumeCommand) -> Start:
     """Reads the checkpoint or weights to begin with, which decide on the classes; notes in `args` what it resumes."""
     folders = folder_classes(args.data_path, args.test_only)
     trains = not (args.test_only or args.sanity_overfit)
-    if restart_count() and trains and (args.output_dir / NEWEST).exists():
+    if restart_count() and trains and is_of_this_launch(args.output_dir):
         args.resume, args.overwrite, args.start_epoch = "auto", False, None  # torchrun has started the run again
         command.has_saved = True
     if args.resume:
@@ -97,7 +100,7 @@ def check_start(args: argparse.Namespace, start: Start) -> None:
     for crop_size in {args.train_crop_size, args.val_crop_size}:
         check_fits(args.model, len(start.classes), args.clip_len, crop_size, args.trainable)
     if not (args.test_only or args.sanity_overfit):
-        check_run_folder(args.output_dir, start.path is not None, args.overwrite)
+        check_run_folder(args.output_dir, start.continues(args.output_dir), args.overwrite)
 
 
 def test(args: argparse.Namespace, start: Start, device: torch.device, begin: float) -> None:
@@ -146,11 +149,12 @@ def open_report(
 
 
 def open_log(args: argparse.Namespace, start: Start, progress: RunProgress) -> RunLog:
-    """Prepares --output-dir for writing."""
-    resumes = start.path is not None
-    open_run_folder(args.output_dir, plain({**vars(args), "classes": start.classes}), resumes, args.overwrite)
+    """Prepares --output-dir for writing; `progress` forgets a best epoch that is not there."""
+    continues = start.continues(args.output_dir)
+    open_run_folder(args.output_dir, plain({**vars(args), "classes": start.classes}), continues, args.overwrite)
+    count_best(start, args.output_dir, progress)
     log = RunLog(args.output_dir)
-    if resumes:
+    if continues:
         log.resume(progress.epoch)
     return log
 
@@ -174,18 +178,19 @@ def open_saver(
         command: is told when the run has saved.
     """
 
+    told = {"classes": start.classes, "preprocessing": val_preprocessing(args), "launch": launch_ids() or None}
+
     def state() -> Checkpoint:
-        args_then = plain(vars(args))
-        return replace(trainer.state(), classes=start.classes, preprocessing=val_preprocessing(args), args=args_then)
+        return replace(trainer.state(), args=plain(vars(args)), **told)
 
     minutes, keep = args.checkpoint_minutes, args.keep_checkpoints
     return RunSaver(args.output_dir, progress, state, stop, command, minutes=minutes, keep=keep)
 
 
 def best_checkpoint(folder: Path, resumed: Path | None) -> Path:
-    """The checkpoint of the best epoch: of the run in `folder`, else of the run that it continued from `resumed`."""
-    before = [resumed.with_name(BEST), resumed] if resumed is not None else []
-    return next(path for path in [folder / BEST, *before] if path.is_file())
+    """The checkpoint of the best epoch of the run in `folder`; what it `resumed` where it has trained none."""
+    best = folder / BEST
+    return best if resumed is None or best.is_file() else resumed
 
 
 def _print_differences(args: argparse.Namespace, start: Start) -> None:

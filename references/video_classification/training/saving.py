@@ -1,12 +1,14 @@
 """When a run is saved: after each epoch, every few minutes, and before it stops."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from network.checkpoint import NEWEST, Checkpoint, save_checkpoint, save_newest
+from network.checkpoint import NEWEST, Checkpoint, CheckpointError, save_checkpoint
 from runtime.distributed import gather_objects, is_main, maximum_over_processes, rank, world_size
+from runtime.errors import CutShort
 from runtime.signals import ResumeCommand, Stopped, StopRequest
 
 
@@ -83,7 +85,7 @@ class RunSaver:
 
         Raises:
             Stopped: it was.
-            CheckpointError: the checkpoint cannot be written; the last one is whole.
+            CutShort: the checkpoint cannot be written; the last one, if there is one, is whole.
         """
         self.progress.clips_seen += clips * world_size()
         own_is_due = bool(self._seconds) and time.monotonic() - self._last >= self._seconds
@@ -91,7 +93,8 @@ class RunSaver:
         if signal_number or is_due:
             self.progress.totals = gather_objects(totals)
             if is_main():
-                save_newest(self.folder / NEWEST, self.progress.added_to(self._state()))
+                with _cut_short_by_full_disks():
+                    self.progress.added_to(self._state()).write(self.folder / NEWEST)
             self._saved()
         if signal_number:
             raise Stopped(signal_number)
@@ -106,7 +109,8 @@ class RunSaver:
         )
         if is_main():
             checkpoint = replace(self.progress.added_to(self._state()), temperature=temperature)
-            save_checkpoint(self.folder, checkpoint, is_best, self._keep)
+            with _cut_short_by_full_disks():
+                save_checkpoint(self.folder, checkpoint, is_best, self._keep)
         self._saved()
         if signal_number := maximum_over_processes([self._stop.signal_number])[0]:
             raise Stopped(signal_number)
@@ -114,3 +118,11 @@ class RunSaver:
     def _saved(self) -> None:
         self._last = time.monotonic()
         self._command.has_saved = True
+
+
+@contextmanager
+def _cut_short_by_full_disks() -> Iterator[None]:
+    try:
+        yield
+    except CheckpointError as error:
+        raise CutShort(f"{error}. Make room") from error
