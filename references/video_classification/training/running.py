@@ -178,10 +178,11 @@ def open_saver(
         command: is told when the run has saved.
     """
 
-    told = {"classes": start.classes, "preprocessing": val_preprocessing(args), "launch": launch_ids() or None}
+    launch = launch_ids() or None  # asked of all processes, where rank 0 alone writes
 
     def state() -> Checkpoint:
-        return replace(trainer.state(), args=plain(vars(args)), **told)
+        told = replace(trainer.state(), classes=start.classes, preprocessing=val_preprocessing(args), launch=launch)
+        return replace(told, args=plain(vars(args)))
 
     minutes, keep = args.checkpoint_minutes, args.keep_checkpoints
     return RunSaver(args.output_dir, progress, state, stop, command, minutes=minutes, keep=keep)
