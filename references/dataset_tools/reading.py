@@ -13,6 +13,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import av
 import av.logging
@@ -23,6 +24,10 @@ from references.dataset_tools.workers import report_progress
 
 # Open options: a file must not be able to make FFmpeg open another file, or a network connection.
 OPEN_OPTIONS = {"protocol_whitelist": "file"}
+# PyAV before 19 refuses tags that are not UTF-8, unless told otherwise; later versions have no such argument.
+LENIENT_METADATA: dict[str, Any] = (
+    {"metadata_errors": "surrogateescape"} if int(av.__version__.split(".")[0]) < 19 else {}
+)
 # Decoders log these for intact streams too, so they do not count.
 HARMLESS_MESSAGES = ("mmco: unref short failure", "co located POCs unavailable", "SEI type")
 # Some codecs decode a zeroed block without complaint. None of these contains so many zeros in packets without start
@@ -88,7 +93,7 @@ class Reading:
 def open_video(path: str, **options: str) -> av.container.InputContainer:
     """Opens a file with further open options. Tags in any encoding are kept."""
     # With `options`, which go to the streams too, PyAV 16 crashes on streams that are found while probing (FLV, MPEG).
-    return av.open(path, container_options=OPEN_OPTIONS | options, metadata_errors="surrogateescape")
+    return av.open(path, container_options=OPEN_OPTIONS | options, **LENIENT_METADATA)
 
 
 def demux_packets(container: av.container.InputContainer, streams: list[av.stream.Stream]) -> Iterator[av.Packet]:

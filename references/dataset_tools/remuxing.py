@@ -8,7 +8,7 @@ import av
 
 from references.dataset_tools.probing import ProbeOptions, Verdict, probe
 from references.dataset_tools.promises import MATROSKA, MOV
-from references.dataset_tools.reading import demux_packets, open_video
+from references.dataset_tools.reading import LENIENT_METADATA, demux_packets, open_video
 from references.dataset_tools.workers import report_progress
 
 
@@ -43,7 +43,7 @@ def remux(path: str, target: str) -> None:
     with contextlib.ExitStack() as files:
         source = files.enter_context(open_video(path))
         muxer = _muxer(source.format.name, path)
-        output = files.enter_context(av.open(target, "w", format=muxer, metadata_errors="surrogateescape"))
+        output = files.enter_context(av.open(target, "w", format=muxer, **LENIENT_METADATA))
         output.metadata.update(source.metadata)
         streams = {
             stream.index: _add_stream(output, stream)
