@@ -4,13 +4,12 @@ computes before it is written.
 
 import argparse
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runtime.arguments import non_negative_float, positive_int
+from runtime.arguments import check_outputs, non_negative_float, positive_int
 from runtime.errors import require
-from runtime.files import replaced_file
+from runtime.files import check_writable, replaced_file
 from runtime.script import run_script
 from training import options
 
@@ -67,8 +66,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Refuses arguments that do not go together, and fills in what depends on others."""
-    if args.output.is_dir():
-        parser.error(f"--output {args.output} is a folder: name a file in it")
+    outputs = [("--output", path) for path in output_files(args)]
+    check_outputs(parser, outputs, [args.checkpoint, args.classes_file])
     for flag in ("quantize", "dump_tensors"):
         if getattr(args, flag) and args.data_path is None:
             parser.error(f"--{flag.replace('_', '-')} needs videos: give --data-path")
@@ -76,6 +75,12 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
         parser.error("--keep-float is about --quantize: give both")
     if args.cache_dir is None and args.data_path is not None:
         args.cache_dir = args.data_path / ".clip_cache"
+
+
+def output_files(args: argparse.Namespace) -> list[Path]:
+    """The network to write, and with --quantize the float one before it."""
+    float_file = args.output.with_name(f"{args.output.stem}_float.onnx")
+    return [float_file, args.output] if args.quantize else [args.output]
 
 
 def check_opset(parser: argparse.ArgumentParser, opset: int) -> None:
@@ -87,6 +92,9 @@ def check_opset(parser: argparse.ArgumentParser, opset: int) -> None:
 
 def run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Model, data, export, proof, quantization, files."""
+    check_writable("--output", args.output)
+    if args.dump_tensors:
+        check_writable("--dump-tensors", args.dump_tensors / "manifest.jsonl")
     for name in ("onnx", "onnxscript", "onnxruntime"):
         require(name)
     check_opset(parser, args.opset)
@@ -97,9 +105,6 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     from deployment.quantization import calibration_tensors, quantize_int8
     from network.trained_model import load_trained_model
 
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=args.output.parent):
-        pass  # the folder can be written to: better known now than after the work
     model = load_trained_model(args.checkpoint, args.classes_file)
     device_format = DeviceFormat(args.layout, args.normalize, args.dynamic_batch, args.opset)
     val = open_split(args, model, "val") if args.data_path else None
@@ -112,19 +117,19 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     clips = parity.random_clips(model.preprocessing)
     difference = parity.check_parity(networks["PyTorch"](clips), networks["float"](clips))
     print(f"parity: {len(clips)} random clips, largest difference in logits {difference:.2g}, same classes")
-    files = {args.output: proto}
+    contents = [proto]
     if train is not None:
         tensors = calibration_tensors(train, model, device_format, args.calibration_clips)
         quantized = quantize_int8(proto, tensors, args.keep_float)
         parity.check_structure(quantized, "int8", QUANTIZATION_OPERATORS)
         networks["int8"] = parity.OnnxNetwork(quantized.SerializeToString(), device_format, model.preprocessing)
-        files = {args.output.with_name(f"{args.output.stem}_float.onnx"): proto, args.output: quantized}
+        contents = [proto, quantized]
     if val is not None:
         parity.prove_on_videos(networks, val, len(model.classes), args.max_drop)
     parity.print_latencies(networks, clips[:1])
     if args.dump_tensors and val is not None:
         print(f"wrote {dump_tensors(args.dump_tensors, val, device_format, model.preprocessing)}")
-    for path, content in files.items():
+    for path, content in zip(output_files(args), contents, strict=True):
         with replaced_file(path) as file:
             file.write(content.SerializeToString())
         print(f"wrote {path}, {path.stat().st_size / 2**20:.1f} MiB")

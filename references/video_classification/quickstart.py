@@ -62,7 +62,10 @@ def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Runs the script: 0 when done, 1 when a step failed."""
     argv = sys.argv[1:] if argv is None else argv
-    args = get_args_parser().parse_args(argv)
+    parser = get_args_parser()
+    args = parser.parse_args(argv)
+    if args.weights and args.output_dir.resolve() in Path(args.weights).resolve().parents:
+        parser.error(f"--weights {args.weights} is in --output-dir, where the run would replace it: choose another")
     same_command = shlex.join(["python", sys.argv[0], *argv])
     return run_script(lambda: run_pipeline(args.output_dir, args.weights, args.seed), resume_command=same_command)
 
@@ -79,7 +82,7 @@ def run_pipeline(output_dir: Path, weights: str | None, seed: int) -> None:
 def check_output_dir(output_dir: Path, weights: str | None) -> None:
     """Raises StepError if a run in this folder, which would be continued, began with other weights."""
     earlier = output_dir / "run" / "args.json"
-    if earlier.exists() and (other := json.loads(earlier.read_text()).get("weights")) != weights:
+    if earlier.exists() and (other := json.loads(earlier.read_text(encoding="utf-8")).get("weights")) != weights:
         raise StepError(f"{output_dir} holds a run that began with --weights {other}: choose another --output-dir")
 
 

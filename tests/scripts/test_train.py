@@ -418,7 +418,14 @@ def test_what_a_resumed_run_is_told_anew_holds(finished_run, tmp_path, capsys):
 def test_what_cannot_come_to_an_end_is_refused_before_the_cache_is_built(finished_run, dataset, tmp_path, capsys):
     folder, options = finished_run
     anew = [*options, "--cache-dir", str(tmp_path / "cache")]
-    for flags in (["--output-dir", str(folder)], ["--model", "resnet18", "--output-dir", str(tmp_path / "run")]):
+    (tmp_path / "file").write_text("")
+    for flags in (
+        ["--output-dir", str(folder)],
+        ["--model", "resnet18", "--output-dir", str(tmp_path / "run")],
+        ["--output-dir", str(tmp_path / "file" / "run")],
+        ["--test-only", "--output-dir", str(tmp_path / "file")],
+        ["--test-only", "--save-logits", str(tmp_path / "file" / "a.npz")],
+    ):
         assert train.main([*anew, *flags]) == 1
     assert not (tmp_path / "cache").exists()
 

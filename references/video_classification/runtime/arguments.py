@@ -1,8 +1,11 @@
 """Argument types for argparse."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TypeVar
+
+from runtime.files import file_identity, printable
 
 Number = TypeVar("Number", int, float)
 
@@ -35,6 +38,33 @@ def non_negative_float(text: str) -> float:
 def share(text: str) -> float:
     """A float from 0 to 1, for argparse."""
     return _number(text, float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
+
+
+def check_outputs(
+    parser: argparse.ArgumentParser,
+    outputs: Iterable[tuple[str, Path | None]],
+    inputs: Iterable[str | Path | None],
+) -> None:
+    """Refuses to write a file that is one of those to read, under whatever name, or that is written twice.
+
+    Args:
+        parser: tells of wrong usage.
+        outputs: files to write, with the flags that name them; None for a flag that was not given.
+        inputs: files to read; None likewise.
+    """
+    read = {file_identity(Path(path)) for path in inputs if path is not None}
+    written = set()
+    for flag, path in outputs:
+        if path is None:
+            continue
+        if path.is_dir():
+            parser.error(f"{flag} {printable(path)} is a folder: name a file in it")
+        identity = file_identity(path)
+        if identity in read:
+            parser.error(f"{flag} {printable(path)} is one of the files to read, and would replace it: choose another")
+        if identity in written:
+            parser.error(f"{flag} {printable(path)} would be written twice: choose another")
+        written.add(identity)
 
 
 def _number(text: str, kind: Callable[[str], Number], is_valid: Callable[[Number], bool], expected: str) -> Number:

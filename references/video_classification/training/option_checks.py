@@ -8,6 +8,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runtime.arguments import check_outputs
 from training.options import default_milestones, is_file_name
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
     if args.opt == "adamw" and args.momentum == 1:
         parser.error("--momentum is adamw's first beta: it must be below 1")
     check_recipe(parser, args)
+    checkpoints = [args.resume, args.weights if args.weights and is_file_name(args.weights) else None]
+    check_outputs(parser, [("--save-logits", args.save_logits)], [*checkpoints, args.teacher_logits, args.flip_map])
 
 
 def check_sizes(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:

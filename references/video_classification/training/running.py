@@ -10,7 +10,7 @@ import torch
 
 from caching.splits import Clips, open_splits
 from evaluation.selection_table import selection_table
-from network.checkpoint import BEST, Checkpoint, plain
+from network.checkpoint import BEST, NEWEST, Checkpoint, plain
 from network.models import check_fits
 from reporting.run_folder import RunLog, check_run_folder, open_run_folder
 from reporting.run_report import RunReport, open_evaluation_folder
@@ -18,12 +18,14 @@ from runtime.distributed import (
     DistributedError,
     init_process_group,
     is_distributed,
+    is_main,
     launch_ids,
     print_main,
     restart_count,
     world_size,
 )
 from runtime.errors import require
+from runtime.files import check_writable
 from runtime.signals import ResumeCommand, StopRequest
 from training.engine import Trainer
 from training.options import default_values
@@ -99,8 +101,14 @@ def check_start(args: argparse.Namespace, start: Start) -> None:
         _print_differences(args, start)
     for crop_size in {args.train_crop_size, args.val_crop_size}:
         check_fits(args.model, len(start.classes), args.clip_len, crop_size, args.trainable)
-    if not (args.test_only or args.sanity_overfit):
+    if args.sanity_overfit:
+        return
+    if not args.test_only:
         check_run_folder(args.output_dir, start.continues(args.output_dir), args.overwrite)
+    if is_main():
+        check_writable("--output-dir", args.output_dir / NEWEST)
+        if args.save_logits:
+            check_writable("--save-logits", args.save_logits)
 
 
 def test(args: argparse.Namespace, start: Start, device: torch.device, begin: float) -> None:
