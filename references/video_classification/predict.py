@@ -56,6 +56,8 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the script: 0 when done, 1 when a video could not be read or nothing could be done, 2 on wrong usage."""
     parser = get_args_parser()
     args = parser.parse_args(files_first(sys.argv[1:] if argv is None else argv))
+    if args.output is None and sys.stdout is None:
+        parser.error("standard output is closed: name a file with --output")
     check_outputs(parser, [("--output", args.output)], [args.checkpoint, args.classes_file])
     return run_script(lambda: run(parser, args, checked_device(parser, args.device)))
 

@@ -129,8 +129,9 @@ def run(command: list[str]) -> str:
     """Prints a command, runs it, and shows and returns its output. Raises StepError if it fails."""
     print(f"\n$ python {shlex.join(command)}", flush=True)
     lines = []
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True, env=environment) as process:
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
+    whole = [sys.executable, *command]
+    with subprocess.Popen(whole, stdout=subprocess.PIPE, encoding="utf-8", env=environment) as process:
         for line in process.stdout or ():
             print(line, end="", flush=True)
             lines.append(line)

@@ -111,3 +111,16 @@ def test_the_policy_is_set_before_torch_is_imported():
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOM, env=environment, capture_output=True, text=True)
     assert done.stdout == "PASSIVE False\n", done.stderr
+
+
+@pytest.mark.parametrize("closed", ["1>&-", "2>&-", "1>&- 2>&-"])
+def test_a_closed_stream_swallows_what_is_printed(closed):
+    work = "print('é out'), print('é err', file=sys.stderr)"
+    program = f"import sys; from runtime.script import run_script; sys.exit(run_script(lambda: [{work}] and None))"
+    command = f'"{sys.executable}" -c "{program}" {closed}'
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(["sh", "-c", command], cwd=ROOM, env=environment, capture_output=True)
+    out, err = (
+        b"" if f"{number}>&-" in closed else f"\\xe9 {name}".encode() for number, name in ((1, "out"), (2, "err"))
+    )
+    assert (done.returncode, done.stdout.strip(), done.stderr.strip()) == (0, out, err)

@@ -239,3 +239,11 @@ def test_a_network_whose_outputs_are_not_numbers_predicts_nothing(capsys, tmp_pa
     torch.save(state, tmp_path / "nan.pth")
     code, out, _ = run(capsys, tmp_path / "nan.pth", data / "val" / "dips", "-j", 0, "--format", "json")
     assert code == 1 and all(row["label"] is None and "not numbers" in row["error"] for row in json.loads(out))
+
+
+def test_a_closed_standard_output_is_wrong_usage(capsys, monkeypatch, checkpoint):
+    monkeypatch.setattr("sys.stdout", None)
+    with pytest.raises(SystemExit) as stop:
+        predict.main([str(checkpoint), "any.mp4"])
+    monkeypatch.undo()
+    assert stop.value.code == 2 and "standard output is closed" in capsys.readouterr().err

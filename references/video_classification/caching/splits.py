@@ -1,6 +1,7 @@
 """Opens a split: its index or clip cache, built first if it must be, and the loader over its clips."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -141,7 +142,7 @@ def _may_flip(classes: Sequence[str], mirrors: Tensor | None) -> Tensor:
 
 def _scan(folder: VideoFolder, options: ClipOptions, with_motion: bool) -> VideoIndex:
     """The index of the videos. Rank 0 scans while the others wait, and then find the work done."""
-    name = hashlib.sha256(str(folder.root.resolve()).encode()).hexdigest()[:16]
+    name = hashlib.sha256(os.fsencode(folder.root.resolve())).hexdigest()[:16]
     scan = partial(
         scan_videos,
         folder,

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +18,20 @@ from runtime.errors import UserError, reason_of
 _SURROGATES = {
     code: f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}" for code in range(0xD800, 0xE000)
 }
+
+
+# Elsewhere a name reads otherwise than its text: the bytes on the disk are UTF-8 under every locale.
+IS_UTF8 = sys.getfilesystemencoding() == "utf-8"
+
+
+def text_of(name: str) -> str:
+    """The text of a name as `os.listdir` gives it, the same under every locale; bytes that are not UTF-8 stay."""
+    return name if IS_UTF8 or name.isascii() else os.fsencode(name).decode("utf-8", "surrogateescape")
+
+
+def name_of(text: str) -> str:
+    """The inverse of `text_of`: how this locale spells the name of a file, for `open`."""
+    return text if IS_UTF8 or text.isascii() else os.fsdecode(text.encode("utf-8", "surrogateescape"))
 
 
 @contextmanager

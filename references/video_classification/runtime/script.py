@@ -3,6 +3,7 @@
 Imports no torch: scripts import what is heavy inside the work, after their arguments are parsed.
 """
 
+import io
 import os
 import sys
 import traceback
@@ -27,6 +28,7 @@ def run_script(work: Callable[[], int | None], *, resume_command: object = None)
         Exception: an error that the user cannot mend, where no other process waits for this one.
     """
     wait_passively()
+    _prepare_streams()
     try:
         with StopRequest(at_once=True):
             code = work() or 0
@@ -55,6 +57,16 @@ def wait_passively() -> None:
     sleeping ones. GNU's, LLVM's and Intel's libraries all read the variable, once, when torch loads them.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def _prepare_streams() -> None:
+    """Shows what the terminal's encoding lacks escaped; what is written to a stream that was closed is lost."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  (for as long as it runs)
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _continuation(resume_command: object) -> str:
