@@ -46,9 +46,5 @@ def test_a_run_under_an_ascii_locale_is_the_same(data, tmp_path):
     code, out, err = end_of("train", [*options, "--test-only", "--resume", newest], UTF8)
     assert code == 0 and b"2 videos, 2 clips" in out, err.decode()
     assert sorted((tmp_path / "cache").iterdir()) == caches
-    videos = str(data / "val")
-    ends = [end_of("predict", [newest, videos, "-j", "0", "--device", "cpu"], locale) for locale in (ASCII, UTF8)]
-    assert [end[0] for end in ends] == [0, 0], ends[0][2].decode()
-    assert b"fentes_\\xe9cart\\xe9es" in ends[0][1] and "fentes_écartées".encode() in ends[1][1]
-    code, out, err = end_of("compare_runs", [str(tmp_path / "run"), str(tmp_path / "run")], ASCII)
-    assert code == 0, err.decode()
+    code, out, err = end_of("predict", [newest, str(data / "val"), "-j", "0", "--device", "cpu"], ASCII)
+    assert code == 0 and out.count(b"fentes_\\xe9cart\\xe9es") == 2, err.decode()
