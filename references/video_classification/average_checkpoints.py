@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runtime.arguments import check_outputs
+from runtime.arguments import check_folders, check_inputs, check_outputs
 from runtime.files import check_writable, file_identity
 from runtime.script import run_script
 from training import options
@@ -43,6 +43,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("give two checkpoints or more")
     if args.greedy and args.data_path is None:
         parser.error("--greedy validates: add --data-path")
+    check_folders(parser, [("--cache-dir", args.cache_dir)])
     check_paths(parser, args.checkpoints, args.output)
     return run_script(lambda: run(args, checked_device(parser, args.device)))
 
@@ -80,6 +81,7 @@ def run(args: argparse.Namespace, device: "torch.device") -> None:
 
 def check_paths(parser: argparse.ArgumentParser, checkpoints: Sequence[Path], output: Path) -> None:
     """Refuses a checkpoint given twice, and an output that would replace one."""
+    check_inputs(parser, [("FILE.pth", path) for path in checkpoints])
     seen: dict[Any, Path] = {}
     for path in checkpoints:
         other = seen.setdefault(file_identity(path), path)

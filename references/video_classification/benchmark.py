@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runtime.arguments import check_outputs, positive_int
+from runtime.arguments import check_folders, check_outputs, positive_int
 from runtime.files import check_writable, write_json
 from runtime.script import run_script
 from training import options
@@ -67,6 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.workers == 0:
         parser.error("--workers 0: benchmarks measure worker processes: give 1 or more")
+    check_folders(parser, [("--data-path", args.data_path), ("--scratch", args.scratch)], must_exist=True)
     check_outputs(parser, [("--json", args.json)], [])
     return run_script(lambda: run(parser, args, checked_device(parser, args.device)))
 

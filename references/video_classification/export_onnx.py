@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runtime.arguments import check_outputs, non_negative_float, positive_int
+from runtime.arguments import check_folders, check_inputs, check_outputs, non_negative_float, positive_int
 from runtime.errors import require
 from runtime.files import check_writable, replaced_file
 from runtime.script import run_script
@@ -34,7 +34,9 @@ def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
         "--normalize", default="inside", choices=NORMALIZE, help="normalize inside the network, or before it (inside)"
     )
     parser.add_argument("--dynamic-batch", action="store_true", help="any number of clips at once instead of one")
-    parser.add_argument("--opset", default=DEFAULT_OPSET, type=int, metavar="N", help=f"ONNX opset ({DEFAULT_OPSET})")
+    parser.add_argument(
+        "--opset", default=DEFAULT_OPSET, type=positive_int, metavar="N", help=f"ONNX opset ({DEFAULT_OPSET})"
+    )
     parser.add_argument(
         "--classes-file", type=Path, metavar="FILE", help="class names, one a line, for a checkpoint without them"
     )
@@ -66,6 +68,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Refuses arguments that do not go together, and fills in what depends on others."""
+    check_inputs(parser, [("CHECKPOINT", Path(args.checkpoint)), ("--classes-file", args.classes_file)])
+    check_folders(parser, [("--cache-dir", args.cache_dir), ("--dump-tensors", args.dump_tensors)])
     outputs = [("--output", path) for path in output_files(args)]
     check_outputs(parser, outputs, [args.checkpoint, args.classes_file])
     for flag in ("quantize", "dump_tensors"):

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from runtime.arguments import check_outputs, positive_int
+from runtime.arguments import check_folders, check_inputs, check_outputs, positive_int
 from runtime.files import check_writable, replaced_file
 from runtime.script import run_script
 from training import options
@@ -58,6 +58,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(files_first(sys.argv[1:] if argv is None else argv))
     if args.output is None and sys.stdout is None:
         parser.error("standard output is closed: name a file with --output")
+    check_inputs(parser, [("CHECKPOINT", Path(args.checkpoint)), ("--classes-file", args.classes_file)])
+    check_folders(parser, [("--annotate", args.annotate)])
     check_outputs(parser, [("--output", args.output)], [args.checkpoint, args.classes_file])
     return run_script(lambda: run(parser, args, checked_device(parser, args.device)))
 

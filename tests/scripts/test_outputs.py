@@ -98,19 +98,3 @@ def test_a_place_that_cannot_be_written_is_known_before_the_work(files, tmp_path
     err = capsys.readouterr().err.splitlines()[-1]
     assert err.startswith(f"error: {argv[-2]} {argv[-1]}") and "cannot be written: " in err and "choose another" in err
     assert contents(tmp_path) == files
-
-
-@pytest.mark.parametrize(
-    "script, argv",
-    [
-        ("predict", ["a.pth", "data", "--output", "run"]),
-        ("export_onnx", ["a.pth", "--output", "run"]),
-        ("average_checkpoints", ["a.pth", "b.pth", "--output", "run"]),
-        ("benchmark", ["decode", "--json", "run"]),
-        ("compare_runs", ["run", "other.csv", "--output", "run"]),
-        ("train", ["--data-path", "data", "--test-only", "--save-logits", "run"]),
-    ],
-)
-def test_a_folder_is_no_file_to_write(files, capsys, script, argv):
-    assert end_of(script, argv) == 2
-    assert f"{argv[-2]} run is a folder: name a file in it" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """The files of a run's folder: which are its own, `args.json`, and `log.jsonl` with a line an epoch."""
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -83,14 +84,16 @@ class RunFolderError(UserError):
 
 def is_own(path: Path, folder: Path) -> bool:
     """Whether a run in `folder` writes to this path, and may remove what is there."""
-    return path.resolve().parent == folder.resolve() and _IS_OWN(path.resolve().name) is not None
+    parent, name = os.path.split(os.path.realpath(path))
+    return parent == os.path.realpath(folder) and _IS_OWN(name) is not None
 
 
 def continues(checkpoint: Path | None, folder: Path) -> bool:
     """Whether a run in `folder` that resumes `checkpoint` goes on with the run there, rather than branching off."""
     if checkpoint is None or not _IS_CHECKPOINT(checkpoint.name):
         return False
-    return folder.resolve() in (checkpoint.parent.resolve(), checkpoint.resolve().parent)
+    parents = (os.path.realpath(checkpoint.parent), os.path.dirname(os.path.realpath(checkpoint)))
+    return os.path.realpath(folder) in parents
 
 
 def check_run_folder(folder: Path, continues: bool, overwrite: bool) -> None:

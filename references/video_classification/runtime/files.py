@@ -84,7 +84,7 @@ def file_identity(path: Path) -> Any:
     try:
         status = path.stat()
     except OSError:  # there is none yet
-        return path.resolve()
+        return os.path.realpath(path)  # which a link to itself does not make fail
     return status.st_dev, status.st_ino
 
 

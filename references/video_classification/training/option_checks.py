@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runtime.arguments import check_outputs
+from runtime.arguments import check_folders, check_inputs, check_outputs
 from training.options import default_milestones, is_file_name
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
     if args.opt == "adamw" and args.momentum == 1:
         parser.error("--momentum is adamw's first beta: it must be below 1")
     check_recipe(parser, args)
+    check_inputs(parser, [("--teacher-logits", args.teacher_logits), ("--flip-map", args.flip_map)])
+    check_folders(parser, [("--cache-dir", args.cache_dir), ("--output-dir", args.output_dir)])
     checkpoints = [args.resume, args.weights if args.weights and is_file_name(args.weights) else None]
     check_outputs(parser, [("--save-logits", args.save_logits)], [*checkpoints, args.teacher_logits, args.flip_map])
 
