@@ -81,12 +81,12 @@ def run(args: argparse.Namespace, device: "torch.device") -> None:
 
 def check_paths(parser: argparse.ArgumentParser, checkpoints: Sequence[Path], output: Path) -> None:
     """Refuses a checkpoint given twice, and an output that would replace one."""
-    check_inputs(parser, [("FILE.pth", path) for path in checkpoints])
     seen: dict[Any, Path] = {}
     for path in checkpoints:
         other = seen.setdefault(file_identity(path), path)
         if other is not path:
             parser.error(f"{other} and {path} are the same file, which would count twice: give it once")
+    check_inputs(parser, [("FILE.pth", path) for path in checkpoints])
     check_outputs(parser, [("--output", output)], checkpoints)
 
 

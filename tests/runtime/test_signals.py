@@ -315,3 +315,5 @@ def test_the_resume_command_starts_as_many_processes(monkeypatch, processes, her
     monkeypatch.setenv("WORLD_SIZE", processes)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", here)
     assert resume_command(["train.py"], has_saved) == f"{launcher} train.py" + " --resume auto" * has_saved
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
+    assert resume_command(["train.py"], False) == f"{launcher} --max-restarts=3 train.py"

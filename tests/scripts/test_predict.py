@@ -219,13 +219,6 @@ def test_an_interruption_leaves_no_unfinished_copy(capsys, tmp_path, checkpoint,
     assert [path.name for path in copies.iterdir()] == ["a.mp4"]
 
 
-def test_a_folder_of_copies_that_cannot_be_made_stops_before_the_work(capsys, tmp_path, data, checkpoint):
-    require_extra("PIL")
-    (tmp_path / "file").write_text("")
-    code, out, err = run(capsys, checkpoint, data / "val", "--annotate", tmp_path / "file")
-    assert code == 1 and "file: File exists" in err and not out
-
-
 @pytest.mark.parametrize("flags", [["--device", "abacus"], ["--output", "."], ["--top-k", "0"]])
 def test_wrong_usage_exits_2(checkpoint, flags):
     with pytest.raises(SystemExit) as stop:

@@ -39,7 +39,8 @@ def run_script(work: Callable[[], int | None], *, resume_command: object = None)
         _leave_group(None)
         return stopped.exit_code
     except KeyboardInterrupt:
-        print(f"interrupted{_continuation(resume_command)}", file=sys.stderr)
+        if (group := _group()) is None or group.is_main():
+            print(f"interrupted{_continuation(resume_command)}", file=sys.stderr)
         _leave_group(130)
         return 130
     except Exception as error:

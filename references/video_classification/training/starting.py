@@ -71,7 +71,7 @@ def checkpoint_to_resume(resume: str, folder: Path, trains: bool = True) -> tupl
     for problem in problems:
         print_main(f"{problem}: taking the one before")
     if found is None and problems:
-        raise CheckpointError(f"no checkpoint in {folder} can be read: begin anew with --overwrite")
+        raise CheckpointError(f"no checkpoint in {folder} can be read: begin anew with --overwrite instead of --resume")
     if found is None and not trains:
         raise CheckpointError(f"--resume auto: there is no checkpoint in {folder}")
     print_main(f"--resume auto: {found[0] if found else f'no checkpoint in {folder} yet, beginning anew'}")
