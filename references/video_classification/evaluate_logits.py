@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from runtime.arguments import check_inputs
 from runtime.script import run_script
 
 
@@ -22,7 +23,9 @@ def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the script: 0 when done, 1 when the files do not fit together, 2 on wrong usage."""
-    args = get_args_parser().parse_args(argv)
+    parser = get_args_parser()
+    args = parser.parse_args(argv)
+    check_inputs(parser, [("MANIFEST", args.manifest), ("LOGITS", args.logits)])
     return run_script(lambda: run(args.manifest, args.logits))
 
 

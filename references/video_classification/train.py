@@ -69,7 +69,7 @@ def run(args: argparse.Namespace, command: ResumeCommand) -> None:
         print_plan(network.model, args.model, train_inputs, len(start.classes), epochs)
     else:
         print_main(f"Nothing is left to train: the next epoch is {progress.epoch}, --epochs {args.epochs}")
-        if start.path is None or broadcast_object((args.output_dir / REPORT).is_file()):
+        if not start.continues(args.output_dir) or broadcast_object((args.output_dir / REPORT).is_file()):
             return
     if args.sanity_overfit:
         check_overfits(trainer, train_inputs)

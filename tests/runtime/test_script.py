@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from runtime import distributed
-from runtime.errors import UserError
+from runtime.errors import CutShort, UserError
 from runtime.script import run_script, wait_passively
 
 ROOM = Path(__file__).parents[2] / "references" / "video_classification"
@@ -56,6 +56,13 @@ def test_ctrl_c_is_a_line_and_130(capsys):
     assert run_script(raising(KeyboardInterrupt())) == 130
     assert run_script(raising(KeyboardInterrupt()), resume_command="python again.py") == 130
     assert capsys.readouterr().err == "interrupted\ninterrupted. Continue with: python again.py\n"
+
+
+def test_work_that_was_cut_short_tells_how_to_go_on(capsys):
+    assert run_script(raising(CutShort("a.pth cannot be written. Make room")), resume_command="python again.py") == 1
+    assert run_script(raising(UserError("no such file")), resume_command="python again.py") == 1
+    told = "error: a.pth cannot be written. Make room. Continue with: python again.py\nerror: no such file\n"
+    assert capsys.readouterr().err == told
 
 
 def test_a_stop_signal_is_a_line_and_its_number(capsys):
@@ -123,3 +130,16 @@ def test_the_policy_is_set_before_torch_is_imported():
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOM, env=environment, capture_output=True, text=True)
     assert done.stdout == "PASSIVE False\n", done.stderr
+
+
+@pytest.mark.parametrize("closed", ["1>&-", "2>&-", "1>&- 2>&-"])
+def test_a_closed_stream_swallows_what_is_printed(closed):
+    work = "print('é out'), print('é err', file=sys.stderr)"
+    program = f"import sys; from runtime.script import run_script; sys.exit(run_script(lambda: [{work}] and None))"
+    command = f'"{sys.executable}" -c "{program}" {closed}'
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(["sh", "-c", command], cwd=ROOM, env=environment, capture_output=True)
+    out, err = (
+        b"" if f"{number}>&-" in closed else f"\\xe9 {name}".encode() for number, name in ((1, "out"), (2, "err"))
+    )
+    assert (done.returncode, done.stdout.strip(), done.stderr.strip()) == (0, out, err)

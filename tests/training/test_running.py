@@ -9,15 +9,14 @@ from training.running import best_checkpoint, check_start
 from training.starting import Start
 
 
-def test_the_best_checkpoint_is_this_runs_else_that_of_the_run_before(tmp_path):
+def test_the_best_checkpoint_is_this_runs_and_never_that_of_the_run_it_came_from(tmp_path):
     run, before = tmp_path / "run", tmp_path / "before"
     for folder in (run, before):
         folder.mkdir()
     resumed = before / "model_3.pth"
-    resumed.write_text("")
+    for name in (resumed, before / "model_best.pth"):
+        name.write_text("")
     assert best_checkpoint(run, resumed) == resumed
-    (before / "model_best.pth").write_text("")
-    assert best_checkpoint(run, resumed) == before / "model_best.pth"
     (run / "model_best.pth").write_text("")
     assert best_checkpoint(run, resumed) == best_checkpoint(run, None) == run / "model_best.pth"
 

@@ -1,9 +1,11 @@
+import errno
 import signal
 
 import pytest
 import torch
 
 from network.checkpoint import Checkpoint
+from runtime.errors import CutShort
 from runtime.signals import ResumeCommand, Stopped, StopRequest
 from training import saving
 from training.saving import RunProgress, RunSaver
@@ -56,6 +58,18 @@ def test_a_signal_saves_the_step_and_stops(tmp_path):
     with pytest.raises(Stopped, match="SIGTERM, the run is saved"):
         run.after_step(2, [1.0, 1.0, 2.0])
     assert Checkpoint.read(tmp_path / "checkpoint.pth").clips_seen == 2 and command.has_saved
+
+
+def test_a_full_disk_cuts_the_run_short(tmp_path, monkeypatch):
+    def full_disk(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    run, _, command = saver(tmp_path, minutes=1e-9)
+    monkeypatch.setattr(torch, "save", full_disk)
+    for save in (lambda: run.after_step(2, [1.0, 1.0, 2.0]), lambda: run.after_epoch(50.0)):
+        with pytest.raises(CutShort, match="cannot be written: No space left on device. Make room"):
+            save()
+    assert not command.has_saved and not list(tmp_path.iterdir())
 
 
 def test_an_epoch_counts_from_the_best(tmp_path):

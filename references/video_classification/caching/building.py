@@ -8,6 +8,7 @@ from typing import Protocol
 
 from caching.shards import CacheError, Shard, ShardError, build_lock, remove_leftovers
 from runtime.distributed import FolderSharers, gather_objects, print_main
+from runtime.errors import reason_of
 
 
 class Cache(Protocol):
@@ -69,7 +70,7 @@ def cache_errors(name: str, folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise CacheError(
-            f"the {name} is not complete, and {folder} cannot be written ({error.strerror or error}): "
+            f"the {name} is not complete, and {folder} cannot be written ({reason_of(error)}): "
             "make room or get the right to write there, or name another folder with --cache-dir"
         ) from error
 

@@ -22,7 +22,7 @@ from caching.jpeg import decode_jpeg
 from caching.shards import CacheError, open_shards
 from clips.preprocessing import Preprocessing
 from runtime.columns import Ragged
-from runtime.files import replaced_file
+from runtime.files import replaced_file, text_of
 from videos.decoding import RGB_RULE
 from videos.frame_selection import official_strip
 from videos.index import Files, RowMatcher, VideoIndex
@@ -52,7 +52,7 @@ class CacheSettings:
             "version": FORMAT_VERSION,
             "libraries": {name: av.library_versions[name] for name in ("libavcodec", "libswscale")},
             "rgb": RGB_RULE,
-            "root": str(root.resolve()),
+            "root": text_of(str(root.resolve())),
             "size": wanted.resize_size,
             "clip_len": wanted.clip_len,
             # 4 and 4.0 are the same rate, but would not be the same text.

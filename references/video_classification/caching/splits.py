@@ -1,6 +1,7 @@
 """Opens a split: its index or clip cache, built first if it must be, and the loader over its clips."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,7 +202,7 @@ def _digest(*columns: np.ndarray) -> str:
 
 def _scan(folder: VideoFolder, options: ClipOptions, with_motion: bool) -> VideoIndex:
     """The index of the videos. One of the processes that see the same --cache-dir scans, and hands it to the others."""
-    name = hashlib.sha256(str(folder.root.resolve()).encode()).hexdigest()[:16]
+    name = hashlib.sha256(os.fsencode(folder.root.resolve())).hexdigest()[:16]
     sharers = folder_sharers(options.cache_dir)
     index = None
     if sharers.is_first:

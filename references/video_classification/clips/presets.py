@@ -12,11 +12,11 @@ from clips.preprocessing import MEAN, STD
 from runtime.errors import UserError
 
 AUGMENTATIONS = ("none", "basic", "strong")
-SIDE = re.compile(r"(?:^|[\s_-])(?:left|right)(?:$|[\s_-])", re.IGNORECASE)
+SIDE = re.compile(r"(?<![^\W\d_])(?:left|right)(?![^\W\d_])", re.IGNORECASE)  # with no letter before or after it
 
 
 def flippable(classes: Sequence[str]) -> Tensor:
-    """Which classes look the same mirrored, bool (num_classes,): not those named `left` or `right` as a word."""
+    """Which classes look the same mirrored, bool (num_classes,): not those with `left` or `right` not inside a word."""
     return torch.tensor([SIDE.search(name) is None for name in classes], dtype=torch.bool)
 
 

@@ -13,6 +13,7 @@ from clips.loading import run_ahead
 from clips.preprocessing import Preprocessing
 from clips.samplers import Sample
 from runtime.columns import Ragged
+from runtime.files import name_of
 from runtime.worker_pool import WorkerDied, map_in_workers
 from videos.decoding import VideoError
 from videos.folder import VIDEO_ENDINGS, VideoFolder
@@ -45,7 +46,7 @@ class VideoFiles(VideoFolder):
 
     def path(self, video: int) -> str:
         """The path of the file."""
-        return self.names.string(video)
+        return name_of(self.names.string(video))
 
 
 class ProbedTiming:

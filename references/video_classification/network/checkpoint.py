@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from clips.preprocessing import Preprocessing
-from runtime.errors import UserError
+from runtime.errors import UserError, reason_of
 from runtime.files import replaced_file
 
 NEWEST, BEST = "checkpoint.pth", "model_best.pth"
@@ -61,6 +61,7 @@ class Checkpoint:
     best_video_acc1: float | None = None  # of all finished epochs, percent
     epochs_since_best: int | None = None
     world_size: int | None = None  # processes that trained together
+    launch: list[str] | None = None  # by torchrun, that wrote it: only its restarts go on from it unasked
     averaged_from: list[str] | None = None  # files whose weights `model` is the mean of
 
     @property
@@ -105,7 +106,7 @@ class Checkpoint:
             with torch.serialization.safe_globals([argparse.Namespace]):
                 content = torch.load(path, map_location="cpu", weights_only=True)
         except OSError as error:
-            raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+            raise CheckpointError(f"{path} cannot be read: {reason_of(error)}") from error
         except Exception as error:  # whatever the bytes of another file make the unpickler do
             raise CheckpointError(f"{path} cannot be read as a checkpoint: {_first_line(error)}") from error
         if not isinstance(content, dict) or not isinstance(content.get("model"), dict) or not content["model"]:
@@ -126,7 +127,7 @@ _TYPES: dict[type | tuple[type, ...], tuple[str, ...]] = {
     int: ("epoch", "clips_seen", "epochs_since_best", "world_size", "skipped_steps"),
     (int, float): ("best_video_acc1", "temperature"),
     dict: ("args", "optimizer", "lr_scheduler", "scaler", "rng", "training_model", "model_ema"),
-    list: ("classes", "epoch_totals", "averaged_from"),
+    list: ("classes", "epoch_totals", "launch", "averaged_from"),
     str: ("layout", "epoch_order", "best_videos"),
 }
 
@@ -165,28 +166,16 @@ def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def save_newest(path: Path, checkpoint: Checkpoint) -> None:
-    """Writes a checkpoint of a run that goes on. Raises CheckpointError, which tells how to continue the run."""
-    try:
-        checkpoint.write(path)
-    except CheckpointError as error:
-        if path.with_name(NEWEST).exists():
-            raise CheckpointError(
-                f"{error}. The checkpoint before it is whole: make room, then --resume auto"
-            ) from error
-        raise CheckpointError(f"{error}. Make room, then start again") from error
-
-
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, is_best: bool, keep: int | None = None) -> Path:
     """Writes `model_<epoch>.pth`, and `checkpoint.pth` and, when best, `model_best.pth` as further names for it.
 
     Then removes the files of older epochs, except the `keep` newest; None keeps all.
 
     Raises:
-        CheckpointError: as `save_newest`.
+        CheckpointError: a file cannot be written; those of the epoch before are whole.
     """
     path = folder / f"model_{checkpoint.epoch}.pth"
-    save_newest(path, checkpoint)
+    checkpoint.write(path)
     # The newest last: it tells the best accuracy, so the best must be there before it.
     for name in (BEST, NEWEST) if is_best else (NEWEST,):
         _name_also(path, folder / name)
@@ -195,6 +184,32 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, is_best: bool, keep: i
         for old in written[written.index(path) :][keep:]:  # later ones are of a run that this one leaves behind
             old.unlink(missing_ok=True)
     return path
+
+
+def keep_best(folder: Path, checkpoint: Checkpoint, next_epoch: int) -> bool:
+    """Makes `model_best.pth` the best of the epochs before `next_epoch`, where a run in `folder` goes on from.
+
+    It may be of a later epoch, which the run now leaves behind; then it becomes a further name of the best before.
+
+    Args:
+        folder: the run's.
+        checkpoint: what it goes on from.
+        next_epoch: the first that will be trained.
+
+    Returns:
+        Whether there is such a file.
+    """
+    path = folder / f"model_{(checkpoint.epoch or 0) - (checkpoint.epochs_since_best or 0)}.pth"
+    for candidate in (folder / BEST, path):
+        try:
+            found = Checkpoint.read(candidate)
+        except CheckpointError:
+            continue
+        if found.epoch is not None and found.epoch < next_epoch and found.best_video_acc1 == checkpoint.best_video_acc1:
+            if candidate == path:
+                _name_also(path, folder / BEST)
+            return True
+    return False
 
 
 def epoch_checkpoints(folder: Path) -> list[Path]:
@@ -248,6 +263,6 @@ def _name_also(path: Path, name: Path) -> None:
             shutil.copyfile(path, temporary)
         os.replace(temporary, name)
     except OSError as error:
-        raise CheckpointError(f"{name} cannot be written: {error.strerror}") from error
+        raise CheckpointError(f"{name} cannot be written: {reason_of(error)}") from error
     finally:
         temporary.unlink(missing_ok=True)

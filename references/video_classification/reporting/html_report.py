@@ -75,14 +75,14 @@ def write_report(folder: Path, report: Report) -> Path:
 
 def render(report: Report) -> str:
     """The page. All text is escaped, and the policy allows no script but the page's own."""
-    script = (PAGE / "report.js").read_text()
+    script = (PAGE / "report.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     sections = {name: (title, make(report)) for name, (title, make) in SECTIONS.items()}
-    return Template((PAGE / "report.html").read_text()).substitute(
+    return Template((PAGE / "report.html").read_text(encoding="utf-8")).substitute(
         policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",
         title=join([report.title]),
         subtitle=join([report.subtitle]),
-        style=(PAGE / "report.css").read_text(),
+        style=(PAGE / "report.css").read_text(encoding="utf-8"),
         script=script,
         links=join(tag("li", tag("a", title, href=f"#{name}")) for name, (title, body) in sections.items() if body),
         sections=join(

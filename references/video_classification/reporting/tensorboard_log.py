@@ -29,6 +29,11 @@ TAGS = {
 }
 
 
+def event_files(folder: Path) -> list[Path]:
+    """The files that TensorBoardLog wrote in a run's folder."""
+    return list((folder / FOLDER).glob("events.out.tfevents.*"))
+
+
 class TensorBoardLog:
     """Event files under `folder`/tensorboard.
 

@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import os
 import shutil
+import socket
 import sys
 import time
 import uuid
@@ -61,6 +62,25 @@ def init_process_group(device: torch.device) -> torch.device:
 def restart_count() -> int:
     """How often torchrun has restarted this run's processes."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+def launch_ids() -> list[str]:
+    """Identifies torchrun's launch of these processes, one text a machine; empty without torchrun.
+
+    It is the same in all attempts of a launch, and another in every launch: torchrun's own run id is `none` by default.
+    """
+    run_id, launcher = os.environ.get("TORCHELASTIC_RUN_ID"), os.getppid()
+    own = None if run_id is None else f"{run_id} {socket.gethostname()} {launcher} {_start_time(launcher)}"
+    return sorted({launch for launch in gather_objects(own) if launch is not None})
+
+
+def _start_time(process: int) -> str:
+    """When a process was started, in ticks since the machine was; empty where the system does not tell."""
+    try:
+        with open(f"/proc/{process}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[19].decode()
+    except (OSError, IndexError):
+        return ""
 
 
 def _check_shared_memory() -> None:

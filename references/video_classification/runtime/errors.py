@@ -11,8 +11,17 @@ class UserError(RuntimeError):
     """The message says what is wrong, with which file, and what to do; scripts print it and exit with code 1."""
 
 
+class CutShort(UserError):
+    """What ended a run can be removed, and the run continued; scripts add the command that continues it."""
+
+
 class MissingExtra(UserError):
     """An optional package is not installed; the message says how to install it."""
+
+
+def reason_of(error: Exception) -> str:
+    """Why, in words, without the name of the file: an OSError has no `strerror` where Python itself raises it."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def require(name: str) -> ModuleType:

@@ -111,4 +111,6 @@ def _launcher() -> list[str]:
     if count == 1:
         return ["python"]
     machines = [f"--nnodes={count // here}"] if count > here else []
-    return ["torchrun", *machines, f"--nproc_per_node={here}"]
+    restarts = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")
+    restarted = [] if restarts == "0" else [f"--max-restarts={restarts}"]
+    return ["torchrun", *machines, f"--nproc_per_node={here}", *restarted]

@@ -11,7 +11,7 @@ from evaluation.calibration import fit_temperature
 from evaluation.metrics import VideoResults
 from network.checkpoint import Checkpoint
 from network.models import load_state
-from reporting.run_folder import RunLog
+from reporting.run_folder import NON_FINITE, RunLog
 from reporting.run_report import RunReport
 from runtime.distributed import print_main, rank
 from runtime.errors import UserError
@@ -160,7 +160,7 @@ def _recalibrate(trainer: Trainer, clips: Clips) -> None:
 
 def _write_failed_batch(folder: Path, videos: VideoFolder, error: NonFiniteLoss) -> Path:
     """Writes the place and the videos of a step whose loss was not finite; returns the file."""
-    where = folder / f"non_finite_loss_rank{rank()}.json"
+    where = folder / NON_FINITE.format(rank())
     names = [videos.path(video) for video in error.videos]
     place = {"epoch": error.epoch, "step": error.step, "lr": error.lr, "loss": str(error.loss)}
     write_json(where, {**place, "videos": names})

@@ -5,8 +5,10 @@
 """
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runtime.arguments import check_folders, check_inputs, check_outputs
 from training.options import default_milestones, is_file_name
 
 if TYPE_CHECKING:
@@ -25,11 +27,15 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
         args.lr_milestones = default_milestones(args.epochs)
     if args.calibrate and args.test_only and not (args.resume or (args.weights and is_file_name(args.weights))):
         parser.error("--calibrate --test-only puts the temperature into a checkpoint: give it by --resume")
-    if args.resume and args.overwrite:
-        parser.error("--resume continues a run and --overwrite starts over: choose one")
+    if args.resume == "auto" and args.overwrite:
+        parser.error("--resume auto continues the run in --output-dir, and --overwrite removes it: choose one")
     if args.opt == "adamw" and args.momentum == 1:
         parser.error("--momentum is adamw's first beta: it must be below 1")
     check_recipe(parser, args)
+    check_inputs(parser, [("--teacher-logits", args.teacher_logits), ("--flip-map", args.flip_map)])
+    check_folders(parser, [("--cache-dir", args.cache_dir), ("--output-dir", args.output_dir)])
+    checkpoints = [args.resume, args.weights if args.weights and is_file_name(args.weights) else None]
+    check_outputs(parser, [("--save-logits", args.save_logits)], [*checkpoints, args.teacher_logits, args.flip_map])
 
 
 def check_sizes(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
@@ -91,6 +97,7 @@ def check_with_torch(parser: argparse.ArgumentParser, args: argparse.Namespace) 
 
     device = checked_device(parser, args.device)
     args.device, args.amp = str(device), resolve_amp(args.amp, device)
+    _check_inputs(parser, args)
     if args.cache_features and not args.test_only:
         _check_trunk(parser, args)
 
@@ -103,6 +110,23 @@ def checked_device(parser: argparse.ArgumentParser, name: str | None) -> "torch.
         return resolve_device(name)
     except ValueError as error:
         parser.error(str(error))
+
+
+def _check_inputs(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuses to read from a file that the run would replace or remove."""
+    from reporting.run_folder import is_own
+
+    if args.test_only or args.sanity_overfit or args.cache_only:
+        return
+    inputs = {
+        "--resume": args.resume if args.overwrite else None,
+        "--weights": args.weights if args.weights and is_file_name(args.weights) else None,
+        "--teacher-logits": args.teacher_logits,
+        "--flip-map": args.flip_map,
+    }
+    for flag, path in inputs.items():
+        if path and is_own(Path(path), args.output_dir):
+            parser.error(f"{flag} {path} is a file that a run in --output-dir replaces: choose another --output-dir")
 
 
 def _check_trunk(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:

@@ -117,7 +117,10 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Which network, from which weights, on which device."""
     group = parser.add_argument_group("model")
     group.add_argument(
-        "--model", default=MODELS[0], metavar="NAME", help=f"{', '.join(MODELS)} or another of torchvision's"
+        "--model",
+        default=MODELS[0],
+        metavar="NAME",
+        help=f"{', '.join(MODELS)}; torchvision's others train and predict, but cannot be exported",
     )
     group.add_argument(
         "--weights",
@@ -324,12 +327,15 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--resume",
         metavar="FILE|auto",
-        help="checkpoint to continue, or to validate with --test-only; auto: the newest valid one in --output-dir",
+        help="checkpoint to continue, or to validate with --test-only; auto: the newest valid one in --output-dir; "
+        "that of another run begins a branch, in a folder of its own",
     )
     group.add_argument(
         "--start-epoch", type=non_negative_int, metavar="N", help="start at this epoch, whatever the checkpoint says"
     )
-    group.add_argument("--overwrite", action="store_true", help="start over in a folder that holds a run's checkpoints")
+    group.add_argument(
+        "--overwrite", action="store_true", help="start over in a folder that holds a run, whose files are removed"
+    )
     group.add_argument(
         "--checkpoint-minutes",
         default=5.0,

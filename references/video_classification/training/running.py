@@ -18,11 +18,14 @@ from runtime.distributed import (
     DistributedError,
     init_process_group,
     is_distributed,
+    is_main,
+    launch_ids,
     print_main,
     restart_count,
     world_size,
 )
 from runtime.errors import require
+from runtime.files import check_writable
 from runtime.signals import ResumeCommand, StopRequest
 from training.engine import Trainer
 from training.options import default_values
@@ -33,8 +36,10 @@ from training.starting import (
     Start,
     check_same_start,
     checkpoint_to_resume,
+    count_best,
     folder_classes,
     is_file_name,
+    is_of_this_launch,
     start_from_checkpoint,
     start_from_weights,
 )
@@ -71,7 +76,7 @@ def find_start(args: argparse.Namespace, command: ResumeCommand) -> Start:
     """Reads the checkpoint or weights to begin with, which decide on the classes; notes in `args` what it resumes."""
     folders = folder_classes(args.data_path, args.test_only)
     trains = not (args.test_only or args.sanity_overfit)
-    if restart_count() and trains and (args.output_dir / NEWEST).exists():
+    if restart_count() and trains and is_of_this_launch(args.output_dir):
         args.resume, args.overwrite, args.start_epoch = "auto", False, None  # torchrun has started the run again
         command.has_saved = True
     if args.resume:
@@ -98,8 +103,14 @@ def check_start(args: argparse.Namespace, start: Start) -> None:
         check_fits(args.model, len(start.classes), args.clip_len, crop_size, args.trainable)
     if args.use_deterministic_algorithms and args.device.startswith("cuda") and not args.test_only:
         check_deterministic(args.model, len(start.classes), args.clip_len, args.train_crop_size, args.trainable)
-    if not (args.test_only or args.sanity_overfit):
-        check_run_folder(args.output_dir, start.path is not None, args.overwrite)
+    if args.sanity_overfit:
+        return
+    if not args.test_only:
+        check_run_folder(args.output_dir, start.continues(args.output_dir), args.overwrite)
+    if is_main():
+        check_writable("--output-dir", args.output_dir / NEWEST)
+        if args.save_logits:
+            check_writable("--save-logits", args.save_logits)
 
 
 def test(args: argparse.Namespace, start: Start, device: torch.device, begin: float) -> None:
@@ -148,11 +159,12 @@ def open_report(
 
 
 def open_log(args: argparse.Namespace, start: Start, progress: RunProgress) -> RunLog:
-    """Prepares --output-dir for writing."""
-    resumes = start.path is not None
-    open_run_folder(args.output_dir, plain({**vars(args), "classes": start.classes}), resumes, args.overwrite)
+    """Prepares --output-dir for writing; `progress` forgets a best epoch that is not there."""
+    continues = start.continues(args.output_dir)
+    open_run_folder(args.output_dir, plain({**vars(args), "classes": start.classes}), continues, args.overwrite)
+    count_best(start, args.output_dir, progress)
     log = RunLog(args.output_dir)
-    if resumes:
+    if continues:
         log.resume(progress.epoch)
     return log
 
@@ -176,18 +188,20 @@ def open_saver(
         command: is told when the run has saved.
     """
 
+    launch = launch_ids() or None  # asked of all processes, where rank 0 alone writes
+
     def state() -> Checkpoint:
-        args_then = plain(vars(args))
-        return replace(trainer.state(), classes=start.classes, preprocessing=val_preprocessing(args), args=args_then)
+        told = replace(trainer.state(), classes=start.classes, preprocessing=val_preprocessing(args), launch=launch)
+        return replace(told, args=plain(vars(args)))
 
     minutes, keep = args.checkpoint_minutes, args.keep_checkpoints
     return RunSaver(args.output_dir, progress, state, stop, command, minutes=minutes, keep=keep)
 
 
 def best_checkpoint(folder: Path, resumed: Path | None) -> Path:
-    """The checkpoint of the best epoch: of the run in `folder`, else of the run that it continued from `resumed`."""
-    before = [resumed.with_name(BEST), resumed] if resumed is not None else []
-    return next(path for path in [folder / BEST, *before] if path.is_file())
+    """The checkpoint of the best epoch of the run in `folder`; what it `resumed` where it has trained none."""
+    best = folder / BEST
+    return best if resumed is None or best.is_file() else resumed
 
 
 def _print_differences(args: argparse.Namespace, start: Start) -> None:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from network.checkpoint import NEWEST, Checkpoint, save_checkpoint, save_newest
+from network.checkpoint import NEWEST, Checkpoint, CheckpointError, save_checkpoint
 from runtime.distributed import barrier, gather_objects, is_main, maximum_over_processes, rank, world_size
+from runtime.errors import CutShort
 from runtime.signals import ResumeCommand, Stopped, StopRequest
 
 
@@ -92,7 +93,7 @@ class RunSaver:
 
         Raises:
             Stopped: it was.
-            CheckpointError: the checkpoint cannot be written; the last one is whole.
+            CutShort: the checkpoint cannot be written; the last one, if there is one, is whole.
         """
         self.progress.clips_seen += clips * world_size()
         self._totals = totals
@@ -131,7 +132,8 @@ class RunSaver:
         )
         if is_main():
             checkpoint = replace(self.progress.added_to(self._state()), temperature=temperature)
-            save_checkpoint(self.folder, checkpoint, is_best, self._keep)
+            with _cut_short_by_full_disks():
+                save_checkpoint(self.folder, checkpoint, is_best, self._keep)
         self._saved()
         if signal_number := maximum_over_processes([self._stop.signal_number])[0]:
             raise Stopped(signal_number)
@@ -140,9 +142,18 @@ class RunSaver:
         if self._totals is not None:
             self.progress.totals = gather_objects(self._totals)
         if is_main():
-            save_newest(self.folder / NEWEST, self.progress.added_to(self._state()))
+            with _cut_short_by_full_disks():
+                self.progress.added_to(self._state()).write(self.folder / NEWEST)
         self._saved()
 
     def _saved(self) -> None:
         self._last = time.monotonic()
         self._command.has_saved = True
+
+
+@contextlib.contextmanager
+def _cut_short_by_full_disks() -> Iterator[None]:
+    try:
+        yield
+    except CheckpointError as error:
+        raise CutShort(f"{error}. Make room") from error

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn, optim
 
-from network.checkpoint import Checkpoint, CheckpointError, newest_valid_checkpoint, set_rng_state
+from network.checkpoint import Checkpoint, CheckpointError, keep_best, newest_valid_checkpoint, set_rng_state
 from network.models import build_model, freeze, load_state, pretrained_state
-from runtime.distributed import gather_objects, print_main, world_size
+from reporting.run_folder import continues
+from runtime.distributed import broadcast_object, gather_objects, is_main, launch_ids, print_main, world_size
 from training.options import is_file_name
 from training.saving import RunProgress
 from videos.folder import class_folders
@@ -25,6 +26,10 @@ class Start:
     keep_head: bool = False  # whether the last layer is among them
     checkpoint: Checkpoint | None = None  # to continue, or to validate
     path: Path | None = None  # of that checkpoint
+
+    def continues(self, folder: Path) -> bool:
+        """Whether it goes on with the run in `folder`, and does not branch off another."""
+        return continues(self.path, folder)
 
 
 def start_from_checkpoint(path: Path, checkpoint: Checkpoint, folders: Sequence[str], trains: bool = False) -> Start:
@@ -66,11 +71,30 @@ def checkpoint_to_resume(resume: str, folder: Path, trains: bool = True) -> tupl
     for problem in problems:
         print_main(f"{problem}: taking the one before")
     if found is None and problems:
-        raise CheckpointError(f"no checkpoint in {folder} can be read: begin anew with --overwrite")
+        raise CheckpointError(f"no checkpoint in {folder} can be read: begin anew with --overwrite instead of --resume")
     if found is None and not trains:
         raise CheckpointError(f"--resume auto: there is no checkpoint in {folder}")
     print_main(f"--resume auto: {found[0] if found else f'no checkpoint in {folder} yet, beginning anew'}")
     return found
+
+
+def is_of_this_launch(folder: Path) -> bool:
+    """Whether this launch of torchrun, in an attempt before, wrote the newest checkpoint of the run in `folder`."""
+    found, _ = newest_valid_checkpoint(folder)
+    written_by = found[1].launch or [] if found is not None else []
+    return not set(written_by).isdisjoint(launch_ids())
+
+
+def count_best(start: Start, folder: Path, progress: RunProgress) -> None:
+    """Has the best epoch counted anew where its checkpoint is not in `folder`, since the run reports on that file."""
+    if start.checkpoint is None or progress.best_video_acc1 < 0:
+        return
+    is_kept = start.continues(folder) and is_main() and keep_best(folder, start.checkpoint, progress.epoch)
+    if not broadcast_object(is_kept):
+        print_main(
+            f"The best epoch before has no checkpoint in {folder}: the best is counted from epoch {progress.epoch}"
+        )
+        progress.best_video_acc1, progress.epochs_since_best = -1.0, 0
 
 
 def check_same_start(start: Start) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from runtime.columns import Ragged
 from runtime.errors import UserError
+from runtime.files import name_of, text_of
 
 # As the dataset tools take for videos, or a file that they placed and checked would be ignored in training.
 VIDEO_ENDINGS: tuple[str, ...] = (".mp4", ".m4v", ".mov", ".3gp", ".avi", ".mkv", ".webm", ".ts", ".mts", ".m2ts")
@@ -46,10 +47,10 @@ class VideoFolder:
             )
         names, labels, sizes, mtimes = [], [], [], []
         for folder in folders:
-            for entry in sorted(os.scandir(self.root / folder), key=lambda entry: entry.name):
+            for entry in sorted(os.scandir(self.root / name_of(folder)), key=lambda entry: text_of(entry.name)):
                 if entry.name.lower().endswith(VIDEO_ENDINGS) and not entry.name.startswith("."):
                     status = _status(entry)
-                    names.append(f"{folder}/{entry.name}")
+                    names.append(f"{folder}/{text_of(entry.name)}")
                     labels.append(label_of[folder])
                     sizes.append(status.st_size)
                     mtimes.append(status.st_mtime_ns)
@@ -64,14 +65,15 @@ class VideoFolder:
 
     def path(self, video: int) -> str:
         """The path of the file."""
-        return os.path.join(self.root, self.names.string(video))
+        return os.path.join(self.root, name_of(self.names.string(video)))
 
 
 def class_folders(root: Path) -> list[str]:
-    """The sorted names of the folders in `root`. Raises DatasetError where there is no such folder."""
+    """The sorted names of the folders in `root`, as text. Raises DatasetError where there is no such folder."""
     if not root.is_dir():
         raise DatasetError(f"{root} is not a folder: expected train/<class>/ and val/<class>/ under --data-path")
-    return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+    folders = (entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+    return sorted(map(text_of, folders))
 
 
 def _status(entry: os.DirEntry) -> os.stat_result:

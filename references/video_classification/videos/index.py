@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from runtime.columns import Ragged, pack_columns, unpack_columns
+from runtime.errors import reason_of
 from runtime.files import replaced_file
 from runtime.progress import Progress
 from runtime.worker_pool import WorkerDied, map_in_workers
@@ -232,4 +233,4 @@ def _save(store: Path, files: Files, index: VideoIndex, with_motion: bool) -> No
         with replaced_file(store) as file:
             file.write(pack_columns(columns))
     except OSError as error:
-        print(f"The index cannot be kept in {store} ({error.strerror}): the next run scans again", flush=True)
+        print(f"The index cannot be kept in {store} ({reason_of(error)}): the next run scans again", flush=True)
