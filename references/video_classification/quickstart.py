@@ -138,7 +138,9 @@ def run(command: list[str]) -> str:
 
 def summary(test_output: str, seconds: float) -> str:
     """The result, from the output of the last step."""
-    accuracy, count = (re.findall(pattern, test_output)[0] for pattern in (r"Video Acc@1 (\S+)", r"(\d+) videos"))
+    accuracy, count = (
+        re.findall(pattern, test_output)[0] for pattern in (r"Video Acc@1 (\S+)", r"(\d+) videos, \d+ clips")
+    )
     height, width = FRAME_SIZE
     return (
         f"\nVideo Acc@1 {accuracy} on {count} videos of people and rooms not seen in training "

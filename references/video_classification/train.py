@@ -43,7 +43,6 @@ def run(args: argparse.Namespace, command: ResumeCommand) -> None:
     from runtime.distributed import print_main
     from training import loop, recipe, running
     from training.overfitting import check_overfits
-    from training.screen import print_plan
 
     begin = time.monotonic()
     device = running.set_up(args)
@@ -66,7 +65,7 @@ def run(args: argparse.Namespace, command: ResumeCommand) -> None:
 
     if progress.epoch < args.epochs:
         epochs = range(progress.epoch, args.epochs)
-        print_plan(network.model, args.model, train_inputs, len(start.classes), epochs)
+        running.print_start(args, start, network, val_inputs, train_inputs, epochs, targets.counted_by)
     else:
         print_main(f"Nothing is left to train: the next epoch is {progress.epoch}, --epochs {args.epochs}")
         if start.path is None or (args.output_dir / REPORT).is_file():

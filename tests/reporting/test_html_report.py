@@ -30,7 +30,7 @@ def report_of(evaluation, epochs=6, mistakes=3):
             "This run": {"lr": 0.01, "weights": None, "epochs": 45, "data_path": "/data/" + "very_long_" * 30},
             "Software": {"torch": "2.9"},
         },
-        {"lr": 0.1, "weights": None, "epochs": 45, "data_path": None},
+        {"This run": {"lr": 0.1, "weights": None, "epochs": 45, "data_path": None}},
     )
 
 

@@ -18,7 +18,7 @@ from caching.clip_cache import CacheSettings, ClipCache, write_unreadable
 from caching.jpeg import encode_jpeg
 from caching.shards import CacheError, ShardWriter
 from runtime.columns import Ragged
-from runtime.distributed import gather_objects, is_main, rank, world_size
+from runtime.distributed import gather_objects, is_main, print_main, rank, world_size
 from runtime.files import replaced_file
 from runtime.progress import Progress
 from runtime.worker_pool import WorkerDied, map_in_workers
@@ -188,11 +188,14 @@ def _prepare(cache: ClipCache, stack: contextlib.ExitStack, later: Sequence[Clip
     ):
         file.write(json.dumps(cache.settings.key(cache.files.root), indent=2).encode())
     if len(cache.missing):
-        raw = sum(map(_raw_bytes, [cache, *later]))
-        jpeg = int(raw * JPEG_SHARE)
+        own, *others = map(_raw_bytes, [cache, *later])
+        raw, jpeg = own + sum(others), int((own + sum(others)) * JPEG_SHARE)
         is_raw = cache.settings.encoding == "raw"
         advice = f"; --cache-format jpeg would need about {gigabytes(jpeg)}" if is_raw else ""
         check_space(cache.folder, raw if is_raw else jpeg, "the clip cache needs", advice)
+        size = gigabytes(own if is_raw else own * JPEG_SHARE)
+        count = f"{len(cache.missing)} of {len(cache.files)} videos"
+        print_main(f"Clip cache: {count} in {cache.files.root} to decode, about {size}")
 
 
 def entry_writer(folder: Path, files: Files) -> ShardWriter:

@@ -352,7 +352,10 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--tensorboard", action="store_true", help="also write events to <output-dir>/tensorboard")
     group.add_argument(
-        "--print-freq", default=10, type=positive_int, metavar="STEPS", help="steps between two lines (10)"
+        "--print-freq",
+        type=positive_int,
+        metavar="STEPS",
+        help="where there is no terminal, print a line every so many steps (every half minute)",
     )
 
 
