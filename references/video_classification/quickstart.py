@@ -74,6 +74,11 @@ def run_pipeline(output_dir: Path, weights: str | None, seed: int) -> None:
     generate(output_dir / "release", seed)
     outputs = [run(command) for command in commands(output_dir, weights, seed)]
     print(summary(outputs[-1], time.monotonic() - start))
+    print(
+        "\nWhat to do next: read the report, label videos of your own, see what a training on your own data will take.\n"
+    )
+    for command in next_commands(output_dir):
+        print(f"  python {shlex.join(command)}")
 
 
 def check_output_dir(output_dir: Path, weights: str | None) -> None:
@@ -138,9 +143,8 @@ def run(command: list[str]) -> str:
 
 def summary(test_output: str, seconds: float) -> str:
     """The result, from the output of the last step."""
-    accuracy, count = (
-        re.findall(pattern, test_output)[0] for pattern in (r"Video Acc@1 (\S+)", r"(\d+) videos, \d+ clips")
-    )
+    accuracy, *_ = re.findall(r"Video Acc@1 (\S+)", test_output)
+    count, *_ = re.findall(r"(\d+) videos, \d+ clips", test_output)
     height, width = FRAME_SIZE
     return (
         f"\nVideo Acc@1 {accuracy} on {count} videos of people and rooms not seen in training "
@@ -148,6 +152,17 @@ def summary(test_output: str, seconds: float) -> str:
         f"Small frames ({height}x{width} pixels), short clips ({CLIP_LEN} frames), generated videos: "
         "this shows that the pipeline works,\nnot how well it does on real ones."
     )
+
+
+def next_commands(output_dir: Path) -> list[list[str]]:
+    """What to type after the quickstart, as arguments of python; each works as it is."""
+    predict, train = (os.path.relpath(SCRIPTS / name) for name in ("predict.py", "train.py"))
+    run_dir, dataset = output_dir / "run", output_dir / "full_dataset"
+    return [
+        ["-m", "webbrowser", (run_dir / "report.html").resolve().as_uri()],
+        [predict, f"{run_dir / 'model_best.pth'}", f"{dataset / 'val' / EXERCISES[0].replace(' ', '_')}"],
+        [train, "--data-path", f"{dataset}", "--trainable", "all", "--cache-dataset", "--plan"],
+    ]
 
 
 if __name__ == "__main__":

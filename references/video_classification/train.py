@@ -43,9 +43,13 @@ def run(args: argparse.Namespace, command: ResumeCommand) -> None:
     from runtime.distributed import print_main
     from training import loop, recipe, running
     from training.overfitting import check_overfits
+    from training.planning import print_plan
 
     begin = time.monotonic()
     device = running.set_up(args)
+    if args.plan:
+        print_plan(args, device, command)
+        return
     if args.cache_only:
         running.build_cache(args)
         return

@@ -5,6 +5,7 @@
 """
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,10 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
     check_sizes(parser, args)
     check_selection(parser, args)
     fill_in(args)
+    if args.plan and (args.test_only or args.cache_only or args.sanity_overfit):
+        parser.error("--plan is of a training: leave out --test-only, --cache-only and --sanity-overfit")
+    if args.plan and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        parser.error("--plan tries things in one process: run it by python, without torchrun")
     if args.calibrate and args.test_only and not (args.resume or (args.weights and is_file_name(args.weights))):
         parser.error("--calibrate --test-only puts the temperature into a checkpoint: give it by --resume")
     if args.resume and args.overwrite:

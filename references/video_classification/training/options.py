@@ -343,6 +343,11 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="K",
         help="epochs whose checkpoints are kept, besides the best and the newest (all)",
     )
+    group.add_argument(
+        "--plan",
+        action="store_true",
+        help="only say what the training will take: videos, space, time, and what would stop it; exit code 1 then",
+    )
     group.add_argument("--test-only", action="store_true", help="only validate; overwrites nothing of a run")
     group.add_argument(
         "--sanity-overfit", action="store_true", help="only overfit one batch; exit code 1 if that fails"
