@@ -74,9 +74,7 @@ def run_pipeline(output_dir: Path, weights: str | None, seed: int) -> None:
     generate(output_dir / "release", seed)
     outputs = [run(command) for command in commands(output_dir, weights, seed)]
     print(summary(outputs[-1], time.monotonic() - start))
-    print(
-        "\nWhat to do next: read the report, label videos of your own, see what a training on your own data will take.\n"
-    )
+    print("\nWhat to do next: read the report, label other videos, see what a training on other data will take.")
     for command in next_commands(output_dir):
         print(f"  python {shlex.join(command)}")
 

@@ -146,8 +146,8 @@ def space_problems(needs: Mapping[str, Need]) -> list[str]:
             parts = ", ".join(f"{name} {gigabytes(need.bytes)}" for name, need in group.items())
             largest = max(group.values(), key=lambda need: need.bytes)
             problems.append(
-                f"the disk of {folder} has {gigabytes(free)} free, and the run needs {gigabytes(total)} ({parts}): make "
-                f"room, name another disk by --cache-dir or --output-dir, or: {largest.remedy}"
+                f"the disk of {folder} has {gigabytes(free)} free, and the run needs {gigabytes(total)} ({parts}): "
+                f"make room, name another disk by --cache-dir or --output-dir, or: {largest.remedy}"
             )
     return problems
 

@@ -226,7 +226,8 @@ def _print_tree(args: argparse.Namespace, tree: Tree, warnings: list[str]) -> No
     sizes = [train for train, _ in counts.values() if train]
     kinds = [("training", tree.train), ("validation", tree.val)]
     videos = ", ".join(f"{len(split)} {kind} videos ({gigabytes(split.sizes.sum())})" for kind, split in kinds)
-    spread = f"{min(sizes)} to {max(sizes)} training videos a class"
+    least, most = min(sizes), max(sizes)
+    spread = f"{least} training videos a class" if least == most else f"{least} to {most} training videos a class"
     print_entries({"Data": f"{args.data_path}: {len(classes)} classes, {videos}; {spread}"})
     width = max(len("class"), *map(len, counts))
     print_main(f"\n  {'class':<{width}}  {'train':>7}  {'val':>7}  mirrored in training")

@@ -70,13 +70,14 @@ def try_videos(paths: Sequence[str], settings: CacheSettings, num_workers: int, 
         paths: of the videos.
         settings: of the clip cache.
         num_workers: processes.
-        seconds: after which no more are waited for.
+        seconds: after the first, when no more are waited for; starting the workers is not counted.
     """
     results = map_in_workers(TryVideo(settings), paths, num_workers, on_death=_by_death)
-    tried, begin = [], time.monotonic()
+    tried, begin = [], None
     with contextlib.closing(results):
         for result in results:
             tried.append(result)
+            begin = time.monotonic() if begin is None else begin
             if time.monotonic() - begin >= seconds:
                 break
     return tried
