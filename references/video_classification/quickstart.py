@@ -129,10 +129,12 @@ def run(command: list[str]) -> str:
     """Prints a command, runs it, and shows and returns its output. Raises StepError if it fails."""
     print(f"\n$ python {shlex.join(command)}", flush=True)
     lines = []
+    # The command's progress bar may stand where the line comes.
+    clear = "\r\033[K" if sys.stdout.isatty() and sys.stderr.isatty() else ""
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True, env=environment) as process:
         for line in process.stdout or ():
-            print(line, end="", flush=True)
+            print(f"{clear}{line}", end="", flush=True)
             lines.append(line)
     if process.returncode:
         raise StepError(f"{command[0]} ended with exit code {process.returncode}; see above")

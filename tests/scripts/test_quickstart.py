@@ -65,6 +65,17 @@ def test_step_is_printed_as_a_user_types_it_and_its_output_is_shown(tmp_path, ca
     assert capfd.readouterr().out == f"\n$ python '{script}' 'a b'\nthe output\n"
 
 
+def test_the_next_commands_parse_and_have_real_paths(tmp_path):
+    report, predict, plan = quickstart.next_commands(tmp_path)
+    assert report[:2] == ["-m", "webbrowser"] and report[2] == (tmp_path / "run" / "report.html").as_uri()
+    predicted = parse(predict)
+    assert Path(predicted.checkpoint) == tmp_path / "run" / "model_best.pth"
+    exercise = quickstart.EXERCISES[0].replace(" ", "_")
+    assert predicted.videos == [str(tmp_path / "full_dataset" / "val" / exercise)]
+    planned = parse(plan)
+    assert planned.plan and planned.data_path == tmp_path / "full_dataset"
+
+
 def test_summary_tells_accuracy_chance_and_what_is_small():
     text = quickstart.summary(
         " * Clip Acc@1 90.000 Clip Acc@5 100.000\n * Video Acc@1 91.000 Video Acc@5 100.000\n   100 videos, 100 clips",

@@ -34,7 +34,7 @@ def test_mixed_strong_training_runs_and_says_what_accuracy_is_against(options, f
     out = capsys.readouterr().out
     words = " ".join(out.split())
     assert "training accuracy is against the dominant label of mixed clips" in words
-    assert "effective batch 4 (4 clips)" in words and "3 steps each, 3 in all" in words
+    assert "effective batch 4 clips;" in words and "3 steps each, 3 in all" in words
     assert "--mixup-alpha 0.2" in words and "--lr-milestones" not in words
 
 

@@ -24,8 +24,8 @@ def test_the_schedule_tells_of_clips_that_come_twice(processes, words, monkeypat
     monkeypatch.setattr(splits, "world_size", lambda: processes)
     told = screen.schedule_words(TRAIN, range(1), "sgd")
     assert words in told if words else "twice" not in told
-    product = "4 clips x 3 processes" if processes == 3 else "4 clips"
-    assert f"effective batch {4 * processes} ({product})" in told
+    product = " (4 clips x 1 batches x 3 processes)" if processes == 3 else ""
+    assert f"effective batch {4 * processes} clips{product}; sgd" in told
 
 
 def test_the_data_are_counted_with_what_is_left_out_or_turned():
@@ -47,7 +47,7 @@ def test_the_clips_line_says_whether_the_cache_was_there():
 
 def test_an_epochs_line_has_its_figures():
     assert screen.epoch_line(ENTRY, 80.2, "0:12:34") == (
-        "Epoch: [12] loss 0.5679, Acc@1 train 81.2 val 79.1 best 80.2, lr 0.0081, 120.0 s, waiting 5 %, eta 0:12:34"
+        "Epoch: [12] loss 0.568, Acc@1 train 81.2 val 79.1 best 80.2, lr 0.0081, 120 s, 5 % wait, eta 0:12:34"
     )
 
 

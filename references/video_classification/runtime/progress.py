@@ -11,6 +11,8 @@ from tqdm import tqdm
 
 from runtime.distributed import is_main, print_main
 
+# Without percentage and steps a second, so that the values have room on a screen of 100 columns.
+STEPS_BAR = "{desc}  {n_fmt}/{total_fmt} |{bar}| {elapsed}<{remaining}{postfix}"
 SECONDS_BETWEEN_LINES = 30.0  # so that one comes at least every minute, where no step takes longer than half of that
 
 
@@ -50,8 +52,8 @@ class Progress:
 
     def _line(self, note: str) -> str:
         rate = self._done / (time.monotonic() - self._start)
-        remaining = (self._total - self._done) / rate
-        line = f"{self._description}: {self._done}/{self._total} {self._unit}s, {rate:.1f}/s, eta {remaining:.0f} s"
+        eta = remaining_time(self._start, self._done, self._total)
+        line = f"{self._description}: {self._done}/{self._total} {self._unit}s, {rate:.1f}/s, eta {eta}"
         return f"{line}, {note}" if note else line
 
 
@@ -89,7 +91,12 @@ class StepMeter:
         self._bar = None
         if is_main() and sys.stderr.isatty():
             self._bar = tqdm(
-                desc=header, total=num_steps, initial=first_step, unit="step", dynamic_ncols=True, leave=False
+                desc=header,
+                total=num_steps,
+                initial=first_step,
+                dynamic_ncols=True,
+                leave=False,
+                bar_format=STEPS_BAR,
             )
         self._start = time.perf_counter()
         self.data_seconds = 0.0  # spent waiting for batches

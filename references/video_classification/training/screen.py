@@ -97,10 +97,11 @@ def schedule_words(clips: Clips, epochs: range, rate: str) -> str:
     options, steps = clips.options, clips.steps_per_epoch()
     repeated = -len(clips.videos) * options.clips_per_video % world_size()
     factors = [(options.batch_size, "clips"), (options.batches_per_step, "batches"), (world_size(), "processes")]
-    product = " x ".join(f"{count} {what}" for count, what in factors if count > 1)
+    product = " x ".join(f"{count} {what}" for count, what in factors)
+    product = f" ({product})" if clips.clips_per_step() > options.batch_size else ""
     return (
         f"epochs {epochs.start} to {epochs.stop - 1}, {steps} steps each, {steps * len(epochs)} in all; "
-        f"effective batch {clips.clips_per_step()} ({product or 'a clip'}); {rate}"
+        f"effective batch {clips.clips_per_step()} clips{product}; {rate}"
         + (f"; {repeated} clips an epoch come twice, for every process to take the same steps" if repeated else "")
     )
 
@@ -126,9 +127,9 @@ def epoch_line(entry: Mapping[str, Any], best: float, eta: str) -> str:
     """
     seconds, waited = (entry[name] + entry[f"val_{name}"] for name in ("seconds", "data_seconds"))
     return (
-        f"Epoch: [{entry['epoch']}] loss {entry['train_loss']:.4f}, Acc@1 train {entry['train_clip_acc1']:.1f} "
+        f"Epoch: [{entry['epoch']}] loss {entry['train_loss']:.3f}, Acc@1 train {entry['train_clip_acc1']:.1f} "
         f"val {entry['val_video_acc1']:.1f} best {best:.1f}, lr {entry['lr']:.2g}, "
-        f"{seconds:.1f} s, waiting {100 * waited / max(seconds, 1e-9):.0f} %, eta {eta}"
+        f"{seconds:.{0 if seconds >= 10 else 1}f} s, {100 * waited / max(seconds, 1e-9):.0f} % wait, eta {eta}"
     )
 
 
