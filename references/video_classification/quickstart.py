@@ -24,6 +24,7 @@ SCRIPTS = Path(__file__).resolve().parent
 NUM_PARTS = 4  # folders of a generated release
 EXERCISES = ("jumping jacks", "side lunges", "squats", "toe touches")
 VIDEOS_PER_CLASS = {"train": 100, "val": 25}
+SCREEN_WIDTH = 100
 # Small, so that two CPU cores learn it in minutes. Frames are generated larger and resized, as real ones are.
 CLIP_LEN = 8
 FRAME_SIZE = (20, 20)
@@ -76,7 +77,7 @@ def run_pipeline(output_dir: Path, weights: str | None, seed: int) -> None:
     print(summary(outputs[-1], time.monotonic() - start))
     print("\nWhat to do next: read the report, label other videos, see what a training on other data will take.")
     for command in next_commands(output_dir):
-        print(f"  python {shlex.join(command)}")
+        print(f"  {shell_command(command, indent='      ')}")
 
 
 def check_output_dir(output_dir: Path, weights: str | None) -> None:
@@ -127,7 +128,7 @@ def commands(output_dir: Path, weights: str | None, seed: int) -> list[list[str]
 
 def run(command: list[str]) -> str:
     """Prints a command, runs it, and shows and returns its output. Raises StepError if it fails."""
-    print(f"\n$ python {shlex.join(command)}", flush=True)
+    print(f"\n$ {shell_command(command)}", flush=True)
     lines = []
     # The command's progress bar may stand where the line comes.
     clear = "\r\033[K" if sys.stdout.isatty() and sys.stderr.isatty() else ""
@@ -141,6 +142,18 @@ def run(command: list[str]) -> str:
     return "".join(lines)
 
 
+def shell_command(command: list[str], indent: str = "    ") -> str:
+    """A command as a user types it, in lines that fit the screen and end in a backslash but for the last."""
+    lines = ["python"]
+    for word in map(shlex.quote, command):
+        if len(lines[-1]) + len(word) > SCREEN_WIDTH - 5:  # a space, a backslash, and "$ "
+            lines[-1] += " \\"
+            lines.append(f"{indent}{word}")
+        else:
+            lines[-1] += f" {word}"
+    return "\n".join(lines)
+
+
 def summary(test_output: str, seconds: float) -> str:
     """The result, from the output of the last step."""
     accuracy, *_ = re.findall(r"Video Acc@1 (\S+)", test_output)
@@ -148,9 +161,9 @@ def summary(test_output: str, seconds: float) -> str:
     height, width = FRAME_SIZE
     return (
         f"\nVideo Acc@1 {accuracy} on {count} videos of people and rooms not seen in training "
-        f"(chance: {100 / len(EXERCISES):.3f}), {seconds:.0f} seconds in all.\n"
-        f"Small frames ({height}x{width} pixels), short clips ({CLIP_LEN} frames), generated videos: "
-        "this shows that the pipeline works,\nnot how well it does on real ones."
+        f"(chance: {100 / len(EXERCISES):.3f}),\n"
+        f"{seconds:.0f} seconds in all. Small frames ({height}x{width} pixels), short clips ({CLIP_LEN} frames) and "
+        "generated videos\nshow that the pipeline works, not how well it does on real ones."
     )
 
 

@@ -1,6 +1,7 @@
 import importlib
 import json
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -74,6 +75,14 @@ def test_the_next_commands_parse_and_have_real_paths(tmp_path):
     assert predicted.videos == [str(tmp_path / "full_dataset" / "val" / exercise)]
     planned = parse(plan)
     assert planned.plan and planned.data_path == tmp_path / "full_dataset"
+
+
+def test_a_long_command_is_one_for_the_shell_and_fits_the_screen():
+    command = ["say.py", *(f"--flag-{number}" for number in range(30)), "a b"]
+    text = quickstart.shell_command(command)
+    lines = text.splitlines()
+    assert len(lines) > 2 and max(map(len, lines)) <= 98
+    assert shlex.split(text) == ["python", *command]
 
 
 def test_summary_tells_accuracy_chance_and_what_is_small():

@@ -149,6 +149,8 @@ def print_results(
         print_main(f" * {name} Acc@1 {accuracy.top1:.3f} {name} Acc@5 {accuracy.top5:.3f}")
     not_scored = f", {skipped} unreadable videos not scored" if skipped else ""
     how = f"; {rule}; pixels: {pixels}" if in_full else ""
-    print_main(f"   {len(results.videos)} videos, {results.clip.count} clips{not_scored}{how}; loss {results.loss:.4f}")
+    counts = f"{len(results.videos)} videos, {results.clip.count} clips{not_scored}"
+    text = f"{counts}{how}; loss {results.loss:.4f}"
+    print_main(textwrap.fill(text, SCREEN_WIDTH, initial_indent="   ", subsequent_indent="   "))
     if turned and in_full:
         print_main(f"   {turned} of them turned or mirrored for display, which the challenge's evaluator would not do")
