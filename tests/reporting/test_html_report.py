@@ -313,6 +313,18 @@ def test_the_values_under_the_pointer_are_shown(browser, pages):
     assert browser.evaluate(shown) == ["epoch 2: training 0.6667, validation 0.6733"]
 
 
+def test_what_is_folded_is_printed(browser, pages):
+    browser.open(pages["small"], 1400)
+    is_open = "[...document.querySelectorAll('details')].map((folded) => folded.open)"
+    assert set(browser.evaluate(is_open)) == {False}
+    browser.evaluate("document.querySelector('details').open = true")
+    before = browser.evaluate(is_open)
+    browser.evaluate(f"addEventListener('beforeprint', () => {{ window.printed = {is_open}; }})")
+    browser.call("Page.printToPDF")
+    assert set(browser.evaluate("window.printed")) == {True}
+    assert browser.evaluate(is_open) == before
+
+
 def test_92_classes_are_legible(browser, pages):
     browser.open(pages["92 classes"], 1400)
     sizes = browser.evaluate(
