@@ -24,6 +24,7 @@ SCRIPTS = Path(__file__).resolve().parent
 NUM_PARTS = 4  # folders of a generated release
 EXERCISES = ("jumping jacks", "side lunges", "squats", "toe touches")
 VIDEOS_PER_CLASS = {"train": 100, "val": 25}
+SCREEN_WIDTH = 100
 # Small, so that two CPU cores learn it in minutes. Frames are generated larger and resized, as real ones are.
 CLIP_LEN = 8
 FRAME_SIZE = (20, 20)
@@ -83,6 +84,9 @@ def run_pipeline(output_dir: Path, weights: str | None, seed: int) -> None:
     generate(output_dir / "release", seed)
     outputs = [run(command) for command in commands(output_dir, weights, seed)]
     print(summary(outputs[-1], time.monotonic() - start))
+    print("\nWhat to do next: read the report, label other videos, see what a training on other data will take.")
+    for command in next_commands(output_dir):
+        print(f"  {shell_command(command, indent='      ')}")
 
 
 def check_output_dir(output_dir: Path, weights: str | None) -> None:
@@ -133,29 +137,55 @@ def commands(output_dir: Path, weights: str | None, seed: int) -> list[list[str]
 
 def run(command: list[str]) -> str:
     """Prints a command, runs it, and shows and returns its output. Raises StepError if it fails."""
-    print(f"\n$ python {shlex.join(command)}", flush=True)
+    print(f"\n$ {shell_command(command)}", flush=True)
     lines = []
+    # The command's progress bar may stand where the line comes.
+    clear = "\r\033[K" if sys.stdout.isatty() and sys.stderr.isatty() else ""
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
     whole = [sys.executable, *command]
     with subprocess.Popen(whole, stdout=subprocess.PIPE, encoding="utf-8", env=environment) as process:
         for line in process.stdout or ():
-            print(line, end="", flush=True)
+            print(f"{clear}{line}", end="", flush=True)
             lines.append(line)
     if process.returncode:
         raise StepError(f"{command[0]} ended with exit code {process.returncode}; see above")
     return "".join(lines)
 
 
+def shell_command(command: list[str], indent: str = "    ") -> str:
+    """A command as a user types it, in lines that fit the screen and end in a backslash but for the last."""
+    lines = ["python"]
+    for word in map(shlex.quote, command):
+        if len(lines[-1]) + len(word) > SCREEN_WIDTH - 5:  # a space, a backslash, and "$ "
+            lines[-1] += " \\"
+            lines.append(f"{indent}{word}")
+        else:
+            lines[-1] += f" {word}"
+    return "\n".join(lines)
+
+
 def summary(test_output: str, seconds: float) -> str:
     """The result, from the output of the last step."""
-    accuracy, count = (re.findall(pattern, test_output)[0] for pattern in (r"Video Acc@1 (\S+)", r"(\d+) videos"))
+    accuracy, *_ = re.findall(r"Video Acc@1 (\S+)", test_output)
+    count, *_ = re.findall(r"(\d+) videos, \d+ clips", test_output)
     height, width = FRAME_SIZE
     return (
         f"\nVideo Acc@1 {accuracy} on {count} videos of people and rooms not seen in training "
-        f"(chance: {100 / len(EXERCISES):.3f}), {seconds:.0f} seconds in all.\n"
-        f"Small frames ({height}x{width} pixels), short clips ({CLIP_LEN} frames), generated videos: "
-        "this shows that the pipeline works,\nnot how well it does on real ones."
+        f"(chance: {100 / len(EXERCISES):.3f}),\n"
+        f"{seconds:.0f} seconds in all. Small frames ({height}x{width} pixels), short clips ({CLIP_LEN} frames) and "
+        "generated videos\nshow that the pipeline works, not how well it does on real ones."
     )
+
+
+def next_commands(output_dir: Path) -> list[list[str]]:
+    """What to type after the quickstart, as arguments of python; each works as it is."""
+    predict, train = (os.path.relpath(SCRIPTS / name) for name in ("predict.py", "train.py"))
+    run_dir, dataset = output_dir / "run", output_dir / "full_dataset"
+    return [
+        ["-m", "webbrowser", (run_dir / "report.html").resolve().as_uri()],
+        [predict, f"{run_dir / 'model_best.pth'}", f"{dataset / 'val' / EXERCISES[0].replace(' ', '_')}"],
+        [train, "--data-path", f"{dataset}", "--trainable", "all", "--cache-dataset", "--plan"],
+    ]
 
 
 if __name__ == "__main__":

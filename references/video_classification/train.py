@@ -43,10 +43,13 @@ def run(args: argparse.Namespace, command: ResumeCommand) -> None:
     from runtime.distributed import broadcast_object, print_main
     from training import loop, recipe, running
     from training.overfitting import check_overfits
-    from training.screen import print_plan
+    from training.planning import print_plan
 
     begin = time.monotonic()
     device = running.set_up(args)
+    if args.plan:
+        print_plan(args, device, command)
+        return
     if args.cache_only:
         running.build_cache(args)
         return
@@ -66,7 +69,7 @@ def run(args: argparse.Namespace, command: ResumeCommand) -> None:
 
     if progress.epoch < args.epochs:
         epochs = range(progress.epoch, args.epochs)
-        print_plan(network.model, args.model, train_inputs, len(start.classes), epochs)
+        running.print_start(args, start, network, val_inputs, train_inputs, epochs, targets.counted_by)
     else:
         print_main(f"Nothing is left to train: the next epoch is {progress.epoch}, --epochs {args.epochs}")
         if not start.continues(args.output_dir) or broadcast_object((args.output_dir / REPORT).is_file()):

@@ -302,7 +302,7 @@ def test_too_little_space_is_said_before_any_work(folder, monkeypatch, computed_
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10, 10, 100))
     with pytest.raises(
-        CacheError, match=r"the features need about 0.0 GB in .*features, where .* are free: .*--cache-dir"
+        CacheError, match=r"the features need about 0 MB in .*features, where .* are free: .*--cache-dir"
     ):
         Features(folder, "1")
     assert not computed_samples and not shards_of(folder)

@@ -30,7 +30,7 @@ def report_of(evaluation, epochs=6, mistakes=3):
             "This run": {"lr": 0.01, "weights": None, "epochs": 45, "data_path": "/data/" + "very_long_" * 30},
             "Software": {"torch": "2.9"},
         },
-        {"lr": 0.1, "weights": None, "epochs": 45, "data_path": None},
+        {"This run": {"lr": 0.1, "weights": None, "epochs": 45, "data_path": None}},
     )
 
 
@@ -311,6 +311,18 @@ def test_the_values_under_the_pointer_are_shown(browser, pages):
     )
     browser.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
     assert browser.evaluate(shown) == ["epoch 2: training 0.6667, validation 0.6733"]
+
+
+def test_what_is_folded_is_printed(browser, pages):
+    browser.open(pages["small"], 1400)
+    is_open = "[...document.querySelectorAll('details')].map((folded) => folded.open)"
+    assert set(browser.evaluate(is_open)) == {False}
+    browser.evaluate("document.querySelector('details').open = true")
+    before = browser.evaluate(is_open)
+    browser.evaluate(f"addEventListener('beforeprint', () => {{ window.printed = {is_open}; }})")
+    browser.call("Page.printToPDF")
+    assert set(browser.evaluate("window.printed")) == {True}
+    assert browser.evaluate(is_open) == before
 
 
 def test_92_classes_are_legible(browser, pages):

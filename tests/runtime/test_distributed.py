@@ -43,7 +43,7 @@ def alone(options, tmp_path_factory):
 
 def accuracies(output):
     lines = re.findall(r"^ \* .*$|^   \d+ videos, \d+ clips", output, re.MULTILINE)
-    return lines, float(re.findall(r"pixels: .*; loss ([\d.]+)", output)[-1])
+    return lines, float(re.findall(r"videos, .*; loss ([\d.]+)", output)[-1])
 
 
 def test_two_processes_train_and_validate_as_one(options, alone, tmp_path):

@@ -18,12 +18,13 @@ from runtime.progress import StepMeter, remaining_time
 SOURCES = Path(__file__).parents[2] / "references" / "video_classification"
 EPOCH = """
 import sys, time
+print_freq = int(sys.argv[1]) if sys.argv[1:] else None
 from runtime.progress import StepMeter
 def batches():
     for batch in range(25):
         time.sleep(0.004)
         yield batch
-meter = StepMeter("Epoch: [3]", batches(), 25, 10)
+meter = StepMeter("Epoch: [3]", batches(), 25, print_freq)
 for step, batch in enumerate(meter):
     time.sleep(0.004)
     meter.update(step, 8, loss=0.5, lr=0.01)
@@ -36,12 +37,29 @@ def environment():
 
 
 def test_a_line_every_so_many_steps_without_a_terminal():
-    found = subprocess.run([sys.executable, "-c", EPOCH], env=environment(), capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", EPOCH, "10"]
+    found = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
     lines = found.stdout.splitlines()
     assert [re.findall(r"\[(\d+)/25\]", line) for line in lines[:-1]] == [["1"], ["11"], ["21"], ["25"]]
     for line in lines[:-1]:
         assert re.search(r"loss: 0.5  lr: 0.01  clips/s: [\d.]+  data: [\d.]+ %", line)
     assert found.stderr == ""
+
+
+@pytest.mark.parametrize(
+    "at_once, expected",
+    # A step takes 13 s: a line where half a minute has passed since the last.
+    [(False, ["[3/9]", "[6/9]", "[9/9]"]), (True, ["[1/9]", "[4/9]", "[7/9]"])],
+)
+def test_without_a_terminal_a_line_comes_at_least_every_minute(at_once, expected, monkeypatch, capsys):
+    clock = [1000.0]
+    monkeypatch.setattr("sys.stderr.isatty", lambda: False)
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    meter = StepMeter("Epoch: [3]", range(9), 9, at_once=at_once)
+    for step, _ in enumerate(meter):
+        clock[0] += 13
+        meter.update(step, 8)
+    assert re.findall(r"\[\d/9\]", capsys.readouterr().out) == expected
 
 
 def test_one_bar_and_then_the_summary_on_a_terminal():

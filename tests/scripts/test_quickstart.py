@@ -1,6 +1,7 @@
 import importlib
 import json
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -63,6 +64,25 @@ def test_step_is_printed_as_a_user_types_it_and_its_output_is_shown(tmp_path, ca
     script.write_text("print('the output')")
     assert quickstart.run([str(script), "a b"]) == "the output\n"
     assert capfd.readouterr().out == f"\n$ python '{script}' 'a b'\nthe output\n"
+
+
+def test_the_next_commands_parse_and_have_real_paths(tmp_path):
+    report, predict, plan = quickstart.next_commands(tmp_path)
+    assert report[:2] == ["-m", "webbrowser"] and report[2] == (tmp_path / "run" / "report.html").as_uri()
+    predicted = parse(predict)
+    assert Path(predicted.checkpoint) == tmp_path / "run" / "model_best.pth"
+    exercise = quickstart.EXERCISES[0].replace(" ", "_")
+    assert predicted.videos == [str(tmp_path / "full_dataset" / "val" / exercise)]
+    planned = parse(plan)
+    assert planned.plan and planned.data_path == tmp_path / "full_dataset"
+
+
+def test_a_long_command_is_one_for_the_shell_and_fits_the_screen():
+    command = ["say.py", *(f"--flag-{number}" for number in range(30)), "a b"]
+    text = quickstart.shell_command(command)
+    lines = text.splitlines()
+    assert len(lines) > 2 and max(map(len, lines)) <= 98
+    assert shlex.split(text.replace("\\\n", "")) == ["python", *command]
 
 
 def test_summary_tells_accuracy_chance_and_what_is_small():

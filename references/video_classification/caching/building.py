@@ -92,4 +92,4 @@ def check_space(folder: Path, needed_bytes: int, what: str, advice: str) -> None
 
 def gigabytes(count: float) -> str:
     """A number of bytes, in words."""
-    return f"{count / 1e9:.1f} GB"
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.0f} MB"

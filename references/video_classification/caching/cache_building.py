@@ -17,7 +17,7 @@ from caching.clip_cache import CacheSettings, ClipCache, write_unreadable
 from caching.jpeg import encode_jpeg
 from caching.shards import CacheError, ShardWriter
 from runtime.columns import Ragged
-from runtime.distributed import barrier, folder_sharers, gather_objects, is_main
+from runtime.distributed import barrier, folder_sharers, gather_objects, is_main, print_main
 from runtime.files import replaced_file
 from runtime.progress import Progress
 from runtime.worker_pool import map_in_workers
@@ -184,11 +184,14 @@ def _prepare(cache: ClipCache, stack: contextlib.ExitStack, later: Sequence[Clip
     ):
         file.write(json.dumps(cache.settings.key(cache.files.root), indent=2).encode())
     if len(cache.missing):  # the lock was another run's, which may have built them
-        raw = sum(map(_raw_bytes, [cache, *later]))
-        jpeg = int(raw * JPEG_SHARE)
+        own, *others = map(_raw_bytes, [cache, *later])
+        raw, jpeg = own + sum(others), int((own + sum(others)) * JPEG_SHARE)
         is_raw = cache.settings.encoding == "raw"
         advice = f"; --cache-format jpeg would need about {gigabytes(jpeg)}" if is_raw else ""
         check_space(cache.folder, raw if is_raw else jpeg, "the clip cache needs", advice)
+        size = gigabytes(own if is_raw else own * JPEG_SHARE)
+        count = f"{len(cache.missing)} of {len(cache.files)} videos"
+        print_main(f"Clip cache: {count} in {cache.files.root} to decode, about {size}")
 
 
 def entry_writer(folder: Path, files: Files) -> ShardWriter:

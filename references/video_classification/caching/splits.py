@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +67,7 @@ class Clips:
     pixels: str  # which path they take, in words
     options: ClipOptions
     turned: int = 0  # how many of `videos` are turned or mirrored for display, which the evaluator would not do
+    built: int = 0  # how many were decoded into the clip cache when it was opened
 
     def steps_per_epoch(self) -> int:
         """Optimiser steps in an epoch of training."""
@@ -125,7 +126,7 @@ def open_splits(splits: Sequence[tuple[VideoFolder, ClipOptions]]) -> list[Clips
     for folder in {id(folder): folder for folder, _ in splits}.values():
         _check_same_files(folder)
     opened, listings = [], {}
-    for (folder, options), cache in zip(splits, _complete_caches(splits), strict=True):
+    for (folder, options), (cache, built) in zip(splits, _complete_caches(splits), strict=True):
         reader: ClipReader
         if cache is not None:
             reader, index, pixels = cache, cache.index, f"clip cache, uint8 ({cache.settings.encoding})"
@@ -138,7 +139,7 @@ def open_splits(splits: Sequence[tuple[VideoFolder, ClipOptions]]) -> list[Clips
         except UnreadableVideos as error:
             listings[folder.root] = error.listing
         else:
-            opened.append(_clips(folder, options, reader, index, pixels))
+            opened.append(replace(_clips(folder, options, reader, index, pixels), built=built))
     if listings:
         raise UnreadableVideos("\n".join(listings.values()), splits[0][0].root.parent)
     return opened
@@ -211,8 +212,10 @@ def _scan(folder: VideoFolder, options: ClipOptions, with_motion: bool) -> Video
     return sharers.from_first(index)
 
 
-def _complete_caches(splits: Sequence[tuple[VideoFolder, ClipOptions]]) -> list[ClipCache | None]:
-    """Each split's cache, one for all that differ in selection or crop only; None for those that are to be decoded.
+def _complete_caches(splits: Sequence[tuple[VideoFolder, ClipOptions]]) -> list[tuple[ClipCache | None, int]]:
+    """Each split's cache, one for all that differ in selection or crop only, and how many videos it lacked.
+
+    The cache is None for splits that are to be decoded.
 
     Missing entries are built, each video by one process, after checking that there is space for all.
     """
@@ -224,9 +227,10 @@ def _complete_caches(splits: Sequence[tuple[VideoFolder, ClipOptions]]) -> list[
         if options.cached and places[-1] not in caches:
             caches[places[-1]] = ClipCache(folder, settings, places[-1])
     order = list(caches.values())
+    lacked = {place: len(cache.missing) for place, cache in caches.items()}
     for number, cache in enumerate(order, 1):
         complete_cache(cache, splits[0][1].num_workers, later=order[number:])
-    return [caches.get(place) for place in places]
+    return [(caches.get(place), lacked.get(place, 0)) for place in places]
 
 
 def _report_unreadable(folder: VideoFolder, index: VideoIndex, skip_unreadable: bool) -> None:

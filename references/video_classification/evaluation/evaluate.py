@@ -23,7 +23,7 @@ def evaluate(
     *,
     num_classes: int,
     precision: Precision,
-    print_freq: int,
+    print_freq: int | None,
     on_logits: Callable[[Sequence[Sample], Tensor], None] | None = None,
 ) -> VideoResults:
     """Scores each video exactly once; every process scores its share, without padding.
@@ -35,7 +35,7 @@ def evaluate(
         videos: int64 (V,), rows of the loader's folder.
         num_classes: number of classes.
         precision: of the forward pass.
-        print_freq: number of steps between two lines of progress.
+        print_freq: steps between two lines of progress, None for a line from time to time.
         on_logits: called with the samples of each batch and their logits (B, num_classes).
 
     Raises:

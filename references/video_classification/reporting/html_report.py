@@ -62,7 +62,8 @@ class Report:
     mistakes: Sequence[Mistake] = ()  # the worst ones
     stages: dict[str, float] = field(default_factory=dict)  # seconds by name
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)  # values by name, by the title of their table
-    defaults: dict[str, Any] = field(default_factory=dict)  # of settings; those that equal them are folded
+    # Of settings, by name, by the title of their table; those that equal them are folded.
+    defaults: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def write_report(folder: Path, report: Report) -> Path:
@@ -362,7 +363,7 @@ def settings_section(report: Report) -> Markup:
     """Every setting, those at their defaults folded."""
     parts = []
     for title, values in report.settings.items():
-        defaults = report.defaults
+        defaults = report.defaults.get(title, {})
         folded = {name: value for name, value in values.items() if name in defaults and value == defaults[name]}
         shown = {name: value for name, value in values.items() if name not in folded}
         parts += [tag("h3", title), _settings_table(shown)]

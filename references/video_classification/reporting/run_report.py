@@ -63,7 +63,7 @@ class RunReport:
     preparing_seconds: float = 0.0  # from the start of the run until now
     tensorboard: bool = False  # whether to write events too
     start_epoch: int = 0  # the first that will be trained
-    defaults: dict[str, Any] = field(default_factory=dict)  # of the settings; the page folds those that equal them
+    defaults: dict[str, dict[str, Any]] = field(default_factory=dict)  # as `settings`; the page folds those that equal
     _events: TensorBoardLog | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:

@@ -1,6 +1,7 @@
 """Shows progress: a tqdm bar on a terminal, elsewhere a plain line from time to time."""
 
 import datetime
+import math
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -10,7 +11,9 @@ from tqdm import tqdm
 
 from runtime.distributed import is_main, print_main
 
-SECONDS_BETWEEN_LINES = 15.0
+# Without percentage and steps a second, so that the values have room on a screen of 100 columns.
+STEPS_BAR = "{desc}  {n_fmt}/{total_fmt} |{bar}| {elapsed}<{remaining}{postfix}"
+SECONDS_BETWEEN_LINES = 30.0  # so that one comes at least every minute, where no step takes longer than half of that
 
 
 class Progress:
@@ -49,8 +52,8 @@ class Progress:
 
     def _line(self, note: str) -> str:
         rate = self._done / (time.monotonic() - self._start)
-        remaining = (self._total - self._done) / rate
-        line = f"{self._description}: {self._done}/{self._total} {self._unit}s, {rate:.1f}/s, eta {remaining:.0f} s"
+        eta = remaining_time(self._start, self._done, self._total)
+        line = f"{self._description}: {self._done}/{self._total} {self._unit}s, {rate:.1f}/s, eta {eta}"
         return f"{line}, {note}" if note else line
 
 
@@ -61,7 +64,7 @@ def remaining_time(begin: float, done: int, total: int) -> str:
 
 
 class StepMeter:
-    """Times the steps of an epoch and shows them: a bar on a terminal, a line every `print_freq` steps elsewhere.
+    """Times the steps of an epoch and shows them: a bar on a terminal, elsewhere a line from time to time.
 
     Iterate over it instead of over the batches, and call `update` after each step.
 
@@ -69,18 +72,31 @@ class StepMeter:
         header: printed before each line, such as "Epoch: [0]".
         batches: the steps' batches.
         num_steps: steps of the whole epoch.
-        print_freq: steps between two lines.
+        print_freq: also print a line every so many steps, and at the last.
         first_step: number of the first batch's step, above 0 where an interrupted epoch is continued.
+        at_once: print a line after the first step too, as the sign that steps are taken.
     """
 
     def __init__(
-        self, header: str, batches: Iterable[Any], num_steps: int, print_freq: int, first_step: int = 0
+        self,
+        header: str,
+        batches: Iterable[Any],
+        num_steps: int,
+        print_freq: int | None = None,
+        first_step: int = 0,
+        at_once: bool = False,
     ) -> None:
         self._header, self._batches, self._num_steps, self._print_freq = header, batches, num_steps, print_freq
+        self._last_line = -math.inf if at_once else time.monotonic()
         self._bar = None
         if is_main() and sys.stderr.isatty():
             self._bar = tqdm(
-                desc=header, total=num_steps, initial=first_step, unit="step", dynamic_ncols=True, leave=False
+                desc=header,
+                total=num_steps,
+                initial=first_step,
+                dynamic_ncols=True,
+                leave=False,
+                bar_format=STEPS_BAR,
             )
         self._start = time.perf_counter()
         self.data_seconds = 0.0  # spent waiting for batches
@@ -112,8 +128,15 @@ class StepMeter:
         if self._bar is not None:
             self._bar.set_postfix_str(self._values(values), refresh=False)
             self._bar.update()
-        elif step % self._print_freq == 0 or step == self._num_steps - 1:
+        elif self._is_due(step):
+            self._last_line = time.monotonic()
             print_main(f"{self._header}  [{step + 1}/{self._num_steps}]  {self._values(values)}")
+
+    def _is_due(self, step: int) -> bool:
+        """Whether a line is to be printed after this step."""
+        if time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
+            return True
+        return self._print_freq is not None and (step % self._print_freq == 0 or step == self._num_steps - 1)
 
     def _values(self, values: dict[str, float]) -> str:
         shown = "  ".join(f"{name}: {value:.4g}" for name, value in values.items())

@@ -46,16 +46,6 @@ class EpochSummary:
     seconds: float
     data_seconds: float  # of those, spent waiting for batches
     epoch: int
-    counted_by: str = "labels"  # which labels the accuracy is against, in words
-
-    def line(self) -> str:
-        """For the screen."""
-        against = "" if self.counted_by == "labels" else f" (against {self.counted_by})"
-        waiting = 100 * self.data_seconds / max(self.seconds, 1e-9)
-        return (
-            f"Epoch: [{self.epoch}] loss {self.loss:.4f}, training clips Acc@1 {self.clip_acc1:.3f}{against}, "
-            f"{self.seconds:.1f} s, waiting for data {waiting:.1f} %"
-        )
 
 
 @dataclass(frozen=True)
@@ -65,7 +55,7 @@ class StepOptions:
     seed: int = 0  # of their randomness, with epoch and step
     batches_per_step: int = 1  # whose gradients are added up; BatchNorm sees them one by one
     max_grad_norm: float | None = None  # longer gradients are shortened to this
-    print_freq: int = 10  # steps between two lines
+    print_freq: int | None = None  # steps between two lines of progress, None for a line from time to time
 
 
 @dataclass
@@ -85,6 +75,7 @@ class Trainer:
     parallel: nn.Module | None = None  # `network` in DistributedDataParallel, None in a single process
     # Of the epoch, since their gradients were not finite in float16: they do not count for the schedule.
     skipped_steps: int = field(default=0, init=False)
+    _has_begun: bool = field(default=False, init=False)  # whether a step was taken
 
     @property
     def learning_rate(self) -> float:
@@ -120,7 +111,8 @@ class Trainer:
         if not first_step:
             self.skipped_steps = 0
         groups = in_groups(batches, self.options.batches_per_step)
-        meter = StepMeter(f"Epoch: [{epoch}]", groups, num_steps, self.options.print_freq, first_step)
+        is_first, self._has_begun = not self._has_begun, True
+        meter = StepMeter(f"Epoch: [{epoch}]", groups, num_steps, self.options.print_freq, first_step, is_first)
         sums = torch.tensor(totals or [0.0, 0.0, 0.0], dtype=torch.float64)  # loss, right, clips
         for step, group in enumerate(meter, first_step):
             lr = self.learning_rate
@@ -136,8 +128,7 @@ class Trainer:
             after_step(count, sums.tolist())
         broadcast_buffers(self.network)  # what is validated is what is saved
         loss_sum, right, count = sum_over_processes(sums).tolist()
-        counted_by = self.targets.counted_by
-        return EpochSummary(loss_sum / count, 100 * right / count, meter.seconds, meter.data_seconds, epoch, counted_by)
+        return EpochSummary(loss_sum / count, 100 * right / count, meter.seconds, meter.data_seconds, epoch)
 
     def validate(self, clips: Clips) -> tuple[VideoResults, dict[str, float]]:
         """Validates the weights, and their average where there is one.
@@ -147,7 +138,7 @@ class Trainer:
         """
 
         def validate() -> VideoResults:
-            return run_validation(self.network, self.precision, clips, self.options.print_freq)
+            return run_validation(self.network, self.precision, clips, self.options.print_freq, in_full=False)
 
         return self.average.validate(validate) if self.average is not None else (validate(), {})
 

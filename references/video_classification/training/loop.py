@@ -21,6 +21,7 @@ from training.engine import EpochSummary, NonFiniteLoss, Trainer
 from training.optimization import jump_to_step
 from training.recalibration import recalibrate_batch_norm
 from training.saving import RunSaver
+from training.screen import epoch_line
 from training.validation import run_validation
 from videos.folder import VideoFolder
 
@@ -75,7 +76,7 @@ def fit(
         best = results if results.video.top1 > saver.progress.best_video_acc1 else best
         saver.after_epoch(results.video.top1, temperature)
         eta = remaining_time(begin, epoch + 1 - first_epoch, options.epochs - first_epoch)
-        print_main(f"{summary.line()}, best video Acc@1 {saver.progress.best_video_acc1:.3f}, eta {eta}")
+        print_main(epoch_line(log.entries[-1], saver.progress.best_video_acc1, eta))
     print_main(f"Training time {datetime.timedelta(seconds=int(time.monotonic() - begin))}")
     return best
 

@@ -5,11 +5,12 @@
 """
 
 import argparse
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from runtime.arguments import check_folders, check_inputs, check_outputs
-from training.options import default_milestones, is_file_name
+from training.options import default_milestones, default_values, is_file_name
 
 if TYPE_CHECKING:
     import torch
@@ -21,10 +22,11 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
     """Checks train.py's arguments as far as that takes no torch, and fills in what others decide."""
     check_sizes(parser, args)
     check_selection(parser, args)
-    if args.cache_dir is None:
-        args.cache_dir = args.data_path / ".clip_cache"
-    if args.lr_milestones is None:
-        args.lr_milestones = default_milestones(args.epochs)
+    fill_in(args)
+    if args.plan and (args.test_only or args.cache_only or args.sanity_overfit):
+        parser.error("--plan is of a training: leave out --test-only, --cache-only and --sanity-overfit")
+    if args.plan and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        parser.error("--plan tries things in one process: run it by python, without torchrun")
     if args.calibrate and args.test_only and not (args.resume or (args.weights and is_file_name(args.weights))):
         parser.error("--calibrate --test-only puts the temperature into a checkpoint: give it by --resume")
     if args.resume == "auto" and args.overwrite:
@@ -38,14 +40,37 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
     check_outputs(parser, [("--save-logits", args.save_logits)], [*checkpoints, args.teacher_logits, args.flip_map])
 
 
+def fill_in(args: argparse.Namespace) -> None:
+    """Fills in what follows from other arguments; sizes become tuples."""
+    for name in ("train_crop_size", "train_resize_size", "val_crop_size", "val_resize_size"):
+        setattr(args, name, tuple(getattr(args, name)))
+    if args.cache_dir is None:
+        args.cache_dir = args.data_path / ".clip_cache"
+    if args.lr_milestones is None:
+        args.lr_milestones = default_milestones(args.epochs)
+
+
+def default_settings(data_path: Path, epochs: int) -> dict[str, Any]:
+    """What each argument is where its flag is not given, as `check_args` and `check_with_torch` leave it.
+
+    Args:
+        data_path, epochs: of the run, since other defaults follow from them.
+    """
+    from network.precision import resolve_device
+
+    defaults = default_values()
+    args = argparse.Namespace(**{**defaults, "data_path": data_path, "epochs": epochs})
+    fill_in(args)
+    args.device = str(resolve_device(None))
+    return {**vars(args), "data_path": None, "epochs": defaults["epochs"]}
+
+
 def check_sizes(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Refuses crops larger than the frames; sizes become tuples."""
+    """Refuses crops larger than the frames."""
     for split in ("train", "val"):
         crop, resize = getattr(args, f"{split}_crop_size"), getattr(args, f"{split}_resize_size")
         if any(inner > outer for inner, outer in zip(crop, resize, strict=True)):
             parser.error(f"--{split}-crop-size {crop[0]} {crop[1]} does not fit into {resize[0]} {resize[1]}")
-        setattr(args, f"{split}_crop_size", tuple(crop))
-        setattr(args, f"{split}_resize_size", tuple(resize))
 
 
 def check_selection(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:

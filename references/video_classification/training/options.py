@@ -349,6 +349,11 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="K",
         help="epochs whose checkpoints are kept, besides the best and the newest (all)",
     )
+    group.add_argument(
+        "--plan",
+        action="store_true",
+        help="only say what the training will take: videos, space, time, and what would stop it; exit code 1 then",
+    )
     group.add_argument("--test-only", action="store_true", help="only validate; overwrites nothing of a run")
     group.add_argument(
         "--sanity-overfit", action="store_true", help="only overfit one batch; exit code 1 if that fails"
@@ -358,7 +363,10 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--tensorboard", action="store_true", help="also write events to <output-dir>/tensorboard")
     group.add_argument(
-        "--print-freq", default=10, type=positive_int, metavar="STEPS", help="steps between two lines (10)"
+        "--print-freq",
+        type=positive_int,
+        metavar="STEPS",
+        help="where there is no terminal, print a line every so many steps (every half minute)",
     )
 
 

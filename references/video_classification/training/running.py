@@ -22,16 +22,23 @@ from runtime.distributed import (
     launch_ids,
     print_main,
     restart_count,
-    world_size,
 )
 from runtime.errors import require
 from runtime.files import check_writable
 from runtime.signals import ResumeCommand, StopRequest
 from training.engine import Trainer
-from training.options import default_values
-from training.recipe import load_network, train_split, val_preprocessing, val_splits
+from training.option_checks import default_settings
+from training.recipe import Network, load_network, train_split, val_preprocessing, val_splits
 from training.saving import RunProgress, RunSaver
-from training.screen import print_settings
+from training.screen import (
+    clips_words,
+    data_words,
+    device_words,
+    model_words,
+    print_entries,
+    schedule_words,
+    settings_words,
+)
 from training.starting import (
     Start,
     check_same_start,
@@ -54,13 +61,10 @@ def set_up(args: argparse.Namespace) -> torch.device:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = not args.use_deterministic_algorithms
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
     if args.sync_bn and device.type == "cpu" and is_distributed():
         raise DistributedError("--sync-bn needs GPUs: torch has no BatchNorm over several processes on the CPU")
     if args.tensorboard:
         require("torch.utils.tensorboard")  # before the work, not after it
-    print_settings(plain(vars(args)))
-    print_main(f"Device: {device} ({name}), precision: {args.amp}, processes: {world_size()}")
     return device
 
 
@@ -119,10 +123,49 @@ def test(args: argparse.Namespace, start: Start, device: torch.device, begin: fl
     clips = open_splits(val_splits(args, start.classes))
     network = load_network(args, start, device)
     report = open_report(args, folder, start, clips[0], begin)
+    print_start(args, start, network, clips[0])
     results = validate_selections(network.inner, network.precision, clips, args.print_freq, args.save_logits)
     report.write_evaluation(results[args.val_frame_selection[0]], start.path, start.checkpoint)
     if len(results) > 1:
         print_main(selection_table(results))
+
+
+def print_start(
+    args: argparse.Namespace,
+    start: Start,
+    network: Network,
+    val: Clips,
+    train: Clips | None = None,
+    epochs: range = range(0),
+    counted_by: str = "labels",
+) -> None:
+    """The lines that a run begins with: what matters of it, then the settings that are not the defaults.
+
+    Args:
+        args: the options.
+        start: what the run begins with.
+        network: on its device.
+        val, train: the splits; without the second nothing is trained.
+        epochs: those that are left.
+        counted_by: which labels training accuracy is against, in words.
+    """
+    val_name = "validation" if args.eval_split == "val" else args.eval_split
+    origin = str(start.path or args.weights or "random weights")
+    trainable = None if train is None else " ".join(args.trainable)
+    entries = {
+        "Data": data_words(args.data_path, len(start.classes), train, val, val_name),
+        "Clips": clips_words(train, val, args.augment),
+        "Model": model_words(args.model, network.model, origin, trainable),
+        "Device": device_words(network.precision, args.workers),
+    }
+    if train is not None:
+        rate = f"{args.opt}, {args.lr_scheduler} from a rate of {args.lr:g}"
+        rate += "" if counted_by == "labels" else f"; training accuracy is against {counted_by}"
+        entries["Schedule"] = schedule_words(train, epochs, rate)
+        entries["Output"] = str(args.output_dir)
+    defaults = plain(default_settings(args.data_path, args.epochs))
+    entries["Settings"] = settings_words(plain(vars(args)), defaults)
+    print_entries(entries)
 
 
 def open_report(
@@ -139,9 +182,12 @@ def open_report(
         start_epoch: the first that will be trained.
     """
     settings = {"This run": plain(vars(args))}
+    defaults = {"This run": plain(default_settings(args.data_path, args.epochs))}
     temperature = 1.0
     if args.test_only and start.checkpoint is not None:
-        settings["The training"] = plain(start.checkpoint.args or {})
+        settings["The training"] = then = plain(start.checkpoint.args or {})
+        epochs = then.get("epochs") if isinstance(then.get("epochs"), int) else args.epochs
+        defaults["The training"] = plain(default_settings(Path(str(then.get("data_path"))), epochs))
         temperature = float(start.checkpoint.temperature or 1.0)
     return RunReport(
         folder,
@@ -154,7 +200,7 @@ def open_report(
         preparing_seconds=time.monotonic() - begin,
         tensorboard=args.tensorboard,
         start_epoch=start_epoch,
-        defaults=plain(default_values()),
+        defaults=defaults,
     )
 
 

@@ -1,59 +1,156 @@
 """What a run prints."""
 
+import shlex
 import textwrap
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from caching.splits import Clips
 from evaluation.metrics import VideoResults
 from network.models import parameter_counts
+from network.precision import Precision
 from runtime.distributed import print_main, world_size
 
-SCREEN_WIDTH = 110
+SCREEN_WIDTH = 100
+LABEL_WIDTH = 10
+NO_BREAK = "\0"  # stands for a space at which no line is broken
 
 
-def print_plan(model: nn.Module, name: str, clips: Clips, num_classes: int, epochs: range) -> None:
-    """What is about to be done, with the numbers that follow from the settings.
+def print_entries(entries: Mapping[str, str]) -> None:
+    """Prints each text after its label, wrapped."""
+    for label, text in entries.items():
+        for line in wrapped(label, text):
+            print_main(line)
+
+
+def wrapped(label: str, text: str) -> list[str]:
+    """The lines of a text after its label, no wider than the screen where words allow it."""
+    first, others = f"{label:<{LABEL_WIDTH}}", " " * LABEL_WIDTH
+    wrapper = textwrap.TextWrapper(SCREEN_WIDTH, first, others, break_long_words=False, break_on_hyphens=False)
+    return [line.replace(NO_BREAK, " ") for line in wrapper.wrap(text)]
+
+
+def data_words(data_path: Path, classes: int, train: Clips | None, val: Clips, val_name: str) -> str:
+    """How many classes and videos there are, and what is to be known of them.
 
     Args:
-        model: the whole network.
-        name: of the network.
-        clips: the training split.
-        num_classes: outputs of the network.
-        epochs: those that are left.
+        data_path: of both splits.
+        classes: how many.
+        train, val: the splits; without the first where nothing is trained.
+        val_name: what the videos of the second are called.
     """
+    counts = [f"{classes} classes"]
+    counts += [f"{len(train.videos)} training videos"] if train is not None else []
+    counts.append(f"{len(val.videos)} {val_name} videos")
+    words = f"{data_path}: {', '.join(counts)}"
+    if skipped := val.skipped + (train.skipped if train is not None else 0):
+        words += f"; {skipped} more that cannot be read are left out"
+    if val.turned:
+        words += f"; {val.turned} {val_name} videos are turned for display, which the challenge's evaluator ignores"
+    return words
+
+
+def clips_words(train: Clips | None, val: Clips, augment: str) -> str:
+    """Which frames and pixels clips are made of, and whether they had to be decoded for the cache."""
+    preprocessing = val.options.preprocessing
+    height, width = preprocessing.crop_size
+    words = f"{preprocessing.rule}, {height}x{width}; pixels: {val.pixels}"
+    if val.options.cached:
+        built = val.built + (train.built if train is not None else 0)
+        words += f", {built} videos decoded into it now" if built else ", found complete"
+    if train is None:
+        return words
+    drawn = train.options.preprocessing
+    rule = f" of {drawn.rule}" if drawn.rule != preprocessing.rule else ""
+    return f"{words}; augmentation in training: {augment}{rule}"
+
+
+def model_words(name: str, model: nn.Module, origin: str, trainable: str | None) -> str:
+    """The network, where its weights come from, and how much of it is trained, if it is."""
     trained, total = parameter_counts(model)
+    if trainable is None:
+        return f"{name}, {origin}; {total:,} parameters"
+    return f"{name}, {origin}; {trained:,} of {total:,} parameters trained ({trainable})"
+
+
+def device_words(precision: Precision, workers: int) -> str:
+    """What computes, in which types."""
+    device, amp = precision.device, precision.amp
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    types = "float32" if amp is None else f"mixed precision with {str(amp).removeprefix('torch.')}"
+    processes = "" if world_size() == 1 else f"; {world_size()} processes"
+    return f"{device} ({name}), {types}{processes}; {workers} workers"
+
+
+def schedule_words(clips: Clips, epochs: range, rate: str) -> str:
+    """How long the training is.
+
+    Args:
+        clips: the training split.
+        epochs: those that are left.
+        rate: optimizer and learning rate, in words.
+    """
     options, steps = clips.options, clips.steps_per_epoch()
     repeated = -len(clips.videos) * options.clips_per_video % world_size()
-    batch = [(options.batch_size, "clips"), (options.batches_per_step, "batches"), (world_size(), "processes")]
-    print_main(
-        f"{name}: {trained:,} of {total:,} parameters trained; {num_classes} classes, "
-        f"{len(clips.videos)} training videos; epochs {epochs.start} to {epochs.stop - 1}, "
-        f"{steps} steps each, {steps * len(epochs)} in all; effective batch {clips.clips_per_step()} "
-        f"({' x '.join(f'{count} {what}' for count, what in batch)}); "
-        f"{options.preprocessing.rule}; pixels: {clips.pixels}"
+    factors = [(options.batch_size, "clips"), (options.batches_per_step, "batches"), (world_size(), "processes")]
+    product = " x ".join(f"{count} {what}" for count, what in factors)
+    product = f" ({product})" if clips.clips_per_step() > options.batch_size else ""
+    return (
+        f"epochs {epochs.start} to {epochs.stop - 1}, {steps} steps each, {steps * len(epochs)} in all; "
+        f"effective batch {clips.clips_per_step()} clips{product}; {rate}"
         + (f"; {repeated} clips an epoch come twice, for every process to take the same steps" if repeated else "")
     )
 
 
-def print_settings(settings: dict[str, Any]) -> None:
-    """Prints every setting as it was resolved, plain values, several on a line."""
-    entries = [f"{name} {_as_text(value)}" for name, value in sorted(settings.items())]
-    for line in textwrap.wrap(", ".join(entries), SCREEN_WIDTH, break_long_words=False, break_on_hyphens=False):
-        print_main(f"   {line}")
+def settings_words(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
+    """The settings that differ from their defaults, as flags; each will stay on one line with its values."""
+    changed = {name: value for name, value in settings.items() if name not in defaults or value != defaults[name]}
+    return " ".join(_as_flag(name, value) for name, value in sorted(changed.items())) or "all at their defaults"
 
 
-def _as_text(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+def _as_flag(name: str, value: Any) -> str:
+    values = [] if value is True else value if isinstance(value, list) else [value]
+    return NO_BREAK.join([f"--{name.replace('_', '-')}", *(shlex.quote(str(value)) for value in values)])
 
 
-def print_results(results: VideoResults, rule: str, pixels: str, skipped: int, turned: int = 0) -> None:
-    """Prints the two lines of torchvision's reference script, and what was measured, and how."""
+def epoch_line(entry: Mapping[str, Any], best: float, eta: str) -> str:
+    """An epoch in one line.
+
+    Args:
+        entry: its line in the log; times of training and validation are added up.
+        best: the best video accuracy so far, in percent.
+        eta: until the end of the run, in words.
+    """
+    seconds, waited = (entry[name] + entry[f"val_{name}"] for name in ("seconds", "data_seconds"))
+    return (
+        f"Epoch: [{entry['epoch']}] loss {entry['train_loss']:.3f}, Acc@1 train {entry['train_clip_acc1']:.1f} "
+        f"val {entry['val_video_acc1']:.1f} best {best:.1f}, lr {entry['lr']:.2g}, "
+        f"{seconds:.{0 if seconds >= 10 else 1}f} s, {100 * waited / max(seconds, 1e-9):.0f} % wait, eta {eta}"
+    )
+
+
+def print_results(
+    results: VideoResults, rule: str, pixels: str, skipped: int, turned: int = 0, in_full: bool = True
+) -> None:
+    """Prints the two lines of torchvision's reference script, and what was measured.
+
+    Args:
+        results: of the validation.
+        rule, pixels: how clips are made, in words.
+        skipped: how many videos could not be read.
+        turned: how many were turned for display.
+        in_full: also print how it was measured, which a training has said at its start.
+    """
     for name, accuracy in (("Clip", results.clip), ("Video", results.video)):
         print_main(f" * {name} Acc@1 {accuracy.top1:.3f} {name} Acc@5 {accuracy.top5:.3f}")
     not_scored = f", {skipped} unreadable videos not scored" if skipped else ""
+    how = f"; {rule}; pixels: {pixels}" if in_full else ""
     counts = f"{len(results.videos)} videos, {results.clip.count} clips{not_scored}"
-    print_main(f"   {counts}; {rule}; pixels: {pixels}; loss {results.loss:.4f}")
-    if turned:
+    text = f"{counts}{how}; loss {results.loss:.4f}"
+    print_main(textwrap.fill(text, SCREEN_WIDTH, initial_indent="   ", subsequent_indent="   "))
+    if turned and in_full:
         print_main(f"   {turned} of them turned or mirrored for display, which the challenge's evaluator would not do")

@@ -18,8 +18,9 @@ def run_validation(
     network: nn.Module,
     precision: Precision,
     clips: Clips,
-    print_freq: int,
+    print_freq: int | None,
     on_logits: Callable[[Sequence[Sample], Tensor], None] | None = None,
+    in_full: bool = True,
 ) -> VideoResults:
     """Scores the videos of a split and prints the results, and how they were found.
 
@@ -27,8 +28,9 @@ def run_validation(
         network: on its device.
         precision: to compute in.
         clips: the split.
-        print_freq: steps between two lines.
+        print_freq: steps between two lines of progress, None for a line from time to time.
         on_logits: called with the samples of each batch and their logits (B, num_classes).
+        in_full: also print how it was measured.
     """
     results = evaluate(
         network,
@@ -40,7 +42,7 @@ def run_validation(
         print_freq=print_freq,
         on_logits=on_logits,
     )
-    print_results(results, clips.options.preprocessing.rule, clips.pixels, clips.skipped, clips.turned)
+    print_results(results, clips.options.preprocessing.rule, clips.pixels, clips.skipped, clips.turned, in_full)
     return results
 
 
@@ -48,7 +50,7 @@ def validate_selections(
     network: nn.Module,
     precision: Precision,
     val_clips: Sequence[Clips],
-    print_freq: int,
+    print_freq: int | None,
     save_logits: Path | None = None,
 ) -> dict[str, VideoResults]:
     """Validates by each frame selection, and writes the clips' logits if asked.
@@ -57,7 +59,7 @@ def validate_selections(
         network: on its device.
         precision: to compute in.
         val_clips: of the same videos, each by another selection.
-        print_freq: steps between two lines.
+        print_freq: steps between two lines of progress, None for a line from time to time.
         save_logits: file for the logits.
 
     Returns:

@@ -174,7 +174,7 @@ def validation_on(clips: Clips, network: nn.Module, device: torch.device) -> Cal
             clips.videos,
             num_classes=num_classes,
             precision=Precision.of("off", device),
-            print_freq=100,
+            print_freq=None,
         )
 
     return validate

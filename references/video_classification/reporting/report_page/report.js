@@ -120,6 +120,16 @@ for (const link of document.querySelectorAll("button[data-confusion]")) {
   });
 }
 
+// What is folded is printed too.
+for (const [event, open] of [["beforeprint", true], ["afterprint", false]]) {
+  window.addEventListener(event, () => {
+    for (const folded of document.querySelectorAll(open ? "details:not([open])" : "details[data-printed]")) {
+      folded.open = open;
+      folded.toggleAttribute("data-printed", open);
+    }
+  });
+}
+
 const zoom = document.getElementById("zoom");
 function setZoom() {
   matrix.style.setProperty("--cell", `${zoom.value}px`);

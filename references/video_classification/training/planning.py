@@ -1,0 +1,307 @@
+"""What a training will take, said before it begins: `train.py --plan`.
+
+Nothing is written. The videos are counted, a few are tried, a few steps are timed; the rest is multiplication.
+"""
+
+import argparse
+import datetime
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from caching.building import gigabytes
+from caching.clip_cache import CacheSettings, ClipCache
+from clips import presets
+from network.precision import Precision
+from runtime.distributed import print_main
+from runtime.errors import UserError
+from runtime.signals import ResumeCommand
+from training.estimating import Need, Rates, Work, existing, space_problems
+from training.recipe import val_preprocessing
+from training.running import check_start, find_start
+from training.screen import device_words, print_entries
+from training.trial import StepSeconds, TriedVideo, time_steps, try_videos
+from videos.folder import VideoFolder
+
+SAMPLE_SECONDS = 20.0
+IMBALANCE = 10  # times as many training videos, from which a remedy is named
+NAMED = 6  # classes or files in a message
+
+
+class PlanError(UserError):
+    """The training could not succeed; the message lists why, and what to do."""
+
+
+@dataclass(frozen=True)
+class Tree:
+    """The videos of both splits."""
+
+    train: VideoFolder
+    val: VideoFolder
+
+    @property
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """Training and validation videos of each class, those of empty folders too."""
+        per_split = []
+        for folder in (self.train, self.val):
+            numbers = np.bincount(folder.labels, minlength=len(folder.classes))
+            per_split.append(dict(zip(folder.classes, numbers.tolist(), strict=True)))
+        train, val = per_split
+        return {name: (train.get(name, 0), val.get(name, 0)) for name in sorted({*train, *val})}
+
+    def sample(self) -> list[str]:
+        """The paths of all videos, in an order that is random and always the same."""
+        paths = [folder.path(video) for folder in (self.train, self.val) for video in range(len(folder))]
+        return [paths[place] for place in np.random.default_rng(0).permutation(len(paths))]
+
+
+def print_plan(args: argparse.Namespace, device: torch.device, command: ResumeCommand) -> None:
+    """Says what the training will take.
+
+    Raises:
+        PlanError: it could not succeed, as far as can be told now.
+        UserError: there are no videos to look at.
+    """
+    tree = Tree(VideoFolder(args.data_path / "train"), VideoFolder(args.data_path / "val"))
+    precision = Precision.of(args.amp, device)
+    problems = class_problems(tree.counts) + _start_problems(args, command)
+    warnings = class_warnings(tree.counts, args.balanced_sampling)
+    _print_tree(args, tree, warnings)
+
+    caches = [_cache(args, folder) for folder in (tree.train, tree.val)]
+    print_main(f"Trying videos for at most {SAMPLE_SECONDS:.0f} seconds, then a few steps")
+    tried = try_videos(tree.sample(), caches[0].settings, args.workers, SAMPLE_SECONDS)
+    if bad := unreadable_words(tried, len(tree.train) + len(tree.val), args.data_path):
+        (warnings if args.skip_unreadable else problems).append(bad)
+    steps = _time_steps(args, len(tree.train.classes), precision, problems)
+    work = Work.of(args, len(tree.train), len(tree.val), sum(len(cache.missing) for cache in caches))
+    needs = work.bytes(args, tried)
+    problems += space_problems({name: need for name, need in needs.items() if need.is_wanted})
+
+    entries = {
+        "Sample": sample_words(tried),
+        "Disk": disk_words(needs),
+        "Device": device_words(precision, args.workers),
+    }
+    if steps is not None:
+        times = work.seconds(Rates.of(tried, steps, args.workers), is_shared=device.type == "cpu")
+        entries["Time"] = time_words(times, args.epochs, args.cache_dataset)
+        warnings += time_warnings(times)
+    print_entries(entries)
+    for warning in warnings:
+        print_entries({"WARNING": warning})
+    if problems:
+        raise PlanError("\n  ".join(["this training could not succeed:", *problems]))
+    print_main("Nothing was found that would stop this training. All times are estimates.")
+
+
+def _time_steps(
+    args: argparse.Namespace, num_classes: int, precision: Precision, problems: list[str]
+) -> StepSeconds | None:
+    """Seconds of the steps, None where there are none; adds to the problems a batch that is too large."""
+    shape = (args.batch_size, 3, args.clip_len, *args.train_crop_size)
+    try:
+        return time_steps(args.model, num_classes, args.trainable, shape, precision, bool(args.cache_features))
+    except torch.OutOfMemoryError:
+        problems.append(
+            f"a step of {args.batch_size} clips does not fit into the GPU's memory: take a smaller --batch-size, with "
+            "--gradient-accumulation for the same effective batch, or --amp"
+        )
+    except (UserError, RuntimeError):
+        if not problems:  # which tell already why the network does not take these clips
+            raise
+    return None
+
+
+def _start_problems(args: argparse.Namespace, command: ResumeCommand) -> list[str]:
+    """Why the run would not begin: weights, checkpoint, sizes of clips, the folder for its output."""
+    try:
+        check_start(args, find_start(args, command))
+    except UserError as error:
+        return [str(error)]
+    return []
+
+
+def _cache(args: argparse.Namespace, folder: VideoFolder) -> ClipCache:
+    """The clip cache that the run would use, as far as it exists."""
+    settings = CacheSettings(val_preprocessing(args), args.cache_format)
+    return ClipCache(folder, settings, settings.folder(args.cache_dir, folder.root))
+
+
+# The classes.
+
+
+def class_problems(counts: Mapping[str, tuple[int, int]]) -> list[str]:
+    """What training refuses about classes; `counts` are their training and validation videos."""
+    problems = []
+    if only_val := [name for name, (train, val) in counts.items() if val and not train]:
+        problems.append(
+            f"classes without a training video, but with validation videos: {named(only_val)}: place training videos "
+            "too, or remove these folders from val/"
+        )
+    return problems
+
+
+def class_warnings(counts: Mapping[str, tuple[int, int]], balanced: bool) -> list[str]:
+    """What training accepts about classes, but should be known.
+
+    Args:
+        counts: their training and validation videos.
+        balanced: whether an epoch will show all classes equally often.
+    """
+    warnings = []
+    if only_train := [name for name, (train, val) in counts.items() if train and not val]:
+        warnings.append(
+            f"classes without a validation video: {named(only_train)}: how well they are learnt cannot be told; move "
+            "some of their videos to val/"
+        )
+    if empty := [name for name, both in counts.items() if not any(both)]:
+        warnings.append(f"classes without any video: {named(empty)}: remove the folders, or they become outputs")
+    sizes = {name: train for name, (train, _) in counts.items() if train}
+    if sizes and not balanced and max(sizes.values()) >= IMBALANCE * min(sizes.values()):
+        small, large = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
+        warnings.append(
+            f"{large} has {sizes[large] / sizes[small]:.0f} times the training videos of {small}: consider "
+            "--balanced-sampling, and look at the macro accuracy"
+        )
+    return warnings
+
+
+def mirror_names(classes: Sequence[str]) -> dict[str, str | None]:
+    """Each class with a side, and the class of the other side, None where there is none."""
+    sided = [name for name, alike in zip(classes, presets.flippable(classes).tolist(), strict=True) if not alike]
+    return {name: other if (other := _other_side(name)) in classes else None for name in sided}
+
+
+def _other_side(name: str) -> str:
+    sides = {"left": "right", "right": "left", "Left": "Right", "Right": "Left", "LEFT": "RIGHT", "RIGHT": "LEFT"}
+    return re.sub("|".join(sides), lambda side: sides[side[0]], name)
+
+
+def flip_words(classes: Sequence[str], mirrors: Sequence[int] | None, augment: str) -> dict[str, str]:
+    """What training does about mirror images of each class.
+
+    Args:
+        classes: their names.
+        mirrors: the label of each class's mirror image, from a flip map, if there is one.
+        augment: the augmentation.
+    """
+    sided = mirror_names(classes)
+    words = {}
+    for label, name in enumerate(classes):
+        if augment == "none":
+            words[name] = "no"
+        elif mirrors is not None and mirrors[label] != label:
+            words[name] = f"as {classes[mirrors[label]]}"
+        elif name in sided:
+            words[name] = "no, it has a side"
+        else:
+            words[name] = "yes"
+    return words
+
+
+def flip_map_words(classes: Sequence[str]) -> str | None:
+    """That classes which mirror each other could be flipped into each other; None where there are no such two."""
+    pairs = {name: other for name, other in mirror_names(classes).items() if other and name < other}
+    if not pairs:
+        return None
+    shown = ", ".join(f'"{name}": "{other}"' for name, other in list(pairs.items())[:NAMED])
+    more = ", ..." if len(pairs) > NAMED else ""
+    return (
+        f"left and right are not flipped into each other; with {{{shown}{more}}} in a --flip-map FILE they are, and "
+        "their labels with them"
+    )
+
+
+def _print_tree(args: argparse.Namespace, tree: Tree, warnings: list[str]) -> None:
+    """Prints the videos by class and split; adds to the warnings what is to be said of sides."""
+    counts, classes = tree.counts, tree.train.classes
+    mirrors = presets.read_flip_map(args.flip_map, classes).tolist() if args.flip_map else None
+    words = flip_words(classes, mirrors, args.augment)
+    sizes = [train for train, _ in counts.values() if train]
+    kinds = [("training", tree.train), ("validation", tree.val)]
+    videos = ", ".join(f"{len(split)} {kind} videos ({gigabytes(split.sizes.sum())})" for kind, split in kinds)
+    least, most = min(sizes), max(sizes)
+    spread = f"{least} training videos a class" if least == most else f"{least} to {most} training videos a class"
+    print_entries({"Data": f"{args.data_path}: {len(classes)} classes, {videos}; {spread}"})
+    width = max(len("class"), *map(len, counts))
+    print_main(f"\n  {'class':<{width}}  {'train':>7}  {'val':>7}  mirrored in training")
+    for name, (in_train, in_val) in counts.items():
+        print_main(f"  {name:<{width}}  {in_train:>7}  {in_val:>7}  {words.get(name, 'not trained')}")
+    print_main()
+    if mirrors is None and args.augment != "none" and (advice := flip_map_words(classes)):
+        warnings.append(advice)
+
+
+# What is printed.
+
+
+def named(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
+
+
+def unreadable_words(tried: Sequence[TriedVideo], total: int, data_path: Path) -> str | None:
+    """The videos of the sample that cannot be read; None where all can."""
+    bad = [video for video in tried if video.reason is not None]
+    if not bad:
+        return None
+    listed = "; ".join(f"{video.path}: {video.reason}" for video in bad[:NAMED])
+    return (
+        f"{len(bad)} of the {len(tried)} videos tried cannot be read ({total} in all): {listed}. Run check_videos.py "
+        f"--root {data_path} --quarantine DIR, or go on without them by --skip-unreadable"
+    )
+
+
+def sample_words(tried: Sequence[TriedVideo]) -> str:
+    """How many videos were tried, and what they took."""
+    good = [video for video in tried if video.reason is None]
+    count = f"{len(tried)} videos tried, {len(tried) - len(good)} of them unreadable"
+    if not good:
+        return count
+    means = (1000 * sum(getattr(video, f"{name}_seconds") for video in good) / len(good) for name in ("scan", "strip"))
+    scan, strip = means
+    return f"{count}; a worker takes {scan:.0f} ms to scan a video and {strip:.0f} ms to decode all of it"
+
+
+def disk_words(needs: Mapping[str, Need]) -> str:
+    """What is written where."""
+    parts = []
+    for name, need in needs.items():
+        free = gigabytes(shutil.disk_usage(existing(need.folder)).free)
+        optional = "" if need.is_wanted else " if asked for"
+        parts.append(f"{name} {gigabytes(need.bytes)}{optional} in {need.folder} ({free} free)")
+    return "; ".join(parts)
+
+
+def time_words(seconds: Mapping[str, float], epochs: int, cached: bool) -> str:
+    """The times of the stages.
+
+    Args:
+        seconds: of each.
+        epochs: how many.
+        cached: whether the clip cache is built; otherwise its time is only told.
+    """
+    shown = {name: _clock(value) for name, value in seconds.items()}
+    scan, build = f"scan {shown['scan']}", f"clip cache {shown['clip cache']}"
+    first = build if cached else f"{scan} ({build} if asked for)"
+    features = f", features {shown['features']}" if "features" in shown else ""
+    return f"{first}{features}, an epoch {shown['epoch']}; with {epochs} epochs {shown['all']} in all"
+
+
+def time_warnings(seconds: Mapping[str, float]) -> list[str]:
+    """Remedies where decoding takes most of an epoch."""
+    decoding = seconds["decoding in an epoch"]
+    if decoding <= seconds["epoch"] / 2:
+        return []
+    return [f"decoding takes {_clock(decoding)} in each epoch: --cache-dataset decodes every video once"]
+
+
+def _clock(seconds: float) -> str:
+    return str(datetime.timedelta(seconds=round(seconds)))
