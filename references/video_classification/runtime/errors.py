@@ -15,8 +15,8 @@ class MissingExtra(UserError):
     """An optional package is not installed; the message says how to install it."""
 
 
-def require(name: str) -> ModuleType:
-    """The module `name`, such as `onnxruntime`.
+def require(name: str, requirements: Path = REQUIREMENTS) -> ModuleType:
+    """The module `name`, such as `onnxruntime`; `requirements` is the file that its package is installed from.
 
     Raises:
         MissingExtra: it, or something that it needs, is not installed.
@@ -24,4 +24,4 @@ def require(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise MissingExtra(f"{name} cannot be imported ({error}): run pip install -r {REQUIREMENTS}") from error
+        raise MissingExtra(f"{name} cannot be imported ({error}): run pip install -r {requirements}") from error
