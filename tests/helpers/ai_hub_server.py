@@ -56,6 +56,7 @@ class AiHubServer:
     """A context manager. Its fields say what it does wrong, and what it was asked."""
 
     failing: dict[str, str] = field(default_factory=dict)  # reasons of failures by the kind of job
+    failing_jobs: dict[str, str] = field(default_factory=dict)  # the same by the job's id
     before: Callable[[str, str], int | None] = lambda method, path: None  # a status to answer with, 0 to hang up
     held: bool = False  # no job gets on
     expired: bool = False  # all data sets are
@@ -211,8 +212,8 @@ class AiHubServer:
         if specific.job_state != WAITING or self.held:
             return
         try:
-            if kind in self.failing:
-                raise JobFailed(self.failing[kind])
+            if reason := self.failing_jobs.get(identity, self.failing.get(kind)):
+                raise JobFailed(reason)
             network = self.models[specific.model.model_id]
             if network.producer:
                 self._proceed(network.producer)
@@ -220,8 +221,8 @@ class AiHubServer:
                 raise JobFailed("Failed dependency: the network was not made")
             getattr(self, f"_run_{kind}")(specific, network)
             specific.job_state = DONE
-        except JobFailed as reason:
-            specific.job_state, specific.failure_reason = FAILED, str(reason)
+        except JobFailed as failure:
+            specific.job_state, specific.failure_reason = FAILED, str(failure)
 
     def _run_quantize(self, job: api.QuantizeJob, network: Network) -> None:
         clips = iter(_entries(self.datasets[job.calibration_dataset.dataset_id])["video"])
@@ -319,7 +320,9 @@ def _state(job: api.Job) -> int:
 
 
 def _created(identity: str) -> api.CreateUpdateResponse:
-    return api.CreateUpdateResponse(id=identity)
+    response = api.CreateUpdateResponse(id=identity)
+    response.expiration_time.seconds = int(time.time()) + 86400  # of data sets
+    return response
 
 
 def _handler(hub: AiHubServer) -> type[BaseHTTPRequestHandler]:

@@ -8,7 +8,7 @@ import pytest
 
 
 def require_extra(name: str) -> ModuleType:
-    """The module `name`. Without its package the test is skipped, or fails where EXTRAS_INSTALLED says that it is there."""
+    """The module `name`. Without its package the test is skipped; where EXTRAS_INSTALLED is set it fails."""
     if os.environ.get("EXTRAS_INSTALLED"):
         return importlib.import_module(name)
     return pytest.importorskip(name)

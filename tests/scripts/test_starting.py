@@ -27,6 +27,7 @@ WRONG = {
     "export_onnx": ["a.pth", "--output", "a.onnx", "--quantize", "int8"],
     "predict": ["a.pth", "a.mp4", "--output", "."],
     "quickstart": ["--seed", "-1"],
+    "run_on_ai_hub": ["a.pth", "--data-path", "data", "--output-dir", "out", "--calibration-clips", "8"],
     "train": ["--data-path", "data", "--train-crop-size", "200", "200"],
 }
 PROGRAM = """

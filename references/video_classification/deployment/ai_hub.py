@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from runtime.errors import UserError, require
 from runtime.files import sha256_of, write_json
+from runtime.signals import HeldSignals
 
 RECORD = "jobs.json"
 REQUIREMENTS = Path(__file__).parents[1] / "requirements-ai-hub.txt"
@@ -101,7 +102,7 @@ class AiHub:
         if not self._token:
             raise AiHubError(NO_TOKEN)
 
-    def ask(self, doing: str, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    def ask(self, doing: str, call: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
         """Calls the client. Raises AiHubError, which says what was being done, whatever the client raises."""
         try:
             with contextlib.redirect_stdout(sys.stderr):  # the client prints how long it waits for a rate limit
@@ -113,8 +114,11 @@ class AiHub:
         text = re.sub(r"[\s|┌─┐└┘]+", " ", str(error)).strip() or type(error).__name__
         text = text.replace(self._token, "***").rstrip(".")
         if isinstance(error, self.package.UserError):
-            is_token = text.startswith("Failed to authenticate")
-            return f"{text}. Run `qai-hub configure --api_token TOKEN`, then this command again" if is_token else text
+            if text.startswith("Failed to authenticate"):
+                return f"{text}. Run `qai-hub configure --api_token TOKEN`, then this command again"
+            if "could not be found" in text:
+                return f"{text}. Where {self.record.path} is of another account, move it away to begin anew"
+            return text
         return f"{text}. Run the same command again to go on from there"
 
     def check_device(self, name: str) -> None:
@@ -164,18 +168,28 @@ class AiHub:
 
         Args:
             name: in the record.
-            submit: uploads what it needs and submits the job.
+            submit: uploads what the job needs, and calls the method `submit` with its name.
         """
         if known := self.record.jobs.get(name):
-            job = self.ask(f"looking up the {name} job {known['id']}", self.client.get_job, known["id"])
-            if not self.ask(f"looking up the {name} job {known['id']}", job.get_status).failure:
+            job = self.recorded_job(name)
+            if not self.ask(f"asking for the {name} job {known['id']}", job.get_status).failure:
                 return job
             self.record.forget(name)
-        job = submit()
-        self.record.jobs[name] = {"id": job.job_id, "url": job.url}
-        self.record.save()
+        return submit()
+
+    def submit(self, name: str, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Submits a job and records its id, which Ctrl-C cannot prevent."""
+        with HeldSignals(f"the id of the {name} job is known"):
+            job = self.ask(f"submitting the {name} job", call, *args, **kwargs)
+            self.record.jobs[name] = {"id": job.job_id, "url": job.url}
+            self.record.save()
         print(f"{name} job {job.job_id}: {job.url}", flush=True)
         return job
+
+    def recorded_job(self, name: str) -> Any:
+        """The job `name` of the record."""
+        identity = self.record.jobs[name]["id"]
+        return self.ask(f"looking up the {name} job {identity}", self.client.get_job, identity)
 
     def finished(self, name: str, job: Any, what: str = "") -> Any:
         """Waits for a job and returns it.

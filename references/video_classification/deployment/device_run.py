@@ -179,8 +179,8 @@ class DeviceRun:
 
     def _submit_quantize(self, hub: AiHub) -> Any:
         types = hub.package.QuantizeDtype
-        return hub.ask(
-            "submitting the quantize job",
+        return hub.submit(
+            "quantize",
             hub.client.submit_quantize_job,
             hub.model(self.folder / NETWORK),
             hub.dataset("calibration", self._write_calibration),
@@ -190,8 +190,8 @@ class DeviceRun:
         )
 
     def _submit_compile(self, hub: AiHub, network: Any) -> Any:
-        return hub.ask(
-            "submitting the compile job",
+        return hub.submit(
+            "compile",
             hub.client.submit_compile_job,
             network,
             hub.package.Device(self.target.device),
@@ -204,8 +204,8 @@ class DeviceRun:
         """Profiles the network where `number` is None, and else runs it on that chunk."""
         write = partial(self._write_clips, self.val, self._chunks[number or 0], self.target.device_format)
         inputs = None if number is None else hub.dataset(input_set_name(number).removesuffix(".h5"), write)
-        return hub.ask(
-            f"submitting the {name} job",
+        return hub.submit(
+            name,
             hub.client.submit_inference_job,
             network,
             hub.package.Device(self.target.device),
@@ -237,14 +237,17 @@ class DeviceRun:
             AiHubError: a job failed, or gave something else than logits for each clip.
             LogitsError: the logits of a video are not finite numbers of the right shape; it is named.
         """
-        profile = hub.ask("downloading the profile", self._finished(hub, "profile").download_profile)
+        profile = hub.ask(
+            "downloading the profile", hub.finished("profile", hub.recorded_job("profile")).download_profile
+        )
         if not profile:
             raise AiHubError(f"the profile job has no profile: {self.record.jobs['profile']['url']}")
         rows = read_manifest(self.folder / MANIFEST)
         outputs: dict[str, np.ndarray] = {}
         for number, videos in enumerate(self._chunks):
             chunk = rows[number * CHUNK_CLIPS :][: len(videos)]
-            job = self._finished(hub, _inference(number), f", {chunk[0]['video']} to {chunk[-1]['video']},")
+            what = f", {printable(chunk[0]['video'])} to {printable(chunk[-1]['video'])},"
+            job = hub.finished(_inference(number), hub.recorded_job(_inference(number)), what)
             arrays = _outputs(hub, job, len(chunk))
             outputs |= {row["tensor"]: array for row, array in zip(chunk, arrays, strict=True)}
         logits = match_rows(rows, outputs, f"what {self.target.device} computed")
@@ -252,10 +255,6 @@ class DeviceRun:
             raise AiHubError(f"the device gave {logits.shape[1]} logits, there are {len(self.model.classes)} classes")
         write_logits(self.folder / DEVICE_LOGITS, rows, logits.numpy())
         return profile, logits
-
-    def _finished(self, hub: AiHub, name: str, what: str = "") -> Any:
-        identity = self.record.jobs[name]["id"]
-        return hub.finished(name, hub.ask(f"looking up the {name} job {identity}", hub.client.get_job, identity), what)
 
     def report(self, profile: dict[str, Any], logits: Tensor, limit_ms: float) -> tuple[VideoResults, dict[str, Any]]:
         """Scores the device and writes `device.json`, the result files and the page.

@@ -3,6 +3,7 @@
 import os
 import shlex
 import signal
+import sys
 from types import FrameType
 
 # SIGTERM: a machine is taken away, or torchrun ends its processes. SIGUSR1: Slurm's warning before the time limit.
@@ -46,6 +47,33 @@ class StopRequest:
         self.signal_number = self.signal_number or number
         if self._at_once:
             raise Stopped(number, is_saved=False)
+
+
+class HeldSignals:
+    """A context manager that holds Ctrl-C and the stop signals back until its block ends; a second one acts at once.
+
+    Args:
+        reason: what the block ends with, printed when a signal comes.
+    """
+
+    def __init__(self, reason: str) -> None:
+        self._reason, self._held = reason, 0
+
+    def __enter__(self) -> None:
+        numbers = [signal.SIGINT, *STOP_SIGNALS]
+        self._before = {number: signal.signal(number, self._hold) for number in numbers}
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        if self._held:
+            signal.raise_signal(self._held)
+
+    def _hold(self, number: int, frame: FrameType | None) -> None:
+        if self._held:
+            raise KeyboardInterrupt
+        self._held = number
+        print(f"stopping once {self._reason}; again: at once", file=sys.stderr, flush=True)
 
 
 class ResumeCommand:
