@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -76,6 +77,7 @@ class AiHubServer:
         server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         server.daemon_threads = True
         self._server, self._lock = server, threading.Lock()
+        self._worker, self._started = ThreadPoolExecutor(1), set()
         self._thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         self._thread.start()
         self.url = f"http://127.0.0.1:{server.server_port}"
@@ -85,6 +87,7 @@ class AiHubServer:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+        self._worker.shutdown()
 
     def configure(self, home: Path, token: str = TOKEN) -> Path:
         """Writes what `qai-hub configure` writes, with the client's own verbosity."""
@@ -187,10 +190,11 @@ class AiHubServer:
             return _created(identity)
         if words[1:] == ["result"]:
             return self.results[identity]
-        job = self.jobs[identity]
-        before = api.Job.FromString(job.SerializeToString())
-        self._proceed(identity)
-        return before if _state(before) == WAITING else job  # so that each is seen waiting at least once
+        answer = api.Job.FromString(self.jobs[identity].SerializeToString())
+        if not self.held and identity not in self._started:  # so that each is seen waiting at least once
+            self._started.add(identity)
+            self._worker.submit(self._proceed, identity)  # the client does not wait for an answer for long
+        return answer
 
     def _submit(self, job: api.Job) -> api.CreateUpdateResponse:
         identity, kind = f"j{len(self.jobs)}", _kind(job)
@@ -209,7 +213,7 @@ class AiHubServer:
         job = self.jobs[identity]
         kind = _kind(job)
         specific = getattr(job, f"{kind}_job")
-        if specific.job_state != WAITING or self.held:
+        if specific.job_state != WAITING:
             return
         try:
             if reason := self.failing_jobs.get(identity, self.failing.get(kind)):
@@ -221,8 +225,9 @@ class AiHubServer:
                 raise JobFailed("Failed dependency: the network was not made")
             getattr(self, f"_run_{kind}")(specific, network)
             specific.job_state = DONE
-        except JobFailed as failure:
-            specific.job_state, specific.failure_reason = FAILED, str(failure)
+        except Exception as failure:
+            specific.failure_reason = str(failure) if isinstance(failure, JobFailed) else repr(failure)
+            specific.job_state = FAILED
 
     def _run_quantize(self, job: api.QuantizeJob, network: Network) -> None:
         clips = iter(_entries(self.datasets[job.calibration_dataset.dataset_id])["video"])
@@ -313,10 +318,6 @@ def _profile(content: bytes) -> api.ProfileDetail:
 
 def _kind(job: api.Job) -> str:
     return job.WhichOneof("job").removesuffix("_job")
-
-
-def _state(job: api.Job) -> int:
-    return getattr(job, f"{_kind(job)}_job").job_state
 
 
 def _created(identity: str) -> api.CreateUpdateResponse:

@@ -55,8 +55,9 @@ def exported_int8(inputs, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def server(monkeypatch, tmp_path):
-    """An AI Hub that the client is configured for, and no waiting for it."""
-    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    """An AI Hub that the client is configured for, and no long waiting for it."""
+    sleep = time.sleep
+    monkeypatch.setattr(time, "sleep", lambda seconds: sleep(min(seconds, 0.02)))
     with AiHubServer() as server:
         monkeypatch.setenv("QAIHUB_CLIENT_INI", str(server.configure(tmp_path)))
         yield server
@@ -210,7 +211,6 @@ def test_what_uses_a_failed_network_is_submitted_again(server, run):
 def test_a_failed_inference_job_names_its_videos(server, run, monkeypatch):
     monkeypatch.setattr(device_run, "CHUNK_CLIPS", 4)
     assert run("--submit-only")[0] == 0
-    server.datasets["d1"] = server.datasets["d0"]
     server.failing_jobs["j3"] = "out of memory"
     code, _, err = run()
     assert code == 1 and f"{server.url}/jobs/j3/" in err
@@ -330,12 +330,12 @@ def test_ctrl_c_while_a_job_is_submitted_leaves_its_id(server, run):
 
 
 def test_data_that_has_expired_is_uploaded_again(server, run):
-    server.failing["inference"] = "no device is free"
+    server.failing_jobs["j2"] = "no device is free"
     assert run()[0] == 1
-    server.failing.clear()
     server.expired = True
-    run()
+    code, _, err = run()
     assert server.uploads == ["model", "dataset", "dataset"]
+    assert code == 1 and "Cannot download expired dataset" in err  # what the device computed has expired as well
 
 
 def test_other_settings_in_the_same_folder_are_refused(server, run):

@@ -6,6 +6,7 @@ Whatever gets an id is recorded at once, so that a run that was interrupted is c
 import contextlib
 import difflib
 import json
+import logging
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -95,12 +96,13 @@ class AiHub:
         self.package = require_client()
         self.client = self.package.Client()
         try:
-            self._token = self.client.config.api_token
+            self._token: str = self.client.config.api_token
             self.client.set_verbose(False)
         except Exception:  # of configparser too, whose messages quote the file and with it the token
             raise AiHubError(NO_TOKEN) from None
         if not self._token:
             raise AiHubError(NO_TOKEN)
+        logging.getLogger("urllib3").setLevel(logging.ERROR)  # it warns of each attempt of many
 
     def ask(self, doing: str, call: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
         """Calls the client. Raises AiHubError, which says what was being done, whatever the client raises."""
@@ -112,7 +114,9 @@ class AiHub:
 
     def _reason(self, error: Exception) -> str:
         text = re.sub(r"[\s|┌─┐└┘]+", " ", str(error)).strip() or type(error).__name__
-        text = text.replace(self._token, "***").rstrip(".")
+        for word in self._token.split():  # requests quotes a header that it refuses
+            text = text.replace(word, "***")
+        text = text.rstrip(".")
         if isinstance(error, self.package.UserError):
             if text.startswith("Failed to authenticate"):
                 return f"{text}. Run `qai-hub configure --api_token TOKEN`, then this command again"
@@ -164,18 +168,13 @@ class AiHub:
         print(f"uploaded {path.name}, {size / 2**20:.1f} MiB: {identity}", flush=True)
 
     def job(self, name: str, submit: Callable[[], Any]) -> Any:
-        """The job `name` of the record, or a new one where there is none or it has failed.
+        """The job `name` of the record, or a new one where there is none.
 
         Args:
             name: in the record.
             submit: uploads what the job needs, and calls the method `submit` with its name.
         """
-        if known := self.record.jobs.get(name):
-            job = self.recorded_job(name)
-            if not self.ask(f"asking for the {name} job {known['id']}", job.get_status).failure:
-                return job
-            self.record.forget(name)
-        return submit()
+        return self.recorded_job(name) if name in self.record.jobs else submit()
 
     def submit(self, name: str, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Submits a job and records its id, which Ctrl-C cannot prevent."""
@@ -192,7 +191,7 @@ class AiHub:
         return self.ask(f"looking up the {name} job {identity}", self.client.get_job, identity)
 
     def finished(self, name: str, job: Any, what: str = "") -> Any:
-        """Waits for a job and returns it.
+        """Waits for a job and returns it. One that failed leaves the record, so that the next run submits it again.
 
         Args:
             name: of the job.
@@ -207,6 +206,7 @@ class AiHub:
             print(f"waiting for the {name} job {job.job_id}", flush=True)
             status = self.ask(f"waiting for the {name} job {job.job_id}", job.wait)
         if status.failure:
+            self.record.forget(name)
             reason = " ".join((status.message or "no reason is given").split()).rstrip(".")
             raise AiHubError(
                 f"the {name} job {job.job_id}{what} failed: {reason}. Its log: {job.url}. Run the same command again "

@@ -328,9 +328,11 @@ def _outputs(hub: AiHub, job: Any, count: int) -> list[np.ndarray]:
     if all(np.issubdtype(array.dtype, np.floating) for array in arrays):
         return arrays
     # The network was compiled with quantized outputs, and what it computed was left in their scale.
-    (spec,) = (spec for specs in job.model.output_spec.values() for spec in specs)
-    if spec.scale is None or spec.zero_point is None:
-        raise AiHubError(f"job {job.job_id} has integer outputs and the network no scale for them: {job.model.url}")
+    network = hub.ask("looking up the compiled network", hub.client.get_model, job.model.model_id)
+    specs = [spec for specs in network.output_spec.values() for spec in specs]
+    if len(specs) != 1 or specs[0].scale is None or specs[0].zero_point is None:
+        raise AiHubError(f"job {job.job_id} has integer outputs, and no scale for them is known: {network.url}")
+    spec = specs[0]
     return [(array.astype(np.float32) - spec.zero_point) * np.float32(spec.scale) for array in arrays]
 
 
