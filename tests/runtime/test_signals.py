@@ -13,7 +13,7 @@ import train
 from helpers.small_datasets import SMALL, make_dataset
 from helpers.template_process import Run
 from helpers.training_processes import TRAIN, run, start
-from runtime.signals import StopRequest, resume_command
+from runtime.signals import HeldSignals, Stopped, StopRequest, resume_command
 
 LIVE = ("seconds", "data_seconds", "val_seconds", "val_data_seconds")
 
@@ -170,3 +170,21 @@ def test_the_resume_command_starts_as_many_processes(monkeypatch, processes, her
     monkeypatch.setenv("WORLD_SIZE", processes)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", here)
     assert resume_command(["train.py"]) == f"{launcher} train.py --resume auto"
+
+
+@pytest.mark.parametrize("number, error", [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Stopped)])
+def test_a_held_signal_acts_when_the_block_has_ended(capsys, number, error):
+    done = []
+    with pytest.raises(error), StopRequest(at_once=True), HeldSignals("the id is known"):
+        signal.raise_signal(number)
+        done.append("the id")
+    assert done == ["the id"] and "stopping once the id is known" in capsys.readouterr().err
+
+
+def test_a_second_signal_acts_at_once():
+    done = []
+    with pytest.raises(KeyboardInterrupt), HeldSignals("the id is known"):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        done.append("the id")
+    assert not done and signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -134,9 +134,7 @@ def read_files(rows: Sequence[Mapping], files: Sequence[Path]) -> dict[str, np.n
         return {name: array for arrays in contents for name, array in arrays.items()}
     if not all(by_place):
         named = files[by_place.index(False)]
-        raise LogitsError(
-            f"{named} names its arrays, and {files[by_place.index(True)]} does not: give files of one kind"
-        )
+        raise LogitsError(f"{named} is not an .h5 file of AI Hub, and {files[by_place.index(True)]} is: give one kind")
     outputs = [array for path, arrays in zip(files, contents, strict=True) for array in _in_order(path, arrays)]
     if len(outputs) != len(rows):
         counts = ", ".join(f"{path} {len(arrays)}" for path, arrays in zip(files, contents, strict=True))
