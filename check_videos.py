@@ -1,9 +1,9 @@
-"""Checks that every video of a tree can be read to its end, and takes the others out of the way without losing any.
+"""Checks that every video of a tree can be read to its end, and moves the others out of the way without losing any.
 
     python check_videos.py --root full_dataset --quarantine bad_videos --remux --replace --report check.csv
 
 Every frame is decoded, in worker processes. Exit code: 0 if everything now under root is readable, 1 if something is
-not or could not be handled, 2 for wrong usage.
+not or could not be handled, 2 for wrong usage, 130 after Ctrl-C, 143 after SIGTERM.
 """
 
 import argparse
@@ -29,34 +29,38 @@ STATUSES_THAT_LEAVE_ROOT_READABLE = {"ok", "remuxed", "quarantined"}
 
 def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, required=True, metavar="DIR", help="train/ and val/ in it, else all of it")
+    parser.add_argument("--root", type=Path, required=True, metavar="DIR", help="its train/ and val/, or all of it")
     parser.add_argument(
-        "--ext", type=parse_ending, nargs="+", default=VIDEO_ENDINGS, metavar="ENDING", help="of the files to check"
+        "--ext", type=parse_ending, nargs="+", default=VIDEO_ENDINGS, metavar="ENDING", help="of files to check"
     )
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), metavar="N", help="workers (default: the cores)")
-    parser.add_argument("--report", type=Path, metavar="CSV", help="one line a file: path,status,reason,frames,seconds")
-    parser.add_argument("--state", type=Path, metavar="FILE", help="remembers readable files; they are not read again")
-    parser.add_argument("--shard", type=parse_shard, metavar="I/N", help="every N-th file, from the I-th on")
-    parser.add_argument("--dry-run", action="store_true", help="only says what would be done")
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count(), metavar="N", help="worker processes (default: cores)"
+    )
+    parser.add_argument("--report", type=Path, metavar="CSV", help="a line per file: path,status,reason,frames,seconds")
+    parser.add_argument("--state", type=Path, metavar="FILE", help="remembers readable files, which are not read again")
+    parser.add_argument("--shard", type=parse_shard, metavar="I/N", help="only every N-th file, from the I-th on")
+    parser.add_argument("--dry-run", action="store_true", help="only print what would be done")
 
     group = parser.add_argument_group("what is readable")
     group.add_argument("--prober", choices=READERS, default="av", help="PyAV (default), or the ffmpeg program")
-    group.add_argument("--max-corrupt-frames", type=int, default=0, metavar="N", help="damaged frames to tolerate")
-    group.add_argument("--min-frames", type=int, default=1, metavar="N", help="fewer frames are bad")
-    group.add_argument("--timeout", type=float, default=60, metavar="SECONDS", help="for one file (default: 60)")
+    group.add_argument("--max-corrupt-frames", type=int, default=0, metavar="N", help="damaged frames to tolerate (0)")
+    group.add_argument("--min-frames", type=int, default=1, metavar="N", help="frames a video must have (1)")
+    group.add_argument(
+        "--timeout", type=float, default=60, metavar="SECONDS", help="without progress on a file (default: 60)"
+    )
 
     group = parser.add_argument_group("what happens to bad files (without --quarantine they are only reported)")
-    group.add_argument("--quarantine", type=Path, metavar="DIR", help="moves them there, with a journal")
-    group.add_argument("--remux", action="store_true", help="tries a stream copy first, which may repair the container")
-    group.add_argument("--replace", action="store_true", help="puts it in the place of the original, which is kept")
-    group.add_argument("--restore", action="store_true", help="puts all quarantined files back, and checks nothing")
+    group.add_argument("--quarantine", type=Path, metavar="DIR", help="move them there, with a journal")
+    group.add_argument("--remux", action="store_true", help="try a stream copy first, which may repair the container")
+    group.add_argument("--replace", action="store_true", help="put a good remux in the place of the original")
+    group.add_argument("--restore", action="store_true", help="put all quarantined files back, and check nothing")
     return parser
 
 
 def parse_ending(text: str) -> str:
     ending = text.lower().removeprefix(".")
     if not ending.isalnum():
-        raise argparse.ArgumentTypeError(f"{text}: must be an ending such as mp4; more of them are separated by spaces")
+        raise argparse.ArgumentTypeError(f"{text}: must be an ending such as mp4; separate several by spaces")
     return ending
 
 
@@ -74,7 +78,7 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
         if args.restore:
             parser.error("--restore needs --quarantine, where the files are")
         if args.remux:
-            print("without --quarantine, where originals are kept, nothing is remuxed: bad files are only reported")
+            print("without --quarantine, which keeps the originals, nothing is remuxed: bad files are only reported")
     elif args.quarantine.exists() and not args.quarantine.is_dir():
         parser.error(f"--quarantine {args.quarantine}: is not a folder")
     elif args.quarantine.resolve() == args.root.resolve():
@@ -99,9 +103,9 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
 
 
 def is_among_videos(quarantine: Path, root: Path) -> bool:
-    """Whether files of the tree lie in the folder `quarantine`, or would be taken for the tree's once they are there.
+    """Whether files in the folder `quarantine` are, or would be, taken for files of the tree.
 
-    A root without train/ and val/ may hold its quarantine folder, as long as that holds nothing else.
+    A root without train/ and val/ may contain its quarantine folder, as long as that contains nothing else.
     """
     folder, walked = quarantine.resolve(), walked_folders(root)
     if walked != [root]:
@@ -124,9 +128,11 @@ def main(argv: list[str] | None = None) -> int:
     except (OSError, RuntimeError, records.RecordError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:  # or SIGTERM
-        print("stopped; what was done so far is in the report and the journal, run again to go on", file=sys.stderr)
-        return 1
+    except KeyboardInterrupt as stop:
+        signal_number = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
+        done = "what was done so far is in the report and the journal; run again to continue"
+        print(f"stopped by {'SIGTERM' if isinstance(stop, Terminated) else 'Ctrl-C'}: {done}", file=sys.stderr)
+        return 128 + signal_number
 
 
 def check(args: argparse.Namespace, quarantine: Quarantine | None) -> int:
@@ -173,7 +179,7 @@ def check(args: argparse.Namespace, quarantine: Quarantine | None) -> int:
 
 
 def require_withdrawn(quarantine: Quarantine | None, nothing: str) -> None:
-    """Accepts that there is nothing to check where that is since all was quarantined; raises RuntimeError else."""
+    """Raises RuntimeError if there is nothing to check, unless that is because everything was quarantined."""
     if quarantine is None or not quarantine.paths_taken_from_root():
         raise RuntimeError(f"{nothing}; check --root and --ext")
     print(f"{nothing} any more: look at what was quarantined", file=sys.stderr)
@@ -181,7 +187,7 @@ def require_withdrawn(quarantine: Quarantine | None, nothing: str) -> None:
 
 def restore(quarantine: Quarantine, dry_run: bool) -> int:
     if not quarantine.journal.exists():
-        raise FileNotFoundError(f"{quarantine.folder} is no quarantine folder of this script: it has no {JOURNAL}")
+        raise FileNotFoundError(f"{quarantine.folder} is not a quarantine folder of this script: it has no {JOURNAL}")
     if not dry_run:
         quarantine.settle()
     entries, places, failed = quarantine.restorable(), set(), 0
@@ -190,7 +196,7 @@ def restore(quarantine: Quarantine, dry_run: bool) -> int:
             if not dry_run:
                 quarantine.restore(entry)
             elif entry["path"] in places:
-                raise FileExistsError("a newer one of the same name would be in its place")
+                raise FileExistsError("a newer file of the same name would be in its place")
             else:
                 quarantine.require_restorable(entry)
                 places.add(entry["path"])
@@ -205,10 +211,18 @@ def restore(quarantine: Quarantine, dry_run: bool) -> int:
     return 1 if failed or (others and not entries) else 0
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: a job system's or a service manager's request to end, which leaves everything as tidy as Ctrl-C does."""
+
+
 @contextlib.contextmanager
 def sigterm_as_interrupt():
-    """Within it, a job system's or a service's request to end is taken as Ctrl-C is, so that all is left tidy."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Raises Terminated on SIGTERM while the block runs."""
+
+    def terminate(*_):
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
     try:
         yield
     finally:
@@ -217,7 +231,7 @@ def sigterm_as_interrupt():
 
 @contextlib.contextmanager
 def sole_check(root: Path, shard: tuple[int, int] | None):
-    """Keeps a second check of the same files waiting. Shards of one division run beside each other."""
+    """Makes a second check of the same files wait. Shards of one division run side by side."""
     name = f"check-{shard[0] % shard[1]}-of-{shard[1]}.lock" if shard else "check.lock"
     with records.locked(root / records.FOLDER / name, f"waiting for another check of {root} to end"):
         yield

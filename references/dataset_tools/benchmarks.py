@@ -23,7 +23,7 @@ NUM_FILES_FOR_MEMORY = 10_000
 
 
 def benchmark_refactor(num_entries: int, work_dir: Path, jobs: int) -> dict[str, float]:
-    """Places `num_entries` tiny files by hard links, against a bare `os.link` loop over the same files.
+    """Place `num_entries` tiny files by hard links, against a bare `os.link` loop over the same files.
 
     Works in new folders in `work_dir` and removes them. Seconds are wall time, of the script with its start-up.
     """
@@ -63,7 +63,7 @@ def benchmark_refactor(num_entries: int, work_dir: Path, jobs: int) -> dict[str,
 
 
 def benchmark_check(files: list[Path], work_dir: Path, jobs: int, repeats: int = 3) -> dict[str, float]:
-    """Checks `files`, against a bare loop that decodes them in as many processes; and the memory over 10,000.
+    """Check `files`, against a bare loop that decodes them in as many processes; and the memory over 10,000.
 
     The two are run in turns, `repeats` times, and the fastest of each counts. All files must be readable.
     """

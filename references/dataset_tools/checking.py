@@ -1,4 +1,4 @@
-"""Checking the files of a tree and dealing with the bad ones: what joins the workers, the quarantine and the report."""
+"""Checks the files of a tree and deals with the bad ones, by means of workers, quarantine and report."""
 
 import csv
 import os
@@ -29,7 +29,19 @@ class Row(NamedTuple):
 
 
 class TreeChecker:
-    """Checks files under `root`; moves the bad ones to `quarantine`, where there is one and it is no `dry_run`."""
+    """Checks files under `root`, and moves the bad ones to `quarantine`.
+
+    Args:
+        root: the tree.
+        quarantine: None only reports bad files.
+        options: what counts as readable.
+        remux: tries a stream copy of a bad file.
+        replace: puts a good remux in place of the original.
+        dry_run: changes nothing.
+        jobs: the number of worker processes.
+        timeout: seconds for which the check of a file may make no progress.
+        state: a file that remembers readable files.
+    """
 
     def __init__(
         self,
@@ -86,7 +98,7 @@ class TreeChecker:
                     unlink_if_there(remuxed)
 
     def sweep(self, leftovers: list[str], paths: list[str] | None = None) -> None:
-        """Removes the remuxes at `leftovers` that a killed run was making: all, or those made from `paths`."""
+        """Removes the remuxes at `leftovers`, unfinished by a killed run: all, or those made from `paths`."""
         ours = None if paths is None else {temporary_name(path, REMUX_ENDING) for path in paths}
         for leftover in leftovers:
             if (ours is None or leftover in ours) and not self._is_behind_link(leftover):
@@ -100,7 +112,7 @@ class TreeChecker:
         return os.path.join(scratch, os.path.basename(remuxed)) if self.dry_run else self._absolute(remuxed)
 
     def _is_behind_link(self, path: str) -> bool:
-        """Whether a linked folder leads from `path` out of root: to somebody else's files, which stay untouched."""
+        """Whether `path` leaves root through a linked folder: files outside of root stay untouched."""
         folder = os.path.realpath(os.path.dirname(self._absolute(path)))
         return not Path(folder).is_relative_to(os.path.realpath(self.root))
 
@@ -121,7 +133,7 @@ class TreeChecker:
             self.quarantine.withdraw(path, verdict.reason)
             if is_repaired:
                 kept = self.quarantine.keep_remuxed(path, remuxed)
-                row = row._replace(reason=f"{verdict.reason}; repaired by a remux, which is in quarantine at {kept}")
+                row = row._replace(reason=f"{verdict.reason}; a remux repairs it: it is in quarantine at {kept}")
             return row._replace(status="quarantined")
         except OSError as error:
             return row._replace(status="error", reason=f"{verdict.reason}; it could not be moved: {error}")
@@ -141,7 +153,7 @@ def _as_inspection(result: Inspection | WorkerFailure) -> Inspection:
 
 
 def prepare_report(path: Path) -> None:
-    """Raises OSError where `write_report` could not write there, which is better known before hours of work."""
+    """Raises OSError if `write_report` could not write there, which is better known before hours of work."""
     target = os.path.realpath(path)
     os.makedirs(os.path.dirname(target), exist_ok=True)
     must_be_writable = path if _is_stream(path) else os.path.dirname(target)
@@ -150,7 +162,7 @@ def prepare_report(path: Path) -> None:
 
 
 def write_report(path: Path, rows: list[Row]) -> None:
-    """The rows as CSV, sorted by path; the file appears, where a link leads to it, once it is complete."""
+    """Writes the rows as CSV, sorted by path. The file appears once it is complete; a link is followed."""
     if _is_stream(path):
         sys.stdout.flush()
         _write_rows(path, rows, mode="a")  # what was printed stays
@@ -162,7 +174,7 @@ def write_report(path: Path, rows: list[Row]) -> None:
 
 
 def _is_stream(path: Path) -> bool:
-    """Whether `path` is a pipe, a device, or what this process prints to: it is written to and stays what it is."""
+    """Whether `path` is a pipe, a device, or this process's standard output, which must not be replaced."""
     return path.exists() and (not path.is_file() or os.path.samestat(path.stat(), os.fstat(1)))
 
 
@@ -174,7 +186,7 @@ def _write_rows(path: str | Path, rows: list[Row], mode: str) -> None:
 
 
 def summarise(rows: list[Row]) -> str:
-    """The number of files by status and, within each but "ok", by the reason's first words."""
+    """The number of files by status and, except for "ok", by the first words of the reason."""
     counts = Counter(row.status for row in rows)
     lines = []
     for status, count in sorted(counts.items(), key=lambda item: (item[0] != "ok", item[0])):

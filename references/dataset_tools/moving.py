@@ -12,7 +12,8 @@ import shutil
 import stat
 from typing import NamedTuple
 
-from references.dataset_tools.placing import NOT_LINKABLE, PARTIAL_ENDING, same_bytes
+from references.dataset_tools.comparing import same_bytes
+from references.dataset_tools.placing import NOT_LINKABLE, PARTIAL_ENDING
 
 REMUX_ENDING = ".remux"  # of a remux under way: hidden, and no video's ending, so nothing takes it for one
 ANOTHER_FILE_SYSTEM = {errno.EXDEV}
@@ -43,7 +44,7 @@ def is_temporary_name(name: str, ending: str) -> bool:
 
 
 def move(source: str, target: str) -> None:
-    """Moves what is at `source` (a link as a link) to the free name `target`.
+    """Move what is at `source` (a link as a link) to the free name `target`.
 
     Raises FileExistsError where the name is taken, OSError where it cannot be moved; then all is as before.
     """
@@ -59,7 +60,7 @@ def move(source: str, target: str) -> None:
 
 
 def move_over(source: str, target: str) -> None:
-    """Moves the file `source` over the file `target`, in one rename."""
+    """Move the file `source` over the file `target`, in one rename."""
     try:
         os.replace(source, target)
     except OSError as error:
@@ -70,7 +71,7 @@ def move_over(source: str, target: str) -> None:
 
 
 def give_second_name(source: str, target: str) -> None:
-    """Keeps what is at `source` also at the free name `target`, by hard link where possible, else by copy."""
+    """Keep what is at `source` also at the free name `target`, by hard link where possible, else by copy."""
     os.makedirs(os.path.dirname(target), exist_ok=True)
     try:
         os.link(source, target, follow_symlinks=False)
@@ -82,7 +83,7 @@ def give_second_name(source: str, target: str) -> None:
 
 
 def settle(source: str, target: str, identity: Identity) -> bool:
-    """Cleans up after a move that may have been killed. Gives whether the original is at `target`, not at `source`.
+    """Clean up after a move that may have been killed. Returns whether the original is at `target`, not at `source`.
 
     While the original is at `source`, only place holders and copies of it are taken away from `target`.
     """

@@ -6,6 +6,7 @@ import functools
 import os
 import shutil
 import tempfile
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,11 +14,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
-from references.dataset_tools.records import FOLDER, append_lines, explained, read_lines
-from references.dataset_tools.release import SourceFile
+from references.dataset_tools.comparing import is_second_copy, same_bytes
+from references.dataset_tools.planning import PARTIAL_ENDING, Placement
+from references.dataset_tools.records import FOLDER, append_lines, read_placed
+from references.dataset_tools.sources import SourceFile
 
 FILES_PER_BATCH = 512
-PARTIAL_ENDING = ".partial"  # of a copy under way: hidden, and no video's ending, so nothing takes it for one
 NOT_LINKABLE = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 STOPPING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
@@ -26,46 +28,11 @@ class PlacingError(RuntimeError):
     """Placing had to stop; what was placed so far is whole, and a rerun goes on from there."""
 
 
-class Placement(NamedTuple):
-    """One file to place: `target` is relative to the destination."""
-
-    target: str
-    source: SourceFile
-
-
 class Placed(NamedTuple):
     """What became of the placements: how many were placed in which way, and `(target, reason)` of the failed."""
 
     ways: Counter[str]
     failures: list[tuple[str, str]]
-
-
-class Tree(NamedTuple):
-    """What the class folders of a destination hold, by path relative to it."""
-
-    files: set[str]
-    dangling: set[str]  # symbolic links to nothing
-    partial: list[str]  # copies that a killed run left unfinished
-
-
-def scan_tree(dest: Path, folders: set[str]) -> Tree:
-    """One listing of each folder; no file in them is opened or examined."""
-    tree = Tree(set(), set(), [])
-    for folder in folders:
-        try:
-            directory = os.scandir(dest / folder)
-        except FileNotFoundError:
-            continue
-        with directory:
-            for item in directory:
-                path = f"{folder}/{item.name}"
-                if item.name.startswith(".") and item.name.endswith(PARTIAL_ENDING):
-                    tree.partial.append(path)
-                elif item.is_symlink() and not os.path.exists(item.path):
-                    tree.dangling.add(path)
-                else:
-                    tree.files.add(path)
-    return tree
 
 
 def place_all(
@@ -76,7 +43,7 @@ def place_all(
     advance: Callable[[int], None],
     verify: bool = False,
 ) -> Placed:
-    """Places every file, `jobs` batches at a time; `mode` is a key of PLACERS.
+    """Place every file, `jobs` batches at a time; `mode` is a key of PLACERS.
 
     Each batch is recorded under `dest` before it is placed. A file that cannot be placed is a failure and the rest goes
     on; with `verify`, so is one whose copy differs from the source that a move is to remove.
@@ -86,16 +53,19 @@ def place_all(
     place = functools.partial(move, verify=verify) if mode == "move" else PLACERS[mode]
     for folder in {os.path.dirname(placement.target) for placement in placements}:
         (dest / folder).mkdir(parents=True, exist_ok=True)
-    batches = list(_batches(sorted(placements)))
+    batches, stop = list(_batches(sorted(placements))), threading.Event()
     with ThreadPoolExecutor(jobs) as pool:
         try:
-            results = pool.map(lambda batch: _place_batch(batch, dest, place), batches)
+            results = pool.map(lambda batch: _place_batch(batch, dest, place, stop), batches)
             for batch, placed in zip(batches, results, strict=True):
                 total.ways.update(placed.ways)
                 total.failures.extend(placed.failures)
                 advance(len(batch))
-        except OSError as error:
+        except BaseException as error:  # Ctrl-C too: the files under way are completed, no others are begun
+            stop.set()
             pool.shutdown(cancel_futures=True)
+            if not isinstance(error, OSError):
+                raise
             reason = f"stopped after placing {sum(total.ways.values())} of {len(placements)} files: {error}"
             raise PlacingError(f"{reason}; make room and run again, what was placed is whole and is kept") from error
     return total
@@ -108,11 +78,15 @@ def _batches(placements: list[Placement]) -> Iterator[list[Placement]]:
             yield files[start : start + FILES_PER_BATCH]
 
 
-def _place_batch(batch: list[Placement], dest: Path, place: Callable[[SourceFile, str], str]) -> Placed:
+def _place_batch(
+    batch: list[Placement], dest: Path, place: Callable[[SourceFile, str], str], stop: threading.Event
+) -> Placed:
     placed, prefix = Placed(Counter(), []), f"{dest}/"
     lines = [(target, source.bytes, source.mtime_ns, source.path) for target, source in batch]
     append_lines(dest / FOLDER / "placed.jsonl", lines)
     for target, source in batch:
+        if stop.is_set():
+            break
         try:
             placed.ways[place(source, prefix + target)] += 1
         except FileExistsError:
@@ -168,15 +142,15 @@ def move(source: SourceFile, target: str, verify: bool = False) -> str:
 
 
 def _drop_unless_same(source: SourceFile, copy: str) -> None:
-    """Raises OSError where the bytes of `copy` are not those of its source, and removes it."""
+    """Remove `copy` and raise OSError where its bytes are not those of its source."""
     if not same_bytes(source.path, copy):
         os.unlink(copy)
         raise OSError(errno.EIO, f"its copy differs from its source {source.path}, which is kept")
 
 
 def _remove_moved(source: SourceFile, target: str) -> None:
-    """Removes the source of what is whole at `target`; a copy is on the disk before that."""
-    if not os.path.samefile(source.path, target):
+    """Remove the source of what is whole at `target`; a copy is on the disk before that."""
+    if os.name != "nt" and not os.path.samefile(source.path, target):  # Windows has no fsync of what is open to read
         for path in (target, os.path.dirname(target)):
             descriptor = os.open(path, os.O_RDONLY)
             try:
@@ -196,10 +170,10 @@ PLACERS: dict[str, Callable[[SourceFile, str], str]] = {
 
 
 def finish_moves(moves: list[tuple[str, SourceFile]], dest: Path, dry_run: bool) -> tuple[int, list[tuple[str, str]]]:
-    """Removes the sources of files that are in their new place already: of a killed move, or placed by another mode.
+    """Remove the sources of files that are in place already: of a killed move, or placed by another mode.
 
     `moves` are targets that are in place, with the source of that name that is still there. A symbolic link in place is
-    replaced by the file that it leads to. Gives the number of sources removed, and `(target, reason)` of the kept.
+    replaced by the file that it leads to. Returns the number of sources removed, and `(target, reason)` of those kept.
     Raises PlacingError on a full disk.
     """
     recorded = {target: source for target, (_, _, source) in read_placed(dest).items()} if moves else {}
@@ -220,7 +194,7 @@ def finish_moves(moves: list[tuple[str, SourceFile]], dest: Path, dry_run: bool)
 
 
 def _finish_move(source: SourceFile, target: str, dry_run: bool) -> str | None:
-    """Removes `source`, once `target` holds its bytes without it. Gives why it is kept, else None."""
+    """Remove `source`, once `target` holds its bytes without it. Returns why it is kept, or None."""
     if os.path.islink(target) and os.path.realpath(target) == source.path:
         if not dry_run:
             _replace_link(source, target)
@@ -232,7 +206,7 @@ def _finish_move(source: SourceFile, target: str, dry_run: bool) -> str | None:
 
 
 def _replace_link(source: SourceFile, target: str) -> None:
-    """Puts the file itself in the place of a symbolic link to it, in one rename."""
+    """Replace a symbolic link to the file by the file itself, in one rename."""
     partial = f"{os.path.dirname(target)}/.link{PARTIAL_ENDING}"
     with contextlib.suppress(FileNotFoundError):  # of a link that could not be replaced
         os.unlink(partial)
@@ -241,48 +215,8 @@ def _replace_link(source: SourceFile, target: str) -> None:
     os.replace(partial, target)
 
 
-def is_second_copy(path: str, other: str) -> bool:
-    """Whether the file `other` holds the same bytes as `path`, and would still hold them were `path` removed."""
-    if os.path.realpath(path) == os.path.realpath(other):
-        return False
-    if os.path.samefile(path, other):
-        return os.stat(path).st_nlink > 1  # else these are two ways to one name
-    return same_bytes(path, other)
-
-
-def same_bytes(first: str, second: str) -> bool:
-    """Whether two files hold the same bytes; those of one inode are not read."""
-    if os.path.samefile(first, second):
-        return True
-    if os.path.getsize(first) != os.path.getsize(second):
-        return False
-    with open(first, "rb") as one, open(second, "rb") as two:
-        while chunk := one.read(1 << 20):
-            if chunk != two.read(1 << 20):
-                return False
-        return not two.read(1)
-
-
-def find_differing(pairs: list[tuple[str, str]], jobs: int, advance: Callable[[int], None]) -> list[tuple[str, str]]:
-    """Those of the (file, source) pairs whose bytes differ or cannot be read, each with the reason."""
-
-    def problem(pair: tuple[str, str]) -> str | None:
-        try:
-            return None if same_bytes(*pair) else f"its bytes differ from those of {pair[1]}"
-        except OSError as error:
-            return f"cannot be compared: {error}"
-
-    differing = []
-    with ThreadPoolExecutor(jobs) as pool:
-        for (path, _), reason in zip(pairs, pool.map(problem, pairs), strict=True):
-            advance(1)
-            if reason:
-                differing.append((path, reason))
-    return differing
-
-
 def find_prunable(dest: Path, wanted: set[str]) -> tuple[list[str], list[tuple[str, str]]]:
-    """Files placed under `dest` that are not `wanted` any more: those to remove, and `(path, reason)` of those to keep.
+    """Find files placed under `dest` that are no longer `wanted`: those to remove, and `(path, reason)` of the kept.
 
     Removed are links, and files whose source goes on holding the same bytes: never the only copy.
     """
@@ -313,15 +247,8 @@ def _reason_to_keep(path: str, size: int, mtime_ns: int, source: str) -> str | N
     return f"its source {source} is another file now, so this may be the only copy"
 
 
-def read_placed(dest: Path) -> dict[str, tuple[int, int, str]]:
-    """Target -> bytes, mtime_ns and source of every file that was ever placed under `dest`."""
-    path = dest / FOLDER / "placed.jsonl"
-    with explained(path):
-        return {target: (size, mtime_ns, source) for target, size, mtime_ns, source in read_lines(path)}
-
-
 def remove(dest: Path, targets: list[str]) -> None:
-    """Removes the files, and the class folders that this leaves empty (a folder without videos would be a class)."""
+    """Remove the files, and the class folders that this leaves empty (a folder without videos would be a class)."""
     for target in targets:
         os.unlink(dest / target)
     for folder in {os.path.dirname(target) for target in targets}:

@@ -1,29 +1,28 @@
-"""Is this video readable, and if not, why: strict, in plain words.
+"""Decides whether a video is readable, and if not, says why in plain words.
 
-A video is readable when its first real video stream decodes to at least one frame, with no decode error and with every
-frame that its container promises. The functions here work in the calling process; workers.py guards against crashes.
+A video is readable if its first real video stream decodes to at least one frame, without a decode error and with every
+frame that its container promises. The functions here run in the calling process; workers.py guards against crashes.
 """
 
 import errno
 import os
-import shutil
 import stat
-import subprocess
 from typing import NamedTuple
 
 import av
 import av.logging
 
-from references.dataset_tools.promises import count_missing_frames, count_swallowed_frames
-from references.dataset_tools.reading import READERS, Reading
+from references.dataset_tools.ffmpeg_program import require_ffmpeg
+from references.dataset_tools.promises import complaint_concerns_video, count_missing_frames, count_swallowed_frames
+from references.dataset_tools.reading import READERS, Reading, open_video
+from references.dataset_tools.workers import report_progress
 
 MAX_PIXELS = 1 << 26  # of a frame: 8192 x 8192
-COVER_CODECS = ("png", "mjpeg", "bmp", "gif")
-# Open options: what a file says must not make FFmpeg open another one, or the network.
-OPEN_OPTIONS = {"protocol_whitelist": "file"}
 FEW_PACKETS = {"probesize": "32", "analyzeduration": "1"}
 LISTS_OF_FILES = ("concat", "hls", "dash", "imf", "sdp")
-NOT_THE_FILES_FAULT = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE, errno.ENOENT, errno.ENODEV}
+READ_BYTES = 1 << 20  # at a time
+# FFmpeg says EIO of files that are cut within their headers, so it is not among these.
+NOT_THE_FILES_FAULT = {errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE, errno.ENOENT, errno.ENODEV}
 KINDS = {
     stat.S_IFDIR: "a folder, not a file",
     stat.S_IFIFO: "a named pipe, not a file",
@@ -42,14 +41,14 @@ class ProbeOptions(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """`status` is "ok", "bad", or "error" where the file could not be judged; `reason` may tell of tolerated damage."""
+    """`status` is "ok", "bad", or "error" if the file could not be judged; `reason` may describe tolerated damage."""
 
     status: str
     reason: str = ""
     frames: int = 0
     seconds: float = 0.0
     promised_frames: int = 0
-    tail_is_missing: bool = False  # so that no remux can repair it
+    tail_is_missing: bool = False  # then no remux can repair it
 
 
 class NotReadable(Exception):
@@ -61,15 +60,9 @@ class NotReadable(Exception):
 
 
 def require_prober(prober: str) -> None:
-    """Raises RuntimeError where the program that the prober needs is not there or does not run."""
-    if prober != "ffmpeg":
-        return
-    if shutil.which("ffmpeg") is None:
-        raise RuntimeError("--prober ffmpeg needs the ffmpeg program, and there is none on the PATH; install it")
-    try:
-        subprocess.run(["ffmpeg", "-version"], capture_output=True, check=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise RuntimeError(f"--prober ffmpeg needs the ffmpeg program, and it does not run: {error}") from None
+    """Raises RuntimeError if the program that the prober needs is absent, does not run or is too old."""
+    if prober == "ffmpeg":
+        require_ffmpeg()
 
 
 def probe(path: str, options: ProbeOptions) -> Verdict:
@@ -79,8 +72,20 @@ def probe(path: str, options: ProbeOptions) -> Verdict:
     av.logging.set_skip_repeated(False)
     try:
         _require_regular_file(path)
+        verdict = _read_and_judge(path, options)
+        if verdict.status == "bad":
+            _require_readable_bytes(path)
+        return verdict
+    except NotReadable as reason:
+        return Verdict(reason.status, str(reason))
+    except OSError as error:
+        return Verdict("error", f"could not be read: {error.strerror or error}")
+
+
+def _read_and_judge(path: str, options: ProbeOptions) -> Verdict:
+    try:
         with av.logging.Capture() as log:
-            container = av.open(path, options=dict(OPEN_OPTIONS))
+            container = open_video(path)
         with container:
             _require_video_format(container.format.name)
             stream = first_video_stream(container)
@@ -96,8 +101,13 @@ def probe(path: str, options: ProbeOptions) -> Verdict:
         if error.errno in NOT_THE_FILES_FAULT:
             return Verdict("error", f"could not be read: {error.strerror}")
         return Verdict("bad", _explain_open_error(path, error))
-    except OSError as error:
-        return Verdict("error", f"could not be read: {error.strerror or error}")
+
+
+def _require_readable_bytes(path: str) -> None:
+    """Raises OSError if the disk does not give the whole file, which FFmpeg takes for a file that ends there."""
+    with open(path, "rb", buffering=0) as file:
+        while file.read(READ_BYTES):
+            report_progress()
 
 
 def _require_regular_file(path: str) -> None:
@@ -122,12 +132,14 @@ def _require_regular_file(path: str) -> None:
 
 
 def _find_early_complaint(path: str, container: av.container.InputContainer, log: list[tuple[int, str, str]]) -> str:
-    """The container's first complaint about the packets that opening it looks at, which need not come again when they
-    are read: "" where there is none. What it says about the headers alone does not count."""
+    """The container's first complaint about the packets that are read to open it, or "".
+
+    It need not be repeated when they are read again. Complaints about the headers alone do not count.
+    """
     complaints = [message for _, source, message in log if source == container.format.name]
     if not complaints:
         return ""
-    with av.logging.Capture() as headers_log, av.open(path, options=OPEN_OPTIONS | FEW_PACKETS):
+    with av.logging.Capture() as headers_log, open_video(path, **FEW_PACKETS):
         said_of_headers = {message for _, _, message in headers_log}
     return next((message.strip() for message in complaints if message not in said_of_headers), "")
 
@@ -140,21 +152,14 @@ def _require_video_format(name: str) -> None:
 
 
 def first_video_stream(container: av.container.InputContainer) -> av.VideoStream:
-    """The first video stream that is no cover picture. Raises NotReadable where there is none."""
+    """The first video stream that is not a cover picture. Raises NotReadable if there is none."""
     for stream in container.streams.video:
-        if not _is_cover(stream):
+        if not stream.disposition & av.stream.Disposition.attached_pic:
             return stream
     if container.streams.video:
         raise NotReadable("holds only a cover picture, no video")
     kinds = sorted({stream.type for stream in container.streams})
     raise NotReadable(f"holds no video, only {' and '.join(kinds)}" if kinds else "holds no video")
-
-
-def _is_cover(stream: av.VideoStream) -> bool:
-    if hasattr(stream, "disposition"):
-        return bool(stream.disposition & av.stream.Disposition.attached_pic)
-    codec = stream.codec_context and stream.codec_context.name  # PyAV 14.0 does not tell the disposition
-    return codec in COVER_CODECS and stream.frames <= 1
 
 
 def _require_decodable(stream: av.VideoStream) -> None:
@@ -166,21 +171,22 @@ def _require_decodable(stream: av.VideoStream) -> None:
 
 
 def judge(path: str, container, stream: av.VideoStream, reading: Reading, options: ProbeOptions) -> Verdict:
-    """The verdict on what was read."""
+    """The verdict on a reading."""
     missing = count_missing_frames(path, container, stream, reading)
     lost = missing + count_swallowed_frames(reading)
-    # Where frames are counted in the header, the container's complaints concern other streams, or show in the count.
-    is_cut = bool(reading.container_error and not stream.frames) or missing > 0
+    is_cut = complaint_concerns_video(container, stream, reading) or missing > 0
     damaged = max(reading.errors, reading.corrupt_frames + lost, int(is_cut))
     promised = reading.frames + lost
     facts = dict(frames=reading.frames, seconds=reading.seconds, promised_frames=promised, tail_is_missing=is_cut)
     damage = _describe_damage(reading, missing, lost, promised)
     if reading.frames == 0:
-        return Verdict("bad", damage or "gives no frame: there is a header, but no video data", **facts)
+        return Verdict("bad", damage or "gives no frame: it has a header, but no video data", **facts)
     if damaged > options.max_corrupt_frames:
         return Verdict("bad", damage, **facts)
     if reading.frames < options.min_frames:
-        return Verdict("bad", f"too few frames: {reading.frames}, where {options.min_frames} are wanted", **facts)
+        return Verdict(
+            "bad", f"too few frames: {reading.frames}, but at least {options.min_frames} are required", **facts
+        )
     return Verdict("ok", f"tolerated: {damage}" if damage else "", **facts)
 
 
@@ -202,6 +208,8 @@ def _describe_damage(reading: Reading, missing: int, lost: int, promised: int) -
 
 
 def _explain_open_error(path: str, error: av.FFmpegError) -> str:
+    if error.errno == errno.EIO:
+        return "cut short within its header"
     last_log = (error.log[2] if error.log else "").strip()
     if last_log == "moov atom not found":
         with open(path, "rb") as file:

@@ -1,7 +1,4 @@
-"""Progress of long work, shown the same way by both dataset scripts: a bar on a terminal, plain lines elsewhere.
-
-And text that any terminal can show.
-"""
+"""What the dataset scripts show: progress, as a bar on a terminal and as lines elsewhere, and text safe to print."""
 
 import sys
 import time
@@ -15,7 +12,7 @@ SECONDS_BETWEEN_LINES = 30.0
 
 @contextmanager
 def progress(total: int, description: str, unit: str) -> Iterator[Callable[[int], None]]:
-    """Gives a function to call with the number of items just finished. Writes to stderr."""
+    """Yield a function to call with the number of items just finished. Writes to stderr."""
     if sys.stderr.isatty():
         with tqdm(total=total, desc=description, unit=unit, dynamic_ncols=True) as bar:
             yield bar.update
@@ -39,6 +36,26 @@ def progress(total: int, description: str, unit: str) -> Iterator[Callable[[int]
 
 
 def printable(text: str) -> str:
-    """`text` with what the standard output cannot encode, such as a name that is no valid Unicode, as escapes."""
+    """`text`, of any number of lines, as the standard output can show it.
+
+    Control and other invisible characters, which could change what a terminal shows, are replaced by escapes such as
+    `\\x1b`, and so is what the output cannot encode, such as a name that is not valid Unicode.
+    """
     encoding = sys.stdout.encoding or "utf-8"
-    return text.encode(encoding, "backslashreplace").decode(encoding)
+    shown = text if _is_plain(text) else "".join(map(_shown, text))
+    return shown.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def printable_name(name: str) -> str:
+    """As `printable`, for a name within a line: its line breaks are replaced too."""
+    return printable(name).replace("\n", "\\n")
+
+
+def _is_plain(text: str) -> bool:
+    return all(line.isprintable() for line in text.split("\n"))
+
+
+def _shown(character: str) -> str:
+    if character.isprintable() or character == "\n":
+        return character
+    return character.encode("unicode_escape").decode()

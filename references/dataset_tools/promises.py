@@ -1,4 +1,4 @@
-"""How many frames a container promises beyond those that it held: is the end of the file missing, or a piece of it?"""
+"""How many frames a container promises beyond those it holds: is the end of the file missing, or a piece of it?"""
 
 import math
 import os
@@ -7,13 +7,14 @@ import struct
 import av
 from av.container import InputContainer
 
-from references.dataset_tools.reading import Reading
+from references.dataset_tools.reading import Reading, demux_packets, open_video
 
 MOV = "mov,mp4,m4a,3gp,3g2,mj2"
 MATROSKA = "matroska,webm"
 ASF = "asf"
-# Elsewhere FFmpeg works the duration out from the file's end or its size, which a missing tail changes with it.
-DURATION_IS_IN_HEADER = {MOV, MATROSKA, ASF, "flv", "avi"}
+AVI = "avi"
+# Elsewhere FFmpeg derives the duration from the file's end or its size, so that a missing tail shortens it too.
+DURATION_IS_IN_HEADER = {MOV, MATROSKA, ASF, AVI, "flv"}
 TRANSPORT_PACKET_BYTES = (188, 192, 204)
 ASF_HEADER = bytes.fromhex("3026B2758E66CF11A6D900AA0062CE6C")
 ASF_FILE_PROPERTIES = bytes.fromhex("A1DCAB8C47A9CF118EE400C00C205365")
@@ -22,20 +23,23 @@ ASF_BROADCAST = 1  # the flag of a live recording, whose counts are not valid
 
 
 def count_swallowed_frames(reading: Reading) -> int:
-    """Frames that went into the decoder and did not come out."""
-    expected = reading.packets - reading.discarded - reading.silent
-    if reading.interlaced:
-        expected = (expected + 1) // 2  # each of a frame's two fields may be a packet
-    return max(expected - reading.frames, 0)
+    """Frames that went into the decoder and did not come out.
+
+    Leading packets may have been left out, as every player does; if they were decoded, as many others may be lost.
+    """
+    return max(reading.expected_frames - reading.leading - reading.frames, 0)
 
 
 def count_missing_frames(path: str, container: InputContainer, stream: av.VideoStream, reading: Reading) -> int:
-    """Frames that the container promises but does not hold, at least; 0 where the container makes no promise."""
+    """Frames that the container promises but does not hold, at least; 0 if the container makes no promise."""
     if stream.frames:
         missing = stream.frames - reading.packets - reading.empty_packets
         if missing > 0 and container.format.name == MOV:
             # An edit list hides what lies outside of it; without it, every sample must be there.
             missing = stream.frames - _count_packets_without_edit_list(path, stream.index)
+        if missing > 0 and container.format.name == AVI:
+            # An empty chunk repeats a frame, takes its time, and gives no packet.
+            missing = min(missing - _count_empty_chunks(path, stream.index), stream.frames - reading.last_dts_end)
         return max(missing, 0)
     shortfall = _missing_seconds(container, stream, reading)
     if container.format.name == ASF and shortfall <= 0:
@@ -45,9 +49,36 @@ def count_missing_frames(path: str, container: InputContainer, stream: av.VideoS
     return int(_ends_in_the_middle(path, container))
 
 
+def complaint_concerns_video(container: InputContainer, stream: av.VideoStream, reading: Reading) -> bool:
+    """Whether what the container complained of while it was read may have cost frames of `stream`.
+
+    Where the header counts frames, a loss shows in the count. Elsewhere a complaint may be of the sound alone: it is if
+    the video goes on evenly to its promised end.
+    """
+    if not reading.container_error or stream.frames:
+        return False
+    return len(container.streams) == 1 or not reading.is_without_gap
+
+
 def _count_packets_without_edit_list(path: str, index: int) -> int:
-    with av.open(path, options={"ignore_editlist": "1", "protocol_whitelist": "file"}) as container:
-        return sum(packet.size > 0 for packet in container.demux(container.streams[index]))
+    with open_video(path, ignore_editlist="1") as container:
+        return sum(packet.size > 0 for packet in demux_packets(container, [container.streams[index]]))
+
+
+def _count_empty_chunks(path: str, index: int) -> int:
+    """Chunks of an AVI file's stream that hold nothing, up to the end of the file or the first damage."""
+    name, size = b"%02d" % index, os.path.getsize(path)
+    position, count = 0, 0
+    with open(path, "rb") as file:
+        while position + 8 <= size:
+            file.seek(position)
+            kind, length = struct.unpack("<4sI", file.read(8))
+            if kind in (b"RIFF", b"LIST"):  # chunks in a chunk, after four bytes that name it
+                position += 12
+                continue
+            count += kind.startswith(name) and length == 0
+            position += 8 + length + length % 2
+    return count
 
 
 def _missing_seconds(container: InputContainer, stream: av.VideoStream, reading: Reading) -> float:
@@ -63,9 +94,9 @@ def _missing_seconds(container: InputContainer, stream: av.VideoStream, reading:
 
 
 def _missing_asf_seconds(path: str, reading: Reading) -> float:
-    """The part of its play time that an ASF file lacks, where it is too short for the data packets it declares.
+    """The part of its play time that an ASF file lacks, if it is too short for the data packets it declares.
 
-    FFmpeg passes over the declared time where the file's size is another than the declared one.
+    FFmpeg ignores the declared time if the file's size differs from the declared one.
     """
     with open(path, "rb") as file:
         kind, size = struct.unpack("<16sQ", file.read(24).ljust(24))

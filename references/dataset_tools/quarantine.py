@@ -158,7 +158,7 @@ class Quarantine:
         """`path`, or with a number before its ending where that is taken; cut where that is too long for a name."""
         folder, name = os.path.split(path)
         stem, ending = os.path.splitext(name)
-        longest = os.pathconf(self.folder, "PC_NAME_MAX")
+        longest = os.pathconf(self.folder, "PC_NAME_MAX") if hasattr(os, "pathconf") else 255
         number, kept = 0, path
         while os.path.lexists(self.folder / kept):
             number += 1

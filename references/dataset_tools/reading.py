@@ -1,34 +1,52 @@
-"""Reading every frame of a video and counting what went wrong, by PyAV or the ffmpeg program; apart from the verdicts.
+"""Reads every frame of a video and counts what went wrong, with PyAV or the ffmpeg program.
 
-A decoder conceals damage: it makes up what is missing and goes on. It tells so in three ways, all of which are counted
-here: by an error, by a mark on the frame, or only by a line in its log.
+A decoder conceals damage: it makes up what is missing and goes on. It reports this in one of three ways, all of which
+are counted here: as an error, as a flag on the frame, or only as a line in its log.
 """
 
+import contextlib
+import itertools
+import os
 import signal
-import subprocess
+import statistics
+import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import av
 import av.logging
 
-# The decoder says these of intact streams too, so they do not count.
+from references.dataset_tools.ffmpeg_program import decode_with_ffmpeg, read_log
+from references.dataset_tools.hidden_frames import gives_no_frame
+from references.dataset_tools.workers import report_progress
+
+# Open options: a file must not be able to make FFmpeg open another file, or a network connection.
+OPEN_OPTIONS = {"protocol_whitelist": "file"}
+# PyAV before 19 refuses tags that are not UTF-8, unless told otherwise; later versions have no such argument.
+LENIENT_METADATA: dict[str, Any] = (
+    {"metadata_errors": "surrogateescape"} if int(av.__version__.split(".")[0]) < 19 else {}
+)
+# Decoders log these for intact streams too, so they do not count.
 HARMLESS_MESSAGES = ("mmco: unref short failure", "co located POCs unavailable", "SEI type")
-# A zeroed block decodes without a word in some codecs. None of these holds so many zeros in packets without start
+# Some codecs decode a zeroed block without complaint. None of these contains so many zeros in packets without start
 # codes: H.264 and HEVC forbid three in a row, the others compress them away. (Intra codecs of cameras pad.)
 ZERO_RUN = bytes(64)
 CODECS_WITHOUT_ZERO_RUNS = {"h264", "hevc", "vp8", "vp9", "libvpx", "libvpx-vp9"}
-MPEG4_EMPTY_FRAME_BYTES = 19  # a "not coded" frame is no longer than this, as in FFmpeg's MAX_NVOP_SIZE
+AV1_DECODERS = {"av1", "libdav1d", "libaom-av1", "libgav1"}
+FRAMES_AT_THE_START = 250  # an interlaced video has an interlaced frame among these
 
 
 @dataclass
 class Reading:
-    """What reading one video stream to its end gave. Times are in seconds."""
+    """The result of reading one video stream to its end. Times are in seconds."""
 
-    packets: int = 0  # of the video stream, with something in them
-    empty_packets: int = 0  # an AVI file repeats a frame by an empty packet
+    packets: int = 0  # of the video stream, empty ones not counted
+    empty_packets: int = 0  # which repeat a frame
     discarded: int = 0  # packets that an edit list hides
     silent: int = 0  # packets that by design give no frame
+    leading: int = 0  # packets shown before the first keyframe, which only what was cut off before it could decode
     encrypted: bool = False
     frames: int = 0
     corrupt_frames: int = 0
@@ -39,13 +57,29 @@ class Reading:
     start: float | None = None  # of the first frame
     end: float = 0.0  # of the last frame
     last_end: float = 0.0  # of the last packet in any stream
-    times: list[float] = field(default_factory=list)  # of the frames, where the container does not count them
+    last_dts_end: int = 0  # of the last packet, in units of the stream's time base
+    times: list[float] = field(default_factory=list)  # of the frames, if the container does not count them
+
+    @property
+    def intervals(self) -> list[float]:
+        """The times between successive frames."""
+        times = sorted(self.times)
+        return [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
 
     @property
     def longest_gap(self) -> float:
-        """Between the times of two frames, in seconds."""
-        times = sorted(self.times)
-        return max((later - earlier for earlier, later in zip(times, times[1:], strict=False)), default=0.0)
+        return max(self.intervals, default=0.0)
+
+    @property
+    def is_without_gap(self) -> bool:
+        """Whether the frames follow each other evenly, so that none was lost between two others."""
+        return bool(self.intervals) and self.longest_gap < 1.5 * statistics.median(self.intervals)
+
+    @property
+    def expected_frames(self) -> int:
+        """The number of frames that the packets give if none is damaged."""
+        expected = self.packets - self.discarded - self.silent
+        return (expected + 1) // 2 if self.interlaced else expected  # each of a frame's two fields may be a packet
 
     @property
     def seconds(self) -> float:
@@ -56,14 +90,26 @@ class Reading:
         self.first_error = self.first_error or message
 
 
+def open_video(path: str, **options: str) -> av.container.InputContainer:
+    """Opens a file with further open options. Tags in any encoding are kept."""
+    # With `options`, which go to the streams too, PyAV 16 crashes on streams that are found while probing (FLV, MPEG).
+    return av.open(path, container_options=OPEN_OPTIONS | options, **LENIENT_METADATA)
+
+
+def demux_packets(container: av.container.InputContainer, streams: list[av.stream.Stream]) -> Iterator[av.Packet]:
+    # PyAV ends with an IndexError, after the last packet, if a stream began after the file was opened.
+    with contextlib.suppress(IndexError):
+        yield from container.demux(streams)
+
+
 def read_with_av(path: str, container: av.container.InputContainer, stream: av.VideoStream) -> Reading:
-    """Decodes in this thread, which is what lets the decoder's log be captured."""
+    """Decodes in this thread, which is what allows the decoder's log to be captured."""
     reading = Reading()
     decoder = stream.codec_context
     decoder.thread_count = 1
     decoder.options = {"err_detect": "crccheck"}
     with av.logging.Capture() as log:
-        for packet in _demux(container, stream, reading):
+        for packet, is_leading in _demux(path, container, stream, reading):
             problem = ""
             try:
                 for frame in packet.decode():
@@ -76,7 +122,7 @@ def read_with_av(path: str, container: av.container.InputContainer, stream: av.V
                 problem = getattr(error, "strerror", None) or str(error)
             if log:
                 problem = _take_log(log, decoder.name, container.format.name, reading) or problem
-            if problem or packet.is_corrupt:
+            if (problem and not is_leading) or packet.is_corrupt:
                 reading.note_error(problem or "the container marks a packet as damaged")
         _take_log(log, decoder.name, container.format.name, reading)
     return reading
@@ -85,37 +131,57 @@ def read_with_av(path: str, container: av.container.InputContainer, stream: av.V
 def read_with_ffmpeg(path: str, container: av.container.InputContainer, stream: av.VideoStream) -> Reading:
     """Takes the packets from PyAV, and the frames and errors from the `ffmpeg` program on the PATH."""
     reading = Reading()
-    for packet in _demux(container, stream, reading):
-        if packet.is_corrupt:
-            reading.note_error("the container marks a packet as damaged")
-    command = [
-        "ffmpeg",
-        "-nostdin",
-        "-hide_banner",
-        "-loglevel",
-        "repeat+level+error",
-        "-progress",
-        "pipe:1",
-        "-nostats",
-    ]
-    command += ["-threads", "1", "-protocol_whitelist", "file,pipe", "-i", f"file:{path}", "-map", f"0:{stream.index}"]
-    command += ["-fps_mode", "passthrough", "-f", "null", "-"]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-    for line in done.stdout.splitlines():
-        key, _, value = line.partition("=")
-        if key == "frame":
-            reading.frames = int(value)
-    for line in done.stderr.splitlines():
-        if "[error]" in line or "[fatal]" in line:
-            name, _, message = line.partition(" @ ")
-            message = (message or line).rpartition("[error] ")[2].rpartition("[fatal] ")[2]
-            if not message.startswith(HARMLESS_MESSAGES):
-                reading.note_error(message)
-    if done.returncode < 0:
-        reading.note_error(f"the ffmpeg program crashed on it ({signal.Signals(-done.returncode).name})")
-    elif done.returncode:
-        reading.note_error(f"the ffmpeg program gave exit code {done.returncode}")
+    decoder, demuxer = stream.codec_context, container.format.name
+    excused: Counter[str] = Counter()  # what the decoder says of leading packets
+    with av.logging.Capture() as log:
+        for packet, is_leading in _demux(path, container, stream, reading):
+            if packet.is_corrupt:
+                reading.note_error("the container marks a packet as damaged")
+            if is_leading or reading.packets == 1:  # the program does not tell what it complains of
+                with contextlib.suppress(av.FFmpegError, ValueError):
+                    packet.decode()
+            if is_leading:
+                excused.update(message.strip() for _, source, message in log if source == decoder.name)
+            _take_log(log, decoder.name, demuxer, reading)
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as lines:
+        reading.frames, exit_code = decode_with_ffmpeg(path, stream.index, lines, report_progress)
+        for source, message in read_log(lines):
+            if source == demuxer or source.startswith("in#"):
+                reading.container_error = reading.container_error or message
+            elif _is_of_decoder(source, decoder) and not message.startswith(HARMLESS_MESSAGES):
+                if not excused[message]:
+                    reading.note_error(message)
+                excused[message] = max(excused[message] - 1, 0)
+    if exit_code < 0:
+        reading.note_error(f"the ffmpeg program crashed on it ({signal.Signals(-exit_code).name})")
+    elif exit_code:
+        reading.note_error(f"the ffmpeg program gave exit code {exit_code}")
+    if reading.frames < reading.expected_frames:
+        reading.interlaced = _is_interlaced(path, stream.index)
     return reading
+
+
+def _is_of_decoder(source: str, decoder: av.VideoCodecContext) -> bool:
+    """Whether a line in the log of the `ffmpeg` program is of the video's decoder, of whatever name there.
+
+    The muxer complains too, of time stamps, and so do the decoders of other streams, which the program probes.
+    """
+    names = {decoder.name, decoder.codec.canonical_name}
+    if names & AV1_DECODERS:
+        names |= AV1_DECODERS
+    return not source or source in names or source.startswith(("vist#", "dec:"))
+
+
+def _is_interlaced(path: str, index: int) -> bool:
+    """Whether a frame is interlaced, which the program does not say."""
+    with av.logging.Capture(), contextlib.suppress(av.FFmpegError), open_video(path) as container:
+        packets = demux_packets(container, [container.streams[index]])
+        frames = (frame for packet in packets for frame in packet.decode())
+        for frame in itertools.islice(frames, FRAMES_AT_THE_START):
+            report_progress()
+            if frame.interlaced_frame:
+                return True
+    return False
 
 
 READERS: dict[str, Callable[[str, av.container.InputContainer, av.VideoStream], Reading]] = {
@@ -124,14 +190,22 @@ READERS: dict[str, Callable[[str, av.container.InputContainer, av.VideoStream], 
 }
 
 
-def _demux(container: av.container.InputContainer, stream: av.VideoStream, reading: Reading) -> Iterator[av.Packet]:
-    """The packets of `stream`, the empty one that flushes its decoder last, counted in `reading`."""
+def _demux(
+    path: str, container: av.container.InputContainer, stream: av.VideoStream, reading: Reading
+) -> Iterator[tuple[av.Packet, bool]]:
+    """The packets of `stream`, counted in `reading`, and whether each is a leading packet. The last one is empty: it
+    flushes the decoder."""
     # With a declared count the other streams need not be read; without, their ends tell whether the tail is there.
     streams = [stream] if stream.frames else list(container.streams)
     may_hold_zeros = _may_hold_zeros(stream.codec_context)
-    gives_no_frame = SILENT_PACKETS.get(stream.codec_context.name, lambda packet: False)
+    codec = stream.codec_context.codec.canonical_name
+    leading = _LeadingPackets()
+    bytes_left = os.path.getsize(path)  # a file that gives more than it holds makes no progress
     try:
-        for packet in container.demux(streams):
+        for packet in demux_packets(container, streams):
+            bytes_left -= packet.size + 1
+            if bytes_left >= 0:
+                report_progress()
             time = packet.pts if packet.pts is not None else packet.dts
             if time is not None:
                 start, end = float(time * packet.time_base), float((time + (packet.duration or 0)) * packet.time_base)
@@ -143,19 +217,51 @@ def _demux(container: av.container.InputContainer, stream: av.VideoStream, readi
                 reading.end = max(end, reading.end)
                 if not stream.frames:
                     reading.times.append(start)
+            if packet.dts is not None:
+                reading.last_dts_end = max(reading.last_dts_end, packet.dts + (packet.duration or 0))
             reading.packets += packet.size > 0
             reading.discarded += packet.is_discard
             if not may_hold_zeros and ZERO_RUN in bytes(packet):
                 reading.note_error("a block of zeros in the video data")
-            reading.silent += packet.size > 0 and gives_no_frame(packet)
-            if packet.size == 0 and time is not None:
+            is_leading = packet.size > 0 and leading.includes(packet)
+            if packet.size:
+                if not packet.is_discard:
+                    reading.silent += gives_no_frame(codec, memoryview(packet))
+                    reading.leading += is_leading
+                if reading.packets == 1:
+                    reading.encrypted = packet.has_sidedata("encryption_info")
+            elif time is not None:
                 reading.empty_packets += 1
-            elif reading.packets == 1:
-                has_sidedata = getattr(packet, "has_sidedata", None)  # not in the oldest PyAV
-                reading.encrypted = bool(has_sidedata and has_sidedata("encryption_info"))
-            yield packet
+            yield packet, is_leading
     except av.FFmpegError as error:
         reading.container_error = error.strerror or str(error)
+
+
+class _LeadingPackets:
+    """Tells the leading packets of a stream's first keyframe: decoded after it, but shown before it.
+
+        decoded   I4 B2 B3 | P7 B5 ...        shown   B2 B3 I4 B5 ...
+
+    Where a stream was cut at the keyframe of an open GOP, they refer to frames that are no longer there. Decoders leave
+    them out without an error. A container that cannot hold times before its start has none for them, or almost the
+    keyframe's.
+    """
+
+    def __init__(self) -> None:
+        self.keyframe_pts: int | None = None
+        self.has_ended = False
+
+    def includes(self, packet: av.Packet) -> bool:
+        if self.keyframe_pts is None:
+            self.keyframe_pts = packet.pts
+            self.has_ended = not packet.is_keyframe or packet.pts is None
+            return False
+        if packet.pts is None:
+            is_before = packet.dts is None
+        else:
+            is_before = packet.pts < self.keyframe_pts + (packet.duration or 0) / 2
+        self.has_ended = self.has_ended or packet.is_keyframe or not is_before
+        return not self.has_ended
 
 
 def _may_hold_zeros(decoder: av.VideoCodecContext) -> bool:
@@ -164,7 +270,7 @@ def _may_hold_zeros(decoder: av.VideoCodecContext) -> bool:
 
 
 def _take_log(log: list[tuple[int, str, str]], decoder: str, container: str, reading: Reading) -> str:
-    """Empties the captured log; gives the decoder's first complaint in it, and notes the container's."""
+    """Empties the captured log; returns the decoder's first complaint in it, and notes the container's."""
     complaint = ""
     for _, source, message in log:
         message = message.strip()
@@ -174,15 +280,3 @@ def _take_log(log: list[tuple[int, str, str]], decoder: str, container: str, rea
             reading.container_error = message
     log.clear()
     return complaint
-
-
-def _is_hidden_vp8(packet: av.Packet) -> bool:
-    """A VP8 frame made only to be referred to: its header's show_frame bit is off."""
-    return not memoryview(packet)[0] & 0x10
-
-
-def _is_not_coded_mpeg4(packet: av.Packet) -> bool:
-    return packet.size <= MPEG4_EMPTY_FRAME_BYTES
-
-
-SILENT_PACKETS: dict[str, Callable[[av.Packet], bool]] = {"vp8": _is_hidden_vp8, "mpeg4": _is_not_coded_mpeg4}

@@ -1,19 +1,26 @@
-"""What the dataset scripts remember about a tree, in `.dataset_tools` at its root; a room of its own, as both use it.
+"""What the dataset scripts remember about a tree, in `.dataset_tools` at its root.
 
 `placed.jsonl`     one `[path, bytes, mtime_ns, source]` for every file that the refactorer put there
 `withdrawn.jsonl`  one `{"path", "status"}` for every file that check_videos.py quarantined, remuxed or restored
 `lock`             held by the refactorer while it works
 
-Lines are only ever added, ahead of what they tell of. A process killed while writing leaves at most one broken
-line, which readers pass over.
+Lines are only ever appended, ahead of what they record. A process killed while writing leaves at most one broken
+line, which readers skip. Names are in them as text, the same under every locale.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
+
+from references.dataset_tools import names
+
+try:
+    import fcntl
+except ImportError:  # Windows, where two runs on one tree do not wait for each other
+    fcntl = None  # type: ignore[assignment]
 
 FOLDER = ".dataset_tools"
 
@@ -23,13 +30,16 @@ class RecordError(ValueError):
 
 
 def append_lines(path: Path, records: Iterable[object], durable: bool = False) -> None:
-    """Adds one line of JSON for each record, in one write; `durable` waits until they are on the disk."""
-    data = "".join(json.dumps(record) + "\n" for record in records).encode()
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+    """Append one line of JSON for each record, in one write; `durable` waits until they are on the disk."""
+    as_text = records if names.IS_UTF8 else map(_with_texts, records)
+    data = "".join(json.dumps(record) + "\n" for record in as_text).encode()
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
     try:
-        size = os.fstat(descriptor).st_size
-        if size and os.pread(descriptor, 1, size - 1) != b"\n":
-            data = b"\n" + data  # ends a line that a killed process left broken
+        size = os.lseek(descriptor, 0, os.SEEK_END)
+        if size:
+            os.lseek(descriptor, size - 1, os.SEEK_SET)
+            if os.read(descriptor, 1) != b"\n":
+                data = b"\n" + data  # ends a line that a killed process left broken
         view = memoryview(data)
         while view:
             view = view[os.write(descriptor, view) :]
@@ -39,19 +49,28 @@ def append_lines(path: Path, records: Iterable[object], durable: bool = False) -
         os.close(descriptor)
 
 
-def read_lines(path: Path) -> Iterator[object]:
+def read_lines(path: Path) -> Iterator[Any]:
     """The records in a file written by `append_lines`; none where there is no such file."""
     if not path.exists():
         return
     with path.open("rb") as file:
         for line in file:
             with contextlib.suppress(ValueError):  # broken by a kill
-                yield json.loads(line)
+                record = json.loads(line)
+                yield record if names.IS_UTF8 else _with_names(record)
+
+
+def _with_texts(record: object) -> Any:
+    return json.loads(names.to_text(json.dumps(record, ensure_ascii=False)))
+
+
+def _with_names(record: object) -> Any:
+    return json.loads(names.to_name(json.dumps(record, ensure_ascii=False)))
 
 
 @contextlib.contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turns the failure to understand records from `path` into a RecordError that names it."""
+    """Turn a failure to understand records from `path` into a RecordError that names it."""
     try:
         yield
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -60,16 +79,27 @@ def explained(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked(path: Path, waiting: str) -> Iterator[None]:
-    """Holds the lock file at `path`; prints `waiting` where another process has it, and waits for it."""
+    """Hold the lock file at `path`; where another process has it, print `waiting` and wait for it.
+
+    On Windows there is no such lock, and nothing is waited for.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if waiting:
-                print(waiting, flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if waiting:
+                    print(waiting, flush=True)
+                fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def read_placed(root: Path) -> dict[str, tuple[int, int, str]]:
+    """Path under root -> bytes, mtime_ns and source of every file that was ever placed there."""
+    path = root / FOLDER / "placed.jsonl"
+    with explained(path):
+        return {target: (size, mtime_ns, source) for target, size, mtime_ns, source in read_lines(path)}
 
 
 def read_withdrawn(root: Path) -> dict[str, str]:
@@ -82,7 +112,7 @@ def read_withdrawn(root: Path) -> dict[str, str]:
 
 
 def record_withdrawn(root: Path, paths: list[str], status: str) -> None:
-    """Notes that the files at `paths` (relative to root) are now "quarantined", "remuxed", "restored" or "put back"."""
+    """Note that the files at `paths` (relative to root) are now "quarantined", "remuxed", "restored" or "put back"."""
     if paths:
         (root / FOLDER).mkdir(exist_ok=True)
         append_lines(root / FOLDER / "withdrawn.jsonl", [{"path": path, "status": status} for path in paths])

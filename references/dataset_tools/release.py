@@ -1,10 +1,15 @@
-"""The release as it was downloaded: the JSON that lists its videos, and the folders that hold them."""
+"""The JSON of a release: the videos that it lists, validated."""
 
 import json
-import os
+import unicodedata
+from collections import Counter
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import NamedTuple
+
+from references.dataset_tools.names import IS_UTF8, is_invisible, to_name
+
+KEYS = ("video_path", "label", "split")
 
 
 class ReleaseError(ValueError):
@@ -12,7 +17,7 @@ class ReleaseError(ValueError):
 
 
 class Video(NamedTuple):
-    """One line of the release: a video's file name, with the label and split that it is listed under."""
+    """One entry of the release: a video's file name, and the label and split that it is listed under."""
 
     name: str
     label: str
@@ -24,24 +29,10 @@ class Video(NamedTuple):
         return f"{self.split}/{class_folder(self.label)}"
 
 
-class SourceFile(NamedTuple):
-    """A file in one of the sources, as the directory told of it."""
+class RepeatingObject(dict):
+    """A JSON object that holds `repeated` keys more than once."""
 
-    path: str
-    bytes: int
-    mtime_ns: int
-    device: int
-    inode: int
-    through_link: bool = False  # it, or a folder on the way to it, is a symbolic link in the source
-
-
-class Sources(NamedTuple):
-    """What the source folders hold."""
-
-    files: dict[str, SourceFile]  # the wanted names that were found; the first source wins
-    repeats: dict[str, list[SourceFile]]  # further files of those names
-    unlisted: list[str]  # paths of files that the release does not list, with an ending of those that it lists
-    not_files: list[str]  # paths of wanted names that cannot be used: links to nothing or to themselves, pipes
+    repeated: list[str]
 
 
 @cache
@@ -50,18 +41,17 @@ def class_folder(label: str) -> str:
 
 
 def read_release(labels: Path, split_is_optional: bool = False) -> list[Video]:
-    """The videos that the JSON lists, in its order; an entry written twice counts once.
+    """Read the videos that the JSON lists, in its order; an entry written twice counts once.
 
     With `split_is_optional` an entry without a split belongs to "train".
-    Raises ReleaseError where the file is not a list of entries `{"video_path", "label", "split"}`, or where a name in
-    it would lead out of the destination.
+    Raises ReleaseError where the file is not a list of entries `{"video_path", "label", "split"}`, where that list is
+    empty, or where a name in it would lead out of the destination.
     """
-    try:
-        entries = json.loads(labels.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ReleaseError(f"{labels}: is not JSON: {error}") from None
+    entries = _parse(labels)
     if not isinstance(entries, list):
-        raise ReleaseError(f"{labels}: is not a list of entries, but a {type(entries).__name__}")
+        raise ReleaseError(f"{labels}: {_describe_other(entries, labels)}")
+    if not entries:
+        raise ReleaseError(f"{labels}: is an empty list; it must hold an entry for every video")
     default_split = "train" if split_is_optional else None
     videos: dict[Video, None] = {}
     for index, entry in enumerate(entries):
@@ -73,21 +63,97 @@ def read_release(labels: Path, split_is_optional: bool = False) -> list[Video]:
     return list(videos)
 
 
+def _parse(labels: Path) -> object:
+    data = labels.read_bytes()
+    if not data.strip():
+        raise ReleaseError(f"{labels}: is empty")
+    try:
+        return json.loads(data, object_pairs_hook=_to_object)
+    except UnicodeDecodeError as error:
+        raise ReleaseError(f"{labels}: is not text in UTF-8 ({error}); save it as UTF-8") from None
+    except (ValueError, RecursionError) as error:
+        if _is_json_lines(data):
+            raise ReleaseError(
+                f"{labels}: holds one JSON object a line (JSON Lines), not a list of entries; make it a list: "
+                + _python("[json.loads(line) for line in sys.stdin if line.strip()]", labels)
+            ) from None
+        raise ReleaseError(f"{labels}: is not JSON: {error}") from None
+
+
+def _to_object(pairs: list[tuple[str, object]]) -> dict:
+    entry = dict(pairs)
+    if len(entry) < len(pairs):
+        entry = RepeatingObject(entry)
+        entry.repeated = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+    return entry
+
+
+def _is_json_lines(data: bytes) -> bool:
+    lines = [line for line in data.removeprefix(b"\xef\xbb\xbf").splitlines() if line.strip()][:2]
+    try:
+        return len(lines) == 2 and all(isinstance(json.loads(line), dict) for line in lines)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _python(expression: str, labels: Path) -> str:
+    """A command that writes `expression` of the labels (on standard input) as a JSON of its own."""
+    return f"python -c \"import json, sys; json.dump({expression}, sys.stdout)\" < '{labels}' > list.json"
+
+
+def _describe_other(value: object, labels: Path) -> str:
+    """What a JSON is that is not a list, and what to do about it."""
+    if not isinstance(value, dict):
+        return f"is {json.dumps(value)[:50]}, not a list of entries"
+    if "video_path" in value:
+        return "is a single entry, not a list of entries; put [ before it and ] after it"
+    lists = [key for key, inner in value.items() if isinstance(inner, list)]
+    if len(lists) == 1 and lists[0].isidentifier():
+        command = _python(f"json.load(sys.stdin)['{lists[0]}']", labels)
+        found = f'is an object whose "{lists[0]}" holds a list of {len(value[lists[0]])}, not the list itself'
+        return f"{found}; take the list out of it: {command}"
+    if lists:
+        return f"is an object that holds lists under {_quoted(lists)}; make it one list, of entries {_example()}"
+    return f"is an object with the keys {_quoted(value)}, not a list of entries {_example()}"
+
+
 def _read_entry(entry: object, default_split: str | None) -> Video:
     if not isinstance(entry, dict):
-        raise ReleaseError('is not an object like {"video_path": ..., "label": ..., "split": ...}')
-    values = entry.get("video_path"), entry.get("label"), entry.get("split", default_split)
-    for key, value in zip(("video_path", "label", "split"), values, strict=True):
-        if not isinstance(value, str):
-            if key not in entry:
-                raise ReleaseError(f'has no "{key}"')
-            raise ReleaseError(f'its "{key}" is {json.dumps(value)[:50]}, not a text')
-    video = Video(values[0].rpartition("/")[2], values[1], values[2])
+        raise ReleaseError(f"is not an object like {_example()}")
+    if isinstance(entry, RepeatingObject):
+        raise ReleaseError(f"holds {_quoted(entry.repeated)} more than once; keep the right one")
+    path, label, split = entry.get("video_path"), entry.get("label"), entry.get("split", default_split)
+    if not (isinstance(path, str) and isinstance(label, str) and isinstance(split, str)):
+        raise ReleaseError(_describe_unusable(entry, dict(zip(KEYS, (path, label, split), strict=True))))
+    video = Video(path.rpartition("/")[2], label, split)
     problems = _name_problem(video.name), _folder_problem(video.label), _folder_problem(video.split)
-    for key, text, problem in zip(("video_path", "label", "split"), video, problems, strict=True):
-        if problem:
-            raise ReleaseError(f'its {key} "{text}" {problem}, so it cannot name a file or folder')
-    return video
+    if any(problems):
+        key, text, problem = next(found for found in zip(KEYS, video, problems, strict=True) if found[2])
+        raise ReleaseError(f'its {key} "{text}" {problem}, so it cannot name a file or folder')
+    return video if IS_UTF8 else Video(*map(to_name, video))
+
+
+def _describe_unusable(entry: dict, values: dict[str, object]) -> str:
+    """Why an entry cannot be used of whose `values` (by key) one is not a string, and what to do about it."""
+    key, value = next((key, value) for key, value in values.items() if not isinstance(value, str))
+    if key in entry:
+        found = f'its "{key}" is {json.dumps(value)[:50]}, not a string'
+        several = '; a video has one label here: write an entry for each of them, with "label" a string'
+        return found + (several if key == "label" and isinstance(value, list) else "")
+    if key == "label" and isinstance(entry.get("labels"), list):
+        found = f'has "labels" ({json.dumps(entry["labels"])[:80]}), a list, where "label" is wanted'
+        return f'{found}; a video has one label here: name it by "label", in an entry for each label that it has'
+    remedy = '; --val-fraction makes a "val" split of labels that have no splits' if key == "split" else ""
+    return f'has no "{key}"; its keys are {_quoted(entry)}{remedy}'
+
+
+def _example() -> str:
+    return '{"video_path": ..., "label": ..., "split": ...}'
+
+
+def _quoted(keys, limit: int = 5) -> str:
+    quoted = [json.dumps(key[:50]) for key in keys]
+    return (", ".join(quoted[:limit]) + (", ..." if len(quoted) > limit else "")) or "(none)"
 
 
 def _name_problem(text: str) -> str | None:
@@ -100,8 +166,10 @@ def _name_problem(text: str) -> str | None:
         return "begins with a dot"
     if "/" in text or "\\" in text:
         return "holds a path separator"
-    if any(ord(character) < 32 or ord(character) == 127 for character in text):
+    if any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in text):
         return "holds a control character"
+    if all(is_invisible(character) for character in text):
+        return "holds invisible characters only"
     try:
         encoded = text.encode()
     except UnicodeEncodeError:
@@ -110,69 +178,3 @@ def _name_problem(text: str) -> str | None:
 
 
 _folder_problem = lru_cache(maxsize=None)(_name_problem)  # labels are few, entries many
-
-
-def find_sources(srcs: list[Path], wanted: set[str], skip: Path, listed: set[str] | None = None) -> Sources:
-    """Looks for the `wanted` file names in the sources and their folders, but not in `skip` or in hidden folders.
-
-    `listed` are all names of the release, where `wanted` are only some. Symbolic links are followed, after all else;
-    but not to `skip`, nor to a folder that holds a source.
-    """
-    listed = wanted if listed is None else listed
-    found = Sources({}, {}, [], [])
-    endings = {os.path.splitext(name)[1].lower() for name in listed}
-    skip_path, roots = os.path.realpath(skip), [os.path.realpath(src) for src in srcs]
-    starts, visited = [(root, False) for root in roots], {skip_path}
-    for start, through_link in starts:  # which grows, by the folders that links lead to
-        folders = [start]
-        while folders:
-            folder = folders.pop()
-            if folder in visited:
-                continue
-            visited.add(folder)
-            inner: list[str] = []
-            with os.scandir(folder) as directory:
-                for item in directory:
-                    if item.is_dir(follow_symlinks=False):
-                        if not item.name.startswith("."):
-                            inner.append(item.path)
-                    elif item.name in wanted:
-                        _take_wanted(item, through_link, skip_path, found)
-                    elif linked := _linked_folder(item, skip_path, roots):
-                        starts.append((linked, True))
-                    elif item.name not in listed and os.path.splitext(item.name)[1].lower() in endings:
-                        found.unlisted.append(item.path)
-            folders += sorted(inner, reverse=True)
-    found.unlisted.sort()
-    return found
-
-
-def _take_wanted(item: os.DirEntry, through_link: bool, skip: str, found: Sources) -> None:
-    # Hard links and moves would act on a symbolic link itself; what is wanted is the file that it leads to.
-    path = os.path.realpath(item.path) if item.is_symlink() else item.path
-    try:
-        is_file, stat = item.is_file(), item.stat()
-    except OSError:  # it leads to nothing, to itself, or through a folder that may not be entered
-        is_file = False
-    if not is_file:
-        found.not_files.append(item.path)
-        return
-    if item.is_symlink() and _lies_in(path, skip):
-        return
-    is_through_link = through_link or item.is_symlink()
-    file = SourceFile(path, stat.st_size, stat.st_mtime_ns, stat.st_dev, stat.st_ino, is_through_link)
-    first = found.files.setdefault(item.name, file)
-    if path != first.path and all(path != other.path for other in found.repeats.get(item.name, ())):
-        found.repeats.setdefault(item.name, []).append(file)
-
-
-def _linked_folder(item: os.DirEntry, skip: str, roots: list[str]) -> str | None:
-    """The folder that the symbolic link `item` leads to; None where it is no such link, or not to be followed."""
-    if not item.is_symlink() or item.name.startswith(".") or not os.path.isdir(item.path):
-        return None
-    folder = os.path.realpath(item.path)
-    return None if _lies_in(folder, skip) or any(_lies_in(root, folder) for root in roots) else folder
-
-
-def _lies_in(path: str, folder: str) -> bool:
-    return path == folder or path.startswith(f"{folder.rstrip('/')}/")

@@ -1,4 +1,4 @@
-"""Which files of a tree to check; a room of its own, being what decides that nothing is overlooked."""
+"""Finds the files of a tree that are to be checked."""
 
 import errno
 import os
@@ -13,12 +13,12 @@ VIDEO_ENDINGS += ["mpg", "mpeg", "flv", "wmv", "asf", "ogv"]
 
 
 def walked_folders(root: Path) -> list[Path]:
-    """Where videos are looked for: root's train/ and val/, or all of root, if it has neither."""
+    """The folders that are searched: root's train/ and val/, or root if it has neither."""
     return [root / name for name in ("train", "val") if (root / name).is_dir()] or [root]
 
 
 class Found(NamedTuple):
-    """What a walk over a tree came upon; paths are relative to its root, sorted."""
+    """The result of walking a tree. Paths are relative to its root, and sorted."""
 
     videos: list[str]
     unreadable: list[tuple[str, str]]  # (path, reason) of folders that could not be listed
@@ -26,15 +26,15 @@ class Found(NamedTuple):
 
 
 def find_videos(root: Path, endings: list[str], skip: Path | None) -> Found:
-    """The paths under root's train/ and val/ (all of root, if it has neither) with one of the `endings`, in any case.
+    """The paths under root's train/ and val/ (all of root if it has neither) with one of the `endings`, in any case.
 
-    `skip` is a folder not to go into. What has such an ending counts, be it a link, a pipe, or a folder that holds no
-    video.
+    Anything with such an ending counts, be it a link, a pipe, or a folder without videos. `skip` is a folder that is
+    not searched.
     """
     wanted = tuple("." + ending.lower().lstrip(".") for ending in endings)
     skipped = os.path.realpath(skip) if skip else None
     found, unreadable, leftovers, visited = set(), [], [], set()
-    folders = ["" if folder == root else folder.name for folder in walked_folders(root)]  # relative to root, as all is
+    folders = ["" if folder == root else folder.name for folder in walked_folders(root)]  # relative to root
     while folders:
         folder = folders.pop()
         real = os.path.realpath(root / folder)
@@ -53,7 +53,7 @@ def find_videos(root: Path, endings: list[str], skip: Path | None) -> Found:
             try:
                 if item.is_dir():
                     folders.append(path)
-            except OSError as error:  # of a link; where it leads to itself, there is no folder to miss
+            except OSError as error:  # of a link; one that leads to itself hides no folder
                 if not is_wanted and error.errno != errno.ELOOP:
                     unreadable.append((path, f"cannot be followed: {error.strerror}"))
             if is_wanted:
@@ -72,8 +72,8 @@ def _parents(path: str) -> list[str]:
 def take_shard(paths: list[str], taken: set[str], index: int, count: int) -> list[str]:
     """Every `count`-th of `paths`, from `index` on.
 
-    They are counted together with the paths that were `taken` to quarantine, so that the shards that start while others
-    are already moving files still cover every file once.
+    The paths that were `taken` to quarantine are counted with them, so that shards that start while others already move
+    files still cover every file once.
     """
     everything = sorted({*paths, *taken})
     return sorted(set(everything[index % count :: count]) & set(paths))

@@ -4,7 +4,6 @@ import contextlib
 import logging
 import multiprocessing
 import os
-import resource
 import signal
 import time
 from collections import Counter
@@ -13,11 +12,13 @@ from multiprocessing import connection
 from typing import Any, NamedTuple
 
 MEMORY_BYTES = 4 << 30  # of address space for one worker
-MAX_DEATHS = 2  # somebody else may kill a worker; a file on which two died is to blame
+MAX_DEATHS = 2  # something else may have killed a worker; an input on which two died is to blame
+REPORTS_PER_TIMEOUT = 10  # of progress, at most: enough to be seen in time
+PROGRESS, DONE = "progress", "done"  # kinds of messages from a worker
 
 
 class Task(NamedTuple):
-    """A call to be made in a worker; `function` must be importable there."""
+    """A call to make in a worker; `function` must be importable there."""
 
     key: Any
     function: Callable
@@ -25,34 +26,45 @@ class Task(NamedTuple):
 
 
 class WorkerFailure(NamedTuple):
-    """Given in place of a result. `is_inputs_fault` is False for an error in the function itself."""
+    """Takes the place of a result. `is_inputs_fault` is False for an error in the function itself."""
 
     reason: str
     is_inputs_fault: bool = True
 
 
 class Worker:
-    """One process, and the task that it is on."""
+    """One process, and its current task."""
 
-    def __init__(self, memory_bytes: int):
+    def __init__(self, timeout: float, memory_bytes: int):
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(theirs, memory_bytes), daemon=True)
+        self.process = context.Process(target=_work, args=(theirs, timeout, memory_bytes), daemon=True)
         self.process.start()
         theirs.close()
-        self.is_ready = False  # once it has said so; starting up is not counted against a task's time
+        self.timeout = timeout
+        self.is_ready = False  # once it has said so; starting up does not count as a task's time
         self.task: Task | None = None
         self.deadline = float("inf")
 
-    def give(self, task: Task, timeout: float) -> None:
-        self.task, self.deadline = task, time.monotonic() + timeout
-        with contextlib.suppress(BrokenPipeError):  # where it died while idle, receiving will show it
+    def give(self, task: Task) -> None:
+        self.task, self.deadline = task, time.monotonic() + self.timeout
+        with contextlib.suppress(BrokenPipeError):  # if it died while idle, receiving will show it
             self.pipe.send((task.function, task.args))
 
+    def receive(self) -> tuple[str, Any]:
+        """A message's kind and content. Raises EOFError or OSError if the process is dead."""
+        kind, content = self.pipe.recv()
+        if kind == PROGRESS:
+            self.deadline = time.monotonic() + self.timeout
+        else:
+            self.is_ready, self.task, self.deadline = True, None, float("inf")
+        return kind, content
+
     def stop(self) -> int:
-        """Kills the process with what it has started, and gives its exit code."""
-        if self.is_ready and self.process.is_alive():
-            os.killpg(self.process.pid, signal.SIGKILL)
+        """Kills the process and what it has started, and returns its exit code."""
+        if self.is_ready and self.process.is_alive() and hasattr(os, "killpg"):  # not on Windows
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
         self.process.kill()
         self.process.join()
         self.pipe.close()
@@ -60,14 +72,19 @@ class Worker:
 
 
 class WorkerPool:
-    """Runs tasks in `num_workers` processes, each for at most `timeout` seconds. To be used as a context manager.
+    """Runs tasks in worker processes. To be used as a context manager.
 
     A worker has one task at a time, so its death or a timeout concerns that task alone.
+
+    Args:
+        num_workers: the number of processes.
+        timeout: seconds for which a task may make no progress (see `report_progress`) before it is given up.
+        memory_bytes: address space of one worker.
     """
 
     def __init__(self, num_workers: int, timeout: float, memory_bytes: int = MEMORY_BYTES):
         self.timeout, self.memory_bytes = timeout, memory_bytes
-        self.workers = [Worker(memory_bytes) for _ in range(num_workers)]
+        self.workers = [Worker(timeout, memory_bytes) for _ in range(num_workers)]
 
     def __enter__(self) -> "WorkerPool":
         return self
@@ -77,9 +94,9 @@ class WorkerPool:
             worker.stop()
 
     def run(self, tasks: Iterable[Task]) -> Iterator[tuple[Any, Any]]:
-        """Gives `(key, result or WorkerFailure)` for every task, in the order of completion.
+        """Yields `(key, result or WorkerFailure)` for every task, in the order of completion.
 
-        Raises RuntimeError where a worker cannot even start.
+        Raises RuntimeError if a worker cannot even start.
         """
         waiting, again, deaths = iter(tasks), [], Counter()
         while True:
@@ -87,16 +104,16 @@ class WorkerPool:
                 if worker.is_ready and worker.task is None:
                     task = again.pop() if again else next(waiting, None)
                     if task is not None:
-                        worker.give(task, self.timeout)
+                        worker.give(task)
             if all(worker.is_ready and worker.task is None for worker in self.workers):
                 return
             for worker in self._wait():
                 task = worker.task
                 try:
-                    result = worker.pipe.recv()
+                    kind, result = worker.receive()
                 except (EOFError, OSError):
                     reason = _describe_death(self._replace(worker))
-                    if task is None:  # it was killed while it had nothing to do
+                    if task is None:  # it was killed while idle
                         continue
                     deaths[task.key] += 1
                     if deaths[task.key] < MAX_DEATHS:
@@ -104,18 +121,14 @@ class WorkerPool:
                     else:
                         yield task.key, WorkerFailure(reason)
                     continue
-                worker.is_ready, worker.task, worker.deadline = True, None, float("inf")
-                if task is not None:
+                if kind == DONE and task is not None:
                     yield task.key, result
             for worker in [worker for worker in self.workers if worker.deadline <= time.monotonic()]:
                 self._replace(worker)
-                yield (
-                    worker.task.key,
-                    WorkerFailure(f"not done after {self.timeout:g} seconds: it hangs or is too slow"),
-                )
+                yield worker.task.key, WorkerFailure(f"no progress for {self.timeout:g} seconds: it hangs")
 
     def _wait(self) -> list[Worker]:
-        """The workers that have something to say, or have died, as soon as there is one or a deadline has passed."""
+        """The workers that have sent something or died, as soon as there is one or a deadline has passed."""
         nearest = min(worker.deadline for worker in self.workers)
         timeout = None if nearest == float("inf") else max(nearest - time.monotonic(), 0)
         ready = set(connection.wait([worker.pipe for worker in self.workers], timeout))
@@ -125,7 +138,7 @@ class WorkerPool:
         exit_code = worker.stop()
         if not worker.is_ready:
             raise RuntimeError(f"a worker process could not start (exit code {exit_code})")
-        self.workers[self.workers.index(worker)] = Worker(self.memory_bytes)
+        self.workers[self.workers.index(worker)] = Worker(self.timeout, self.memory_bytes)
         return exit_code
 
 
@@ -134,14 +147,41 @@ def _describe_death(exit_code: int) -> str:
     return f"the decoder crashed on it ({name})"
 
 
-def _work(pipe: connection.Connection, memory_bytes: int) -> None:
-    os.setsid()  # so that it can be stopped with what it started, and Ctrl-C reaches only the parent
+class _ProgressReports:
+    """A worker's side of `report_progress`: sends at most one message an `interval` (in seconds)."""
+
+    def __init__(self, pipe: connection.Connection, interval: float):
+        self.pipe, self.interval = pipe, interval
+        self.last = float("-inf")
+
+    def send(self) -> None:
+        now = time.monotonic()
+        if now - self.last >= self.interval:
+            self.last = now
+            self.pipe.send((PROGRESS, None))
+
+
+_reports: _ProgressReports | None = None  # only in a worker
+
+
+def report_progress() -> None:
+    """Tells the pool that the worker's task advances, which gives it the whole timeout again. Cheap; call it often.
+
+    Does nothing outside a worker.
+    """
+    if _reports is not None:
+        _reports.send()
+
+
+def _work(pipe: connection.Connection, timeout: float, memory_bytes: int) -> None:
+    global _reports
+    _leave_terminal()
     libav = logging.getLogger("libav")  # where PyAV sends what the decoders log, unless it is captured
     libav.addHandler(logging.NullHandler())
     libav.propagate = False
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    pipe.send("ready")
+    _limit_memory(memory_bytes)
+    _reports = _ProgressReports(pipe, timeout / REPORTS_PER_TIMEOUT)
+    pipe.send((DONE, None))
     while True:
         try:
             function, args = pipe.recv()
@@ -151,6 +191,24 @@ def _work(pipe: connection.Connection, memory_bytes: int) -> None:
             result = function(*args)
         except MemoryError:
             result = WorkerFailure("needs more memory than a worker may take")
-        except Exception as error:  # a fault here must not be taken for one of the file
+        except Exception as error:  # a fault in our code must not be blamed on the file
             result = WorkerFailure(f"{type(error).__name__}: {error}", is_inputs_fault=False)
-        pipe.send(result)
+        pipe.send((DONE, result))
+
+
+def _leave_terminal() -> None:
+    """Lets Ctrl-C reach only the parent, and the worker be stopped together with the processes that it starts."""
+    if hasattr(os, "setsid"):
+        os.setsid()
+    else:  # Windows: what a worker has started outlives it
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _limit_memory(memory_bytes: int) -> None:
+    try:
+        import resource
+    except ImportError:  # Windows has no such limits
+        return
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(OSError, ValueError):  # macOS refuses; elsewhere a lower limit may be set already
+        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))

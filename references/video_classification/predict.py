@@ -97,7 +97,7 @@ def run(args: argparse.Namespace, device: "torch.device") -> int:
             print(line, file=output, flush=output is sys.stdout)
     failed = sum(prediction.error is not None for prediction in done)
     if failed:
-        print(f"{failed} of {len(done)} videos have no prediction: their rows say why", file=sys.stderr)
+        print(f"{failed} of {len(done)} videos have no label: their rows say why", file=sys.stderr)
     failed_copies = write_copies(done, copies, args.annotate, args.workers) if copies else 0
     return 1 if failed or failed_copies else 0
 

@@ -1,15 +1,16 @@
 from types import SimpleNamespace
 
-import pytest
-
 from benchmarks.model import RUNTIMES, benchmark_model
+from clips.preprocessing import Preprocessing
+from helpers.extras import require_extra
 
 for package in ("onnx", "onnxscript", "onnxruntime"):
-    pytest.importorskip(package)
+    require_extra(package)
 
 
 def test_figures_of_small_clips(tmp_path):
-    options = SimpleNamespace(clip_len=8, crop_size=(28, 28), steps=2, rounds=1, workers=1, scratch=tmp_path)
+    preprocessing = Preprocessing(clip_len=8, resize_size=(32, 42), crop_size=(28, 28))
+    options = SimpleNamespace(preprocessing=preprocessing, steps=2, rounds=1, workers=1, scratch=tmp_path)
     figures = benchmark_model(options)
     # 31,300,125 of r2plus1d_18 without its last layer (torchvision), and 512 weights and a bias for each class.
     assert figures.pop("model_parameters") == 31_300_125 + 513 * 100

@@ -6,11 +6,13 @@ import time
 import numpy as np
 import pytest
 
+from caching import shards
 from caching.shards import (
     VERIFIED,
     Shard,
     ShardError,
     ShardFile,
+    ShardWriter,
     build_lock,
     note_verified,
     open_shards,
@@ -143,3 +145,54 @@ def test_a_shard_that_another_run_takes_away_meanwhile_is_no_damage(tmp_path, sh
 
     monkeypatch.setattr(Shard, "__init__", unlink_first)
     assert open_shards(tmp_path) == ([], [])
+
+
+def columns(rows):
+    return {"rows": np.array(rows)}
+
+
+def written(folder):
+    """The rows of each shard, in no order."""
+    opened, damage = open_shards(folder)
+    assert not damage and not list(folder.glob(".*"))
+    return sorted(shard.columns["rows"].tolist() for shard in opened)
+
+
+def write(folder, rows):
+    with ShardWriter(folder, columns) as writer:
+        for row in rows:
+            writer.add(bytes(10), row)
+
+
+@pytest.mark.parametrize("limit, value", [("SHARD_ROWS", 2), ("SHARD_BYTES", 15), ("SHARD_SECONDS", -1.0)])
+def test_a_shard_is_published_when_it_is_large_or_old_enough(tmp_path, monkeypatch, limit, value):
+    monkeypatch.setattr(shards, limit, value)
+    write(tmp_path, range(5))
+    assert written(tmp_path) == ([[0], [1], [2], [3], [4]] if limit == "SHARD_SECONDS" else [[0, 1], [2, 3], [4]])
+
+
+def test_nothing_to_write_is_no_shard(tmp_path):
+    write(tmp_path, [])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("error, kept", [(KeyboardInterrupt, [[0, 1], [2]]), (OSError, [[0, 1]])])
+def test_what_was_written_before_an_error_is_kept_unless_writing_failed(tmp_path, monkeypatch, error, kept):
+    def rows():
+        yield from range(3)
+        raise error
+
+    monkeypatch.setattr(shards, "SHARD_ROWS", 2)
+    with pytest.raises(error):
+        write(tmp_path, rows())
+    assert written(tmp_path) == kept
+
+
+def test_a_shard_that_cannot_be_published_leaves_nothing(tmp_path, monkeypatch):
+    def full(self, columns):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ShardFile, "publish", full)
+    with pytest.raises(OSError):
+        write(tmp_path, range(3))
+    assert not list(tmp_path.iterdir())

@@ -14,7 +14,7 @@ from helpers.killing import kill_at_change, run_script, sigkill_at_random
 from helpers.release_files import list_files, make_release, write_labels
 from refactor_dataset import DatasetRefactorer
 from references.dataset_tools import placing
-from references.dataset_tools.release import SourceFile
+from references.dataset_tools.sources import SourceFile
 
 ENTRIES = [(f"{n}.mp4", f"class {n % 3}", "val" if n % 4 == 0 else "train") for n in range(12)]
 

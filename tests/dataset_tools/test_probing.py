@@ -1,3 +1,5 @@
+import errno
+import io
 import os
 import resource
 import signal
@@ -5,6 +7,7 @@ import socket
 import tempfile
 import time
 from fractions import Fraction
+from multiprocessing import connection
 from pathlib import Path
 
 import av
@@ -14,9 +17,9 @@ import pytest
 
 from helpers.damaged_videos import DAMAGES, cut, replace_range, write_textured_video, write_with_audio
 from helpers.numbered_videos import write_numbered_video, write_video
-from references.dataset_tools import probing, promises
+from references.dataset_tools import ffmpeg_program, probing, promises, reading, workers
 from references.dataset_tools.probing import ProbeOptions, probe, require_prober
-from references.dataset_tools.workers import Task, WorkerFailure, WorkerPool
+from references.dataset_tools.workers import Task, WorkerFailure, WorkerPool, report_progress
 
 STRICT = ProbeOptions()
 FASTSTART = {"movflags": "faststart"}
@@ -258,6 +261,78 @@ def test_too_many_pixels(tmp_path, good, monkeypatch):
     assert probe_bytes(tmp_path, good).reason == "too many pixels a frame: 96x64"
 
 
+def write_program(folder: Path, what: str, version: str = "62.  3.100") -> None:
+    """A stand-in for ffmpeg that prints the version of its libavcodec, or does `what` is asked of it."""
+    program = folder / "ffmpeg"
+    asked = f'if [ "$1" = -version ]; then echo "ffmpeg version N-1-g2a"; echo "libavcodec     {version} / x"; exit; fi'
+    program.write_text(f"#!/bin/sh\n{asked}\n{what}")
+    program.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    "version, option", [("58. 54.100", "-vsync"), ("59. 36.100", "-vsync"), ("59. 37.100", "-fps_mode")]
+)
+def test_the_program_is_given_no_option_that_it_lacks(tmp_path, monkeypatch, version, option):
+    write_program(tmp_path, f'echo "$@" > {tmp_path}/arguments\n', version)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    require_prober("ffmpeg")
+    with (tmp_path / "log").open("w+") as log:
+        ffmpeg_program.decode_with_ffmpeg("/a.mp4", 0, log, lambda: None)
+    assert f" {option} passthrough " in (tmp_path / "arguments").read_text()
+
+
+def test_a_program_that_is_too_old_is_an_error(tmp_path, monkeypatch):
+    write_program(tmp_path, "", "58. 53.100")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    with pytest.raises(RuntimeError, match="needs FFmpeg 4.2 or later, and .*ffmpeg is older"):
+        require_prober("ffmpeg")
+
+
+def test_the_log_of_the_program_says_who_complains(tmp_path):
+    lines = [
+        "[h264 @ 0x5581645882c0] [error] Invalid NAL unit size (-1 > 551).",
+        "[vist#0:0/h264 @ 0x556] [dec:h264 @ 0x557] [error] Error submitting packet to decoder: Invalid data",
+        "[null @ 0x5576f36fc400] [error] Application provided invalid, non monotonically increasing dts to muxer",
+        "[error] Error while decoding stream #0:0: Invalid data",  # FFmpeg 4
+        "[mov,mp4,m4a,3gp,3g2,mj2 @ 0x55] [error] stream 0, offset 0x30: partial file",
+        "not a line of the log",
+    ]
+    with (tmp_path / "log").open("w+") as log:
+        log.write("\n".join(lines))
+        assert list(ffmpeg_program.read_log(log)) == [
+            ("h264", "Invalid NAL unit size (-1 > 551)."),
+            ("vist#0:0/h264", "Error submitting packet to decoder: Invalid data"),
+            ("null", "Application provided invalid, non monotonically increasing dts to muxer"),
+            ("", "Error while decoding stream #0:0: Invalid data"),
+            ("mov,mp4,m4a,3gp,3g2,mj2", "stream 0, offset 0x30: partial file"),
+        ]
+
+
+@pytest.mark.parametrize("codec, suffix", [("libx264", ".mkv"), ("libvpx-vp9", ".webm")])
+def test_the_first_bytes_of_a_matroska_file_are_bad(tmp_path, codec, suffix):
+    data = write_textured_video(tmp_path / f"good{suffix}", 5, codec=codec, options={}).read_bytes()
+    reasons = []
+    for size in range(1, 640, 13):
+        verdict = probe_bytes(tmp_path, data[:size], name=f"a{suffix}")
+        assert verdict.status == "bad"
+        reasons.append(verdict.reason)
+    assert "cut short within its header" in reasons, "FFmpeg calls it an input/output error"
+
+
+@pytest.mark.parametrize("damage", ["cut at 50 %, header intact", "a header with no data"])
+def test_an_error_of_the_disk_is_no_verdict(tmp_path, good, damage, monkeypatch):
+    """FFmpeg takes what the disk does not give for the end of the file."""
+
+    class BadDisk(io.RawIOBase):
+        def read(self, size):
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(probing, "open", lambda path, mode, buffering=-1: BadDisk(), raising=False)
+    verdict = probe_bytes(tmp_path, DAMAGES[damage](good))
+    assert (verdict.status, verdict.reason) == ("error", "could not be read: Input/output error")
+    assert probe_bytes(tmp_path, good).status == "ok"
+
+
 def test_a_missing_or_broken_tool_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(RuntimeError, match="none on the PATH"):
@@ -280,6 +355,10 @@ def behave(how: str) -> str:
             os.kill(os.getpid(), signal.SIGKILL)
     if how == "hang":
         time.sleep(600)
+    if how == "work on":
+        workers._reports.interval = 0
+        for _ in range(8):
+            report_progress()
     if how == "eat":
         return str(len(bytearray(1 << 33)))
     if how == "raise":
@@ -303,8 +382,82 @@ def test_a_crash_condemns_no_neighbour():
 def test_a_hang_ends_at_the_timeout():
     start = time.monotonic()
     results = run_all(["hang", "a", "b"], timeout=1)
-    assert results == {0: WorkerFailure("not done after 1 seconds: it hangs or is too slow"), 1: "a", 2: "b"}
+    assert results == {0: WorkerFailure("no progress for 1 seconds: it hangs"), 1: "a", 2: "b"}
     assert time.monotonic() - start < 20
+
+
+def test_a_task_that_makes_progress_may_take_longer_than_the_timeout(monkeypatch):
+    """By a clock that goes on by nine tenths of the timeout at each message: eight of them are seven timeouts."""
+    clock, real_wait = 0.0, connection.wait
+
+    def wait(pipes, timeout):
+        nonlocal clock
+        ready = real_wait(pipes)
+        clock += 0.9 * 100
+        return ready[:1]
+
+    monkeypatch.setattr(workers.connection, "wait", wait)
+    monkeypatch.setattr(workers.time, "monotonic", lambda: clock)
+    assert run_all(["work on"], num_workers=1, timeout=100) == {0: "work on"}
+    assert clock > 500
+
+
+def test_a_timeout_of_a_tenth_is_a_report_soon_enough(tmp_path):
+    """The worker reports ten times within the timeout, whatever that is."""
+    pool = WorkerPool(1, 0.5)
+    with pool:
+        results = dict(pool.run([Task(0, interval_of_reports, ())]))
+    assert results == {0: 0.05}
+
+
+def interval_of_reports() -> float:
+    return workers._reports.interval
+
+
+@pytest.mark.parametrize("prober", PROBERS)
+def test_reading_reports_progress(tmp_path, good, prober, monkeypatch):
+    reports = []
+    monkeypatch.setattr(reading, "report_progress", lambda: reports.append(1))
+    assert probe_bytes(tmp_path, good, ProbeOptions(prober)).status == "ok"
+    assert len(reports) >= 40
+
+
+def test_the_program_reports_progress_while_it_adds_frames(tmp_path, good, monkeypatch):
+    frames = "".join(f"echo frame={number}\n" for number in (0, 5, 5, 9, 40))
+    write_program(tmp_path, f"{frames}echo progress=end\n")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    reports = []
+    with (tmp_path / "log").open("w+") as log:
+        assert ffmpeg_program.decode_with_ffmpeg("/a.mp4", 0, log, lambda: reports.append(1)) == (40, 0)
+    assert len(reports) == 3, "5, 9 and 40: not the repetition"
+
+
+def test_a_program_that_hangs_ends_at_the_timeout(tmp_path, good, monkeypatch):
+    write_program(tmp_path, f"echo $$ > {tmp_path}/pid\necho frame=3\nexec sleep 600\n")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    (tmp_path / "video.mp4").write_bytes(good)
+    with WorkerPool(1, 2) as pool:
+        task = Task("video", probe, (str(tmp_path / "video.mp4"), ProbeOptions("ffmpeg")))
+        assert dict(pool.run([task])) == {"video": WorkerFailure("no progress for 2 seconds: it hangs")}
+    status = Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}/stat")
+    for _ in range(200):  # it has been killed, which takes a moment; nobody need have collected it
+        if not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z":
+            return
+        time.sleep(0.1)
+    raise AssertionError("the program outlived the worker that started it")
+
+
+def test_a_file_that_gives_more_than_it_holds_makes_no_progress(tmp_path, good, monkeypatch):
+    """As one whose tables name the same bytes over and over."""
+    path = tmp_path / "video.mp4"
+    path.write_bytes(good)
+    reports = []
+    monkeypatch.setattr(reading, "report_progress", lambda: reports.append(1))
+    with av.open(str(path)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+        monkeypatch.setattr(reading, "demux_packets", lambda *_: packets * 100)
+        assert len(list(reading._demux(str(path), container, container.streams.video[0], reading.Reading()))) == 4000
+    assert 40 <= len(reports) < 80
 
 
 def test_a_worker_that_somebody_killed_is_no_verdict(tmp_path):

@@ -1,7 +1,7 @@
 """Ways to damage a good video, one at a time, each a function of the bytes; and odd videos that are good."""
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,10 +14,13 @@ from helpers.numbered_videos import numbered_frame, write_video
 def write_textured_video(path: Path, num_frames: int = 40, width: int = 96, height: int = 64, **kwargs) -> Path:
     """A moving noise pattern: unlike flat frames, it leaves enough in every packet to damage."""
     kwargs.setdefault("options", {"g": "20"})
+    return write_video(path, textured_frames(num_frames, width, height), **kwargs)
+
+
+def textured_frames(num_frames: int, width: int = 96, height: int = 64) -> Iterator[np.ndarray]:
     noise = np.random.default_rng(0).integers(0, 255, (height + 40, width + 40, 3), dtype=np.uint8)
     corners = [(n % 40, n // 2 % 40) for n in range(num_frames)]
-    frames = (np.ascontiguousarray(noise[y : y + height, x : x + width]) for y, x in corners)
-    return write_video(path, frames, **kwargs)
+    return (np.ascontiguousarray(noise[y : y + height, x : x + width]) for y, x in corners)
 
 
 def find_box(data: bytes, *kinds: str) -> tuple[int, int]:
@@ -108,17 +111,25 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-def write_with_audio(path: Path, video: bool = True, cover: bool = False, container_options=None) -> Path:
+def write_with_audio(
+    path: Path,
+    video: bool = True,
+    cover: bool = False,
+    container_options=None,
+    codec: str = "libx264",
+    sound_codec: str = "aac",
+) -> Path:
     """A video of 40 frames with a sound track; without `video` only the sound, with `cover` also a picture."""
     with av.open(str(path), "w", options=container_options or {}) as container:
         if video:
-            stream = container.add_stream("libx264", rate=30)
+            stream = container.add_stream(codec, rate=30)
             stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
-        sound = container.add_stream("aac", rate=44100)
+        sound = container.add_stream(sound_codec, rate=44100)
+        sound.bit_rate = 64000
         if cover:
             picture = container.add_stream("png")
             picture.width, picture.height, picture.pix_fmt = 32, 32, "rgb24"
-            picture.disposition = av.stream.Disposition.attached_pic
+            picture.disposition = av.stream.Disposition.attached_pic.value
             frame = av.VideoFrame.from_ndarray(numbered_frame(1, 32, 32), format="rgb24")
             container.mux(picture.encode(frame))
         for number in range(40 if video else 0):

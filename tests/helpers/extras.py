@@ -1,4 +1,4 @@
-"""Optional packages that tests need."""
+"""Optional packages in tests."""
 
 import importlib
 import os
@@ -8,7 +8,7 @@ import pytest
 
 
 def require_extra(name: str) -> ModuleType:
-    """The module `name`. Without its package the test is skipped; where EXTRAS_INSTALLED is set it fails."""
-    if os.environ.get("EXTRAS_INSTALLED"):
+    """The optional module; without it the test is skipped, or fails if EXTRAS_INSTALLED is set, as CI sets it."""
+    if "EXTRAS_INSTALLED" in os.environ:
         return importlib.import_module(name)
     return pytest.importorskip(name)

@@ -40,7 +40,8 @@ def legacy_checkpoint(path: Path) -> Path:
 
 def small_preprocessing(**changes) -> dict:
     """Of clips of 8 frames of 28x28 pixels."""
-    return Preprocessing(**{"clip_len": 8, "resize_size": (32, 42), "crop_size": (28, 28), **changes}).plain()
+    settings = {"clip_len": 8, "resize_size": (32, 42), "crop_size": (28, 28), **changes}
+    return Preprocessing(**settings).plain()
 
 
 def random_network(name: str, num_classes: int) -> nn.Module:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import train
+from helpers.extras import require_extra
 from helpers.small_datasets import SMALL
 
 FILES = {"metrics.json", "per_class.csv", "predictions.csv", "confusion.csv", "report.html"}
@@ -147,7 +148,7 @@ def test_tensorboard_without_the_package_stops_before_the_work(dataset, tmp_path
 
 
 def test_tensorboard_writes_events_of_each_epoch(calibrated_run, dataset, tmp_path):
-    pytest.importorskip("tensorboard")
+    require_extra("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     folder, options = calibrated_run

@@ -2,12 +2,13 @@ import numpy as np
 import pytest
 
 from helpers.evaluations import made_up_evaluation, made_up_log, made_up_mistakes
+from helpers.extras import require_extra
 from reporting.tensorboard_log import TAGS, TensorBoardLog, confusion_image
 from runtime.errors import MissingExtra
 
 
 def test_the_events_hold_numbers_mistakes_and_confusions(tmp_path):
-    pytest.importorskip("tensorboard")
+    require_extra("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     evaluation = made_up_evaluation(4, 6, classes=["<b>a</b>", "$x$", "c\udcff", "d"])

@@ -11,9 +11,7 @@ import torch
 
 from helpers.small_datasets import SMALL, make_dataset
 from helpers.training_processes import run, start_torchrun, torchrun
-from network.checkpoint import CheckpointError
 from runtime import distributed
-from training import starting
 
 
 @pytest.fixture(scope="module")
@@ -132,12 +130,6 @@ def test_what_is_validated_is_what_is_saved(options, tmp_path):
 def test_what_several_processes_cannot_do_is_said_at_once(options, tmp_path):
     code, output = run([*options, "--sync-bn", "--output-dir", str(tmp_path)], processes=2)
     assert code == 1 and "error: --sync-bn needs GPUs" in output and "Traceback" not in output, output
-
-
-def test_processes_that_find_other_checkpoints_are_told_so(monkeypatch):
-    monkeypatch.setattr(starting, "gather_objects", lambda place: [place, None])
-    with pytest.raises(CheckpointError, match="rank 0: epoch 3, rank 1: none.*--output-dir"):
-        starting.check_same_start(starting.Start(["a"], checkpoint={"epoch": 2}))
 
 
 def test_little_shared_memory_is_no_matter_where_nccl_does_not_use_it(monkeypatch):

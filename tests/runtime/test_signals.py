@@ -13,7 +13,9 @@ import train
 from helpers.small_datasets import SMALL, make_dataset
 from helpers.template_process import Run
 from helpers.training_processes import TRAIN, run, start
-from runtime.signals import HeldSignals, Stopped, StopRequest, resume_command
+from runtime.signals import HeldSignals, ResumeCommand, Stopped, StopRequest
+from training import loop, recipe, running
+from training.engine import Trainer
 
 LIVE = ("seconds", "data_seconds", "val_seconds", "val_data_seconds")
 
@@ -136,12 +138,105 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_videos(options, tm
     assert batch["epoch"] == 0 and str(batch["step"]) in output
 
 
-def test_a_signal_before_the_first_step_ends_the_run_at_once(options, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(train, "load_clips", lambda *_: signal.raise_signal(signal.SIGUSR1))
-    assert train.main([*options, "--output-dir", str(tmp_path)]) == 138
+def stopped(*_, **__):
+    signal.raise_signal(signal.SIGUSR1)
+
+
+def command_told(capsys):
+    """The arguments of the command that was printed last, without script."""
     told = capsys.readouterr().out.splitlines()[-1]
-    assert told.startswith("stopped by SIGUSR1. Continue with: python ") and told.endswith("--resume auto")
+    assert told.startswith("stopped by SIGUSR1") and ". Continue with: python " in told
+    return shlex.split(told.split("Continue with: ")[1])[2:]
+
+
+@pytest.mark.parametrize("further", [[], ["--overwrite"], ["--resume", "auto"], ["--start-epoch", "1"]])
+def test_a_signal_before_the_first_step_ends_the_run_at_once(options, tmp_path, monkeypatch, capsys, further):
+    command = [*options, "--output-dir", str(tmp_path), *further]
+    monkeypatch.setattr(recipe, "load_clips", stopped)
+    assert train.main(command) == 138
+    assert command_told(capsys) == command  # nothing is saved: it begins as it did
     assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
+
+
+def checkpoint_of(options, folder):
+    """Of one epoch, in a folder of its own."""
+    assert run([*options, "--output-dir", str(folder), "--epochs", "1"])[0] == 0
+    return folder / "checkpoint.pth"
+
+
+def test_what_continues_is_this_run_and_not_one_that_it_begins_from_or_overwrites(
+    options, tmp_path, monkeypatch, capsys
+):
+    other, old = checkpoint_of(options, tmp_path / "other"), tmp_path / "old"
+    old.mkdir()
+    (old / "checkpoint.pth").write_text("of another run")
+    for number, flags in enumerate(
+        (
+            ["--overwrite", "--output-dir", str(old)],
+            ["--resume", str(other), "--output-dir", str(tmp_path / "new")],
+            ["--resume", str(other), "--output-dir", str(tmp_path / "new"), "--test-only"],
+            ["--cache-only"],
+        )
+    ):
+        command = [*options, *flags, "--checkpoint-minutes", "0"]
+        with monkeypatch.context() as patch:
+            # As late as nothing is saved: in the first epoch, after the folder was made, and in validation.
+            patch.setattr(Trainer, "train_epoch", lambda *_, **__: stopped_in_one_step())
+            patch.setattr(running, "validate_selections", stopped)
+            patch.setattr(running, "open_splits", stopped if number == 3 else running.open_splits)
+            assert train.main(command) == 138
+        assert command_told(capsys) == command
+
+
+def stopped_in_one_step():
+    signal.raise_signal(signal.SIGUSR1)  # noted, not yet raised
+    raise Stopped(signal.SIGUSR1, is_saved=False)
+
+
+def test_once_a_run_has_saved_it_continues_from_there(options, tmp_path, monkeypatch, capsys):
+    other = checkpoint_of(options, tmp_path / "other")
+    real = Trainer.train_epoch
+
+    def train_epoch(*args, **kwargs):
+        if kwargs["epoch"] == 1:
+            stopped()
+        return real(*args, **kwargs)
+
+    for flags, kept in (
+        (["--output-dir", str(other.parent), "--overwrite"], ["--output-dir", str(other.parent)]),
+        (
+            ["--resume", str(other), "--start-epoch", "0", "--output-dir", str(tmp_path / "new")],
+            ["--output-dir", str(tmp_path / "new")],
+        ),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(Trainer, "train_epoch", train_epoch)
+            assert train.main([*options, *flags]) == 138
+        assert command_told(capsys) == [*options, *kept, "--resume", "auto"]
+    # Interrupted after the last epoch, while the report is made:
+    command = [*options, "--epochs", "1", "--overwrite", "--output-dir", str(other.parent)]
+    monkeypatch.setattr(loop, "report_best", stopped)
+    assert train.main(command) == 138
+    assert "--overwrite" not in (told := command_told(capsys)) and told[-2:] == ["--resume", "auto"]
+
+
+def test_a_run_that_torchrun_started_again_is_continued_by_its_command(options, tmp_path, monkeypatch, capsys):
+    command = [*options, "--output-dir", str(tmp_path)]
+    checkpoint_of(options, tmp_path)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    monkeypatch.setattr(recipe, "load_clips", stopped)
+    assert train.main([*command, "--overwrite"]) == 138
+    assert command_told(capsys) == [*command, "--resume", "auto"]
+
+
+def test_ctrl_c_tells_the_same_command(options, tmp_path, monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    command = [*options, "--output-dir", str(tmp_path), "--overwrite"]
+    monkeypatch.setattr(recipe, "load_clips", interrupted)
+    assert train.main(command) == 130
+    assert shlex.split(capsys.readouterr().err.splitlines()[-1].split("Continue with: ")[1])[2:] == command
 
 
 def test_the_signals_are_noted_and_given_back():
@@ -153,38 +248,29 @@ def test_the_signals_are_noted_and_given_back():
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def resume_command(argv, has_saved=True):
+    command = ResumeCommand(argv)
+    command.has_saved = has_saved
+    return str(command)
+
+
 def test_the_resume_command_is_what_a_user_types():
-    assert resume_command(["train.py", "--data-path", "my data", "--overwrite"]) == (
-        "python train.py --data-path 'my data' --resume auto"
-    )
+    argv = ["train.py", "--data-path", "my data", "--overwrite"]
+    assert resume_command(argv) == "python train.py --data-path 'my data' --resume auto"
+    assert resume_command(argv, has_saved=False) == "python train.py --data-path 'my data' --overwrite"
     assert resume_command(["train.py", "--resume", "a.pth", "-b", "3"]) == "python train.py -b 3 --resume auto"
     # The epoch to begin with has been begun with: again it would throw away what was done since.
     assert resume_command(["train.py", "--start-epoch", "2", "--resume=a"]) == "python train.py --resume auto"
+    twice = ["train.py", "--resume", "a", "--start-epoch=1", "--resume", "b"]
+    assert resume_command(twice) == "python train.py --resume auto"
 
 
+@pytest.mark.parametrize("has_saved", [True, False])
 @pytest.mark.parametrize(
     "processes, here, launcher",
     [("4", "4", "torchrun --nproc_per_node=4"), ("16", "8", "torchrun --nnodes=2 --nproc_per_node=8")],
 )
-def test_the_resume_command_starts_as_many_processes(monkeypatch, processes, here, launcher):
+def test_the_resume_command_starts_as_many_processes(monkeypatch, processes, here, launcher, has_saved):
     monkeypatch.setenv("WORLD_SIZE", processes)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", here)
-    assert resume_command(["train.py"]) == f"{launcher} train.py --resume auto"
-
-
-@pytest.mark.parametrize("number, error", [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Stopped)])
-def test_a_held_signal_acts_when_the_block_has_ended(capsys, number, error):
-    done = []
-    with pytest.raises(error), StopRequest(at_once=True), HeldSignals("the id is known"):
-        signal.raise_signal(number)
-        done.append("the id")
-    assert done == ["the id"] and "stopping once the id is known" in capsys.readouterr().err
-
-
-def test_a_second_signal_acts_at_once():
-    done = []
-    with pytest.raises(KeyboardInterrupt), HeldSignals("the id is known"):
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
-        done.append("the id")
-    assert not done and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert resume_command(["train.py"], has_saved) == f"{launcher} train.py" + " --resume auto" * has_saved

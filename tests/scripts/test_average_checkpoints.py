@@ -59,7 +59,7 @@ def test_greedy_validates_as_training_did(run, dataset, tmp_path, capsys):
 
 
 def test_greedy_leaves_out_what_makes_it_worse():
-    states = [{"model": {"w": torch.tensor([value])}} for value in (3.0, 0.0, 5.0, 100.0)]
+    states = [{"w": torch.tensor([value])} for value in (3.0, 0.0, 5.0, 100.0)]
 
     def validate(state):  # the nearer to 4 the better
         return SimpleNamespace(video=SimpleNamespace(top1=100 - abs(state["w"].item() - 4)))

@@ -412,7 +412,8 @@ def run_bytes(root: Path) -> dict[str, str]:
         return {row["path"]: row["status"] for row in csv.DictReader(file)}
 
 
-def test_a_run_that_is_stopped_leaves_a_report_and_no_remux(root, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_stopped_leaves_a_report_and_no_remux(root, tmp_path, monkeypatch, capsys, stop):
     pool_run = checking.WorkerPool.run
 
     def begin(tasks):
@@ -422,13 +423,14 @@ def test_a_run_that_is_stopped_leaves_a_report_and_no_remux(root, tmp_path, monk
 
     def stop_after_the_first(self, tasks):
         yield next(pool_run(self, begin(tasks)))
-        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(stop)
 
     before, handler = list_files(root), signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
         patch.setattr(checking.WorkerPool, "run", stop_after_the_first)
         code, statuses = run(root, "--quarantine", tmp_path / "bad", "--remux", "--jobs", 2)
-    assert code == 1 and len(statuses) == 1 and "stopped" in capsys.readouterr().err
+    assert code == 128 + stop and len(statuses) == 1
+    assert f"stopped by {'SIGTERM' if stop == signal.SIGTERM else 'Ctrl-C'}" in capsys.readouterr().err
     assert (
         not list(root.rglob("*.remux")) and before.items() <= {**list_files(root), **files_in(tmp_path / "bad")}.items()
     )
@@ -477,3 +479,44 @@ def test_sigkill(root, videos):
 @pytest.mark.slow
 def test_sigkill_at_20_moments(root, videos):
     kill_often(root, 20, videos)
+
+
+OTHER_SYSTEM = """
+import os, signal, sys
+for name in ("fcntl", "resource"):
+    sys.modules[name] = None
+for module, names in ((os, ("setsid", "killpg", "pread", "pathconf")), (signal, SIGNALS)):
+    for name in names:
+        delattr(module, name)
+import SCRIPT
+if __name__ == "__main__":
+    sys.exit(SCRIPT.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("script", ["check_videos", "refactor_dataset"])
+def test_the_scripts_start_without_what_only_unix_has(tmp_path, script):
+    program = tmp_path / "start.py"
+    program.write_text(OTHER_SYSTEM.replace("SCRIPT", script).replace("SIGNALS", '("SIGKILL",)'))
+    done = subprocess.run(
+        [sys.executable, str(program), "--help"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0 and "usage: " in done.stdout, done.stderr
+
+
+def test_the_check_works_without_what_only_unix_has(root, tmp_path):
+    """All but SIGKILL, which Python's own multiprocessing uses here."""
+    program = tmp_path / "start.py"
+    program.write_text(OTHER_SYSTEM.replace("SCRIPT", "check_videos").replace("SIGNALS", "()"))
+    arguments = ["--root", str(root), "--quarantine", str(tmp_path / "bad"), "--remux", "--replace", "--jobs", "2"]
+    done = subprocess.run(
+        [sys.executable, str(program), *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "1 remuxed" in done.stdout and "1 quarantined" in done.stdout and "2 ok" in done.stdout

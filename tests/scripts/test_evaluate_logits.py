@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import evaluate_logits
+from helpers.extras import require_extra
 
 LABELS = [0, 2, 1, 2]
 LOGITS = np.float32([[3, 1, 0], [0, 1, 2], [5, 1, 0], [0, 0, 1]])  # right, right, wrong, right
@@ -39,7 +40,7 @@ def test_rows_are_matched_by_name_not_by_order(capsys, tmp_path, manifest, kind)
 
 
 def test_h5_with_groups(capsys, tmp_path, manifest):
-    h5py = pytest.importorskip("h5py")
+    h5py = require_extra("h5py")
     with h5py.File(tmp_path / "logits.h5", "w") as file:
         for name, logits in zip(names("video"), LOGITS, strict=True):
             file[name] = logits
@@ -142,7 +143,7 @@ def test_a_manifest_that_is_none_is_refused(capsys, tmp_path, manifest, text, me
 @pytest.mark.parametrize("name", ["logits.npz", "logits.h5", "logits.csv", "absent.npz"])
 def test_a_file_of_another_kind_is_refused(capsys, tmp_path, manifest, name):
     if name.endswith("h5"):
-        pytest.importorskip("h5py")
+        require_extra("h5py")
     (tmp_path / "logits.npz").write_bytes(b"nothing")
     (tmp_path / "logits.h5").write_bytes(b"nothing")
     code, _, err = run(capsys, manifest, tmp_path / name)

@@ -1,19 +1,18 @@
 import csv
 import io
 import json
-from fractions import Fraction
 
-import numpy as np
 import pytest
 import torch
 
 import predict
 from caching.splits import ClipOptions, open_clips
+from clips.preprocessing import Preprocessing
 from deployment import annotating
-from deployment.annotating import Annotation, annotate
 from deployment.video_files import find_videos
 from evaluation.evaluate import evaluate
-from helpers.numbered_videos import write_numbered_video, write_video
+from helpers.extras import require_extra
+from helpers.numbered_videos import write_numbered_video
 from helpers.small_models import (
     CLASSES,
     legacy_checkpoint,
@@ -23,6 +22,7 @@ from helpers.small_models import (
 )
 from network.precision import Precision
 from network.trained_model import load_trained_model
+from runtime import progress
 from videos.decoding import probe_video
 from videos.folder import VideoFolder
 
@@ -58,15 +58,9 @@ def test_predictions_equal_validation(capsys, tmp_path, data, selection, clips_p
     preprocessing = small_preprocessing(frame_selection=selection, candidate_rate=candidate_rate)
     checkpoint = small_checkpoint(tmp_path / "model.pth", classes=FOLDERS, preprocessing=preprocessing)
     options = ClipOptions(
-        clip_len=8,
-        frame_rate=4,
+        Preprocessing(8, 4, selection, candidate_rate, (32, 42), (28, 28)),
         clips_per_video=clips_per_video,
-        resize_size=(32, 42),
-        crop_size=(28, 28),
-        selection=selection,
-        candidate_rate=candidate_rate,
         cache_dir=tmp_path,
-        skip_unreadable=False,
         batch_size=4,
         num_workers=0,
     )
@@ -130,15 +124,6 @@ def test_names_with_a_dash_patterns_and_other_containers(capsys, tmp_path, check
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["-x.mp4", "odd"]
 
 
-def test_found_videos_are_named_once_and_linked_folders_are_entered(tmp_path, data):
-    (tmp_path / "link").symlink_to(data / "val" / "dips", target_is_directory=True)
-    (tmp_path / "link" / ".hidden.mp4").touch()
-    (tmp_path / "loop").symlink_to(tmp_path, target_is_directory=True)
-    names = [str(tmp_path / "link" / name) for name in ("0.mp4", "1.mp4")]
-    assert find_videos([str(tmp_path), names[0], f"{tmp_path}/link/[01].mp4"]) == names
-    assert find_videos(["absent*.mp4"]) == ["absent*.mp4"]
-
-
 def test_a_folder_without_videos_has_its_row_and_the_others_go_on(capsys, tmp_path, data, checkpoint):
     (tmp_path / "empty").mkdir()
     code, out, err = run(capsys, checkpoint, tmp_path / "empty", data / "val" / "dips", "-j", 0, "--format", "json")
@@ -198,7 +183,7 @@ def test_a_checkpoint_that_cannot_be_used_is_refused(capsys, tmp_path, changes, 
 
 
 def test_annotated_copies_show_every_frame(capsys, tmp_path, data, checkpoint):
-    pytest.importorskip("PIL")
+    require_extra("PIL")
     copies = tmp_path / "copies"
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"no video at all")
@@ -211,21 +196,8 @@ def test_annotated_copies_show_every_frame(capsys, tmp_path, data, checkpoint):
     assert code == 1 and "take the place" in err
 
 
-@pytest.mark.parametrize(
-    "height, width, fps, expected", [(1, 64, 12, (2, 64)), (47, 1, 12, (48, 2)), (16, 16, Fraction(1, 5000), (16, 16))]
-)
-def test_copies_of_odd_sizes_and_slow_videos(tmp_path, height, width, fps, expected):
-    pytest.importorskip("PIL")
-    frames = np.full((3, height, width, 3), 200, np.uint8)
-    source = write_video(tmp_path / "v.mov", frames, fps, "png", pix_fmt="rgb24")
-    assert annotate(Annotation(str(source), tmp_path / "copies" / "v.mp4", ("dips 100.0 %",)), tmp_path) is None
-    copy = probe_video(tmp_path / "copies" / "v.mp4")
-    assert (copy.frames, copy.height, copy.width) == (3, *expected)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["copies", "v.mov"]
-
-
 def test_one_copy_that_fails_leaves_the_others(capsys, tmp_path, data, checkpoint, monkeypatch):
-    pytest.importorskip("PIL")
+    require_extra("PIL")
     probe = annotating.probe_video
     monkeypatch.setattr(annotating, "probe_video", lambda path: {}[path] if path.endswith("0.mp4") else probe(path))
     code, _, err = run(capsys, checkpoint, data / "val" / "dips", "--annotate", tmp_path / "copies", "-j", 0)
@@ -234,48 +206,23 @@ def test_one_copy_that_fails_leaves_the_others(capsys, tmp_path, data, checkpoin
 
 
 def test_an_interruption_leaves_no_unfinished_copy(capsys, tmp_path, checkpoint, monkeypatch):
-    pytest.importorskip("PIL")
+    require_extra("PIL")
     videos, copies = tmp_path / "videos", tmp_path / "copies"
     for name, length in (("long.mp4", 1500), ("a.mp4", 20)):
         write_numbered_video(videos / name, length)
 
-    def interrupt(progress, count=1, note=""):  # when the first copy is there, and a worker is busy with the other
-        if progress._description == "Annotating":
+    def interrupt(self, count=1, note=""):  # when the first copy is there, and a worker is busy with the other
+        if self._description == "Annotating":
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(predict.Progress, "update", interrupt)
+    monkeypatch.setattr(progress.Progress, "update", interrupt)
     code, _, err = run(capsys, checkpoint, videos, "--annotate", copies, "-j", 2)
     assert code == 130 and "interrupted" in err
     assert [path.name for path in copies.iterdir()] == ["a.mp4"]
 
 
-@pytest.mark.parametrize("height, width", [(640, 360), (568, 320), (200, 200), (120, 90)])
-def test_the_label_fits_narrow_pictures(height, width):
-    font = pytest.importorskip("PIL.ImageFont")
-    label = "lying_down_in_random_position 100.0 %"
-    size, lines = annotating.fit_text([label, "dips 0.0 %"], height, width)
-    assert size >= 10 and "".join(lines) == f"{label}dips 0.0 %"
-    assert all(font.load_default(size).getlength(line.rstrip()) <= width - size + 1 for line in lines)
-    assert any("100.0 %" in line for line in lines)
-    assert len(lines) == 2 or size == 10
-
-
-def test_a_wide_picture_has_large_text_in_one_line():
-    pytest.importorskip("PIL")
-    label = "lying_down_in_random_position 100.0 %"
-    assert annotating.fit_text([label], 720, 1280) == (40, [label])
-
-
-def test_copies_have_names_of_their_own(tmp_path):
-    names = ["w/a.avi", "w/a.avi.mp4", "w/a.avi_2.mp4", "b.MP4"]
-    copies = annotating.destinations([str(tmp_path / name) for name in names], tmp_path)
-    assert [str(copy.relative_to(tmp_path)) for copy in copies] == [
-        *("w/a.avi.mp4", "w/a.avi_2.mp4", "w/a.avi_2_2.mp4", "b.MP4")
-    ]
-
-
 def test_a_folder_of_copies_that_cannot_be_made_stops_before_the_work(capsys, tmp_path, data, checkpoint):
-    pytest.importorskip("PIL")
+    require_extra("PIL")
     (tmp_path / "file").write_text("")
     code, out, err = run(capsys, checkpoint, data / "val", "--annotate", tmp_path / "file")
     assert code == 1 and "file: File exists" in err and not out

@@ -1,4 +1,4 @@
-"""The README is true: its commands exist and take the flags shown, its tree is the tree, its flags are all of them."""
+"""The READMEs are true: commands exist and take the flags shown, tables of flags and lists of files are complete."""
 
 import re
 from functools import lru_cache
@@ -9,14 +9,23 @@ import pytest
 from helpers.template_process import Run
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
-COMMANDS = [
-    command
-    for block in BLOCKS
-    for command in re.sub(r"\\\n\s*", "", block).splitlines()
-    if re.search(r"\.py\b", command) and not command.startswith("#")
-]
+READMES = {
+    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+    for path in (ROOT / "README.md", *sorted((ROOT / "references").glob("*/README.md")))
+}
+
+
+def commands_of(text: str) -> list[str]:
+    """The lines of its blocks for a shell that run a script."""
+    return [
+        command
+        for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+        for command in re.sub(r"\\\n\s*", "", block).splitlines()
+        if re.search(r"\.py\b", command) and not command.startswith("#")
+    ]
+
+
+COMMANDS = [command for text in READMES.values() for command in commands_of(text)]
 SCRIPTS = sorted({script for command in COMMANDS for script in re.findall(r"[\w/]+\.py\b", command)})
 
 
@@ -30,6 +39,7 @@ def help_of(script):
 
 def test_there_are_commands():
     assert {"refactor_dataset.py", "check_videos.py", "references/video_classification/train.py"} <= set(SCRIPTS)
+    assert {"README.md", "references/dataset_tools/README.md"} <= READMES.keys()
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -37,7 +47,7 @@ def test_every_command_has_help(script):
     assert "usage:" in help_of(script)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", dict.fromkeys(COMMANDS))
 def test_every_flag_of_a_command_is_in_its_help(command):
     script = re.findall(r"[\w/]+\.py\b", command)[-1]
     after = command.split(script, 1)[1].split("#")[0]
@@ -46,28 +56,58 @@ def test_every_flag_of_a_command_is_in_its_help(command):
 
 
 @pytest.mark.parametrize(
-    "script, section",
+    "script, readme, section",
     [
-        ("references/video_classification/train.py", "## Flags of `train.py`"),
-        ("refactor_dataset.py", "### 1. Place the videos by class"),
-        ("check_videos.py", "### 2. Check every video"),
+        (
+            "references/video_classification/train.py",
+            "references/video_classification/README.md",
+            "## Flags of `train.py`",
+        ),
+        ("refactor_dataset.py", "references/dataset_tools/README.md", "## Place the videos by class"),
+        ("check_videos.py", "references/dataset_tools/README.md", "## Check every video"),
     ],
 )
-def test_the_flag_tables_are_complete(script, section):
+def test_the_flag_tables_are_complete(script, readme, section):
     known = set(re.findall(r"(?<!\S)--[\w-]+", help_of(script))) - {"--help"}
-    rows = [line for line in re.split(r"\n##+ ", README.split(section)[1])[0].splitlines() if line.startswith("| `--")]
+    text = READMES[readme].split(f"\n{section}\n")[1]
+    rows = [line for line in re.split(r"\n##+ ", text)[0].splitlines() if line.startswith("| `--")]
     shown = {flag for row in rows for flag in re.findall(r"`(--[\w-]+)", row.split(" | ")[0])}
     assert shown == known
 
 
-def test_every_file_is_in_the_tree():
-    tree = README.split("## Files")[1].split("```")[1]
-    scripts = [*ROOT.glob("*.py"), *(ROOT / "references").glob("*/*.py")]
-    assert not [path.name for path in scripts if path.name not in tree]
-    for name in re.findall(r"[\w/]+\.py\b", tree):
-        assert list(ROOT.rglob(name)), f"{name} is in the tree only"
+@pytest.mark.parametrize("readme", READMES)
+def test_every_flag_that_is_named_exists(readme):
+    known = set().union(*(re.findall(r"(?<!\S)--[\w-]+", help_of(script)) for script in SCRIPTS))
+    prose = re.sub(r"```.*?```", "", READMES[readme], flags=re.DOTALL)
+    named = {flag for code in re.findall(r"`([^`]+)`", prose) for flag in re.findall(r"(?<!\S)--[a-z][\w-]*", code)}
+    assert named <= known | OTHER_PROGRAMS
 
 
-def test_every_path_that_is_linked_exists():
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
+# Flags of torchrun, TensorBoard and docker, which are named beside ours.
+OTHER_PROGRAMS = {"--nproc_per_node", "--node_rank", "--max-restarts", "--shutdown-timeout", "--logdir", "--shm-size"}
+
+
+def test_every_script_and_package_has_its_place_in_a_readme():
+    """Of the dataset tools every file; of the training scripts every script and every package."""
+    tools, training = ROOT / "references" / "dataset_tools", ROOT / "references" / "video_classification"
+    expected = {
+        "references/dataset_tools/README.md": {path.name for path in tools.glob("*.py")},
+        "references/video_classification/README.md": {path.name for path in training.glob("*.py")}
+        | {f"{path.parent.name}/" for path in training.glob("*/__init__.py")},
+    }
+    for readme, names in expected.items():
+        listed = re.split(r"\n## ", READMES[readme].split("\n## Where things are\n")[1])[0]
+        assert {name for name in names if not re.search(rf"\b{re.escape(name)}", listed)} == set(), readme
+        for name in re.findall(r"\w+\.py\b", listed):
+            assert (ROOT / readme).with_name(name).exists(), f"{readme} lists {name}"
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_every_path_that_is_linked_exists(readme):
+    for target, anchor in re.findall(r"\]\((?!http)([^)#]*)(#[^)]+)?\)", READMES[readme]):
+        path = (ROOT / readme).parent / target if target else ROOT / readme
+        assert path.exists(), target
+        if anchor:
+            page = (path / "README.md" if path.is_dir() else path).read_text(encoding="utf-8")
+            titles = re.findall(r"^#+ (.+)$", page, re.MULTILINE)
+            assert anchor[1:] in [re.sub(r"[^\w\- ]", "", title).lower().replace(" ", "-") for title in titles]

@@ -1,16 +1,22 @@
 import csv
+import fcntl
 import io
 import json
 import os
+import signal
+import subprocess
 import sys
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import refactor_dataset
 from helpers.release_files import list_files, make_release, write_labels
 from refactor_dataset import DatasetRefactorer
-from references.dataset_tools import records
+from references.dataset_tools import placing, planning, records
+from references.dataset_tools.release import ReleaseError
 
 ENTRIES = [("1.mp4", "elbow plank", "train"), ("2.mp4", "elbow plank", "val"), ("3.mp4", "squats", "train")]
 PLACES = {"1.mp4": "train/elbow_plank/1.mp4", "2.mp4": "val/elbow_plank/2.mp4", "3.mp4": "train/squats/3.mp4"}
@@ -378,3 +384,242 @@ def test_an_absent_source_or_json_gives_exit_code_2(release, capsys):
             run(wrong)
         assert stop.value.code == 2
     assert not dest.exists()
+
+
+def test_a_split_that_nothing_looks_at_is_refused_unless_renamed(release, capsys):
+    srcs, labels, dest = release
+    write_labels(labels, [ENTRIES[0], ("2.mp4", "squats", "test"), ("3.mp4", "squats", "Validation")])
+    assert run(release) == 1 and not dest.exists()
+    assert '"Validation" (videos: 1), "test" (videos: 1), "train" (videos: 1)' in capsys.readouterr().err
+    assert run(release, "--rename-split", "test=val") == 1 and not dest.exists()
+    assert run(release, "--rename-split", "test=val", "--rename-split", "Validation=val") == 0
+    assert list_files(dest).keys() == {PLACES["1.mp4"], "val/squats/2.mp4", "val/squats/3.mp4"}
+
+
+def test_the_class_form_renames_splits(release):
+    srcs, labels, dest = release
+    write_labels(labels, [("1.mp4", "squats", "test")])
+    DatasetRefactorer(srcs, dest, labels, rename_split={"test": "val"}).refactor_dataset()
+    assert list(list_files(dest)) == ["val/squats/1.mp4"]
+
+
+@pytest.mark.parametrize("content", ["[]", "", "{}"])
+def test_labels_without_videos_prune_nothing(release, capsys, content):
+    run(release)
+    release[1].write_text(content)
+    assert run(release, "--prune") == 1
+    assert "labels.json: is " in capsys.readouterr().err and len(list_files(release[2])) == 3
+
+
+def test_a_selection_of_nothing_prunes_nothing(release):
+    srcs, labels, dest = release
+    run(release)
+    with pytest.raises(ReleaseError, match="no video is left to place"):
+        DatasetRefactorer(srcs, dest, labels, max_per_class=0, prune=True).refactor_dataset()
+    assert len(list_files(dest)) == 3
+
+
+def test_a_file_that_nothing_would_look_at_is_not_placed(release, capsys):
+    write_labels(release[1], [*ENTRIES, ("4.gif", "squats", "val")])
+    assert run(release) == 1 and list_files(release[2]) == {}
+    assert "1 names have no ending of a video (4.gif)" in capsys.readouterr().err
+
+
+def write_copy(release) -> None:
+    """Gives 2.mp4, of val, the bytes of 1.mp4, of train."""
+    place = next(src / "2.mp4" for src in release[0] if (src / "2.mp4").exists())
+    place.write_bytes(b"the bytes of 1.mp4")
+
+
+def test_the_same_bytes_in_train_and_val_are_a_leak(release, tmp_path, capsys):
+    write_copy(release)
+    assert run(release, "--find-duplicates", "--allow-duplicates", "--report-dir", tmp_path / "report") == 1
+    assert "1.mp4, 2.mp4: the same bytes in train and in val, a leak" in capsys.readouterr().err
+    assert list_files(release[2]) == {}
+    audit = json.loads((tmp_path / "report" / "audit.json").read_text())
+    assert audit["duplicates"] == audit["leaking_duplicates"] == [["1.mp4", "2.mp4"]]
+    assert run(release, "--find-duplicates", "--allow-leaks") == 0
+    assert len(list_files(release[2])) == 3
+    assert run(release, "--find-duplicates") == 1, "also of files that are in place"
+
+
+def test_duplicates_are_not_looked_for_unless_asked(release):
+    write_copy(release)
+    assert run(release) == 0
+
+
+def test_duplicates_of_moved_files_are_found_in_their_places(release):
+    write_copy(release)
+    run(release, "--mode", "move")
+    assert run(release) == 0 and run(release, "--find-duplicates") == 1
+
+
+def test_file_names_alike_but_for_case_are_warned_of(release, capsys):
+    make_release(release[1].parent, [("A.mp4", "squats", "val"), ("a.mp4", "squats", "val")], parts=1)
+    if len(list(release[0][0].glob("[aA].mp4"))) < 2:
+        pytest.skip("this disk ignores case")
+    assert run(release) == 0
+    warning = "warning: val/squats/A.mp4, val/squats/a.mp4 differ only in case or Unicode form"
+    assert warning in capsys.readouterr().err
+    assert len(list_files(release[2])) == 2
+    assert [path.name for path in (release[2] / ".dataset_tools").iterdir()] == ["lock", "placed.jsonl"]
+
+
+def test_file_names_alike_but_for_case_are_refused_where_the_disk_ignores_case(release, capsys, monkeypatch):
+    make_release(release[1].parent, [("A.mp4", "squats", "val"), ("a.mp4", "squats", "val")], parts=1)
+    touch = Path.touch
+    monkeypatch.setattr(planning.Path, "touch", lambda path: touch(path.with_name(path.name.lower())))
+    assert run(release) == 1
+    assert "val/squats/A.mp4 and val/squats/a.mp4 are one name to the disk of --dest" in capsys.readouterr().err
+    assert list_files(release[2]) == {}
+    assert [path.name for path in (release[2] / ".dataset_tools").iterdir()] == ["lock"]
+    assert run(release, "--dry-run") == 1
+
+
+def test_a_decomposed_name_is_placed_under_the_name_that_is_listed(release):
+    srcs, labels, dest = release
+    (srcs[0] / "u\u0308.mp4").write_bytes(b"1")
+    write_labels(labels, [("\u00fc.mp4", "squats", "val")])
+    assert run(release, "--verify") == 0
+    assert list(list_files(dest)) == ["val/squats/\u00fc.mp4"]
+
+
+def test_control_characters_in_names_do_not_reach_the_terminal(release, capsys):
+    srcs, labels, dest = release
+    (srcs[0] / "1.mp4").unlink()
+    (srcs[0] / "\x1b[31m").mkdir()
+    (srcs[0] / "\x1b[31m" / "1.mp4").symlink_to("nothing")
+    (srcs[0] / "\x1b[31m" / "3.mp4").write_bytes(b"another 3.mp4")
+    (srcs[0] / "\x9b31m\n.mp4").write_bytes(b"unlisted")
+    assert run(release) == 1
+    output = capsys.readouterr()
+    assert r"\x1b[31m/1.mp4" in output.out and r"\x1b[31m/3.mp4" in output.err
+    assert not {"\x1b", "\x9b"} & set(output.out + output.err)
+
+
+@pytest.mark.parametrize("name", ["audit.json", "manifest.csv"])
+@pytest.mark.parametrize("option", ["--labels", "--classes-file"])
+def test_an_input_that_the_report_would_overwrite_is_refused(release, tmp_path, capsys, name, option):
+    srcs, labels, dest = release
+    (tmp_path / "report").mkdir()
+    (tmp_path / "linked").symlink_to("report")
+    precious = tmp_path / "report" / name
+    precious.write_text(labels.read_text() if option == "--labels" else "squats")
+    with pytest.raises(SystemExit) as stop:
+        run(release, option, precious, "--report-dir", tmp_path / "linked")
+    assert stop.value.code == 2 and "--report-dir would overwrite" in capsys.readouterr().err
+    assert not dest.exists()
+
+
+def test_a_report_folder_that_cannot_be_written_is_told_before_anything_is_placed(release, tmp_path, capsys):
+    (tmp_path / "report" / "manifest.csv").mkdir(parents=True)
+    assert run(release, "--report-dir", tmp_path / "report") == 1
+    assert "manifest.csv is a folder" in capsys.readouterr().err and not release[2].exists()
+
+
+def test_a_report_folder_that_would_be_a_class_is_refused(release, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run(release, "--report-dir", release[2] / "train" / "report")
+    assert stop.value.code == 2 and "lies among the class folders" in capsys.readouterr().err
+
+
+def test_a_source_that_the_tree_leads_into_is_refused(release, capsys):
+    release[2].mkdir()
+    (release[2] / "val").symlink_to(release[0][0])
+    with pytest.raises(SystemExit) as stop:
+        run(release)
+    assert stop.value.code == 2 and "is where the link" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options", [["--rename-split", "test"], ["--rename-split", "test=dev"], ["--allow-leaks"], ["--rename", "a=val"]]
+)
+def test_wrong_usage_of_splits_and_leaks_gives_exit_code_2(release, options):
+    with pytest.raises(SystemExit) as stop:
+        run(release, *options)
+    assert stop.value.code == 2
+
+
+def test_a_split_renamed_twice_gives_exit_code_2(release, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run(release, "--rename-split", "test=val", "--rename-split", "test=train")
+    assert stop.value.code == 2 and "renamed twice" in capsys.readouterr().err
+
+
+def start(release, *options, prelude: str = "", **environment: str) -> subprocess.Popen:
+    """Starts the script in a process of its own; `prelude` is run before it is imported."""
+    srcs, labels, dest = release
+    arguments = ["--src", *map(str, srcs), "--labels", str(labels), "--dest", str(dest), *map(str, options)]
+    code = f"import sys\n{prelude}\nimport refactor_dataset\nsys.exit(refactor_dataset.main(sys.argv[1:]))"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, **environment},
+        cwd=Path(refactor_dataset.__file__).parent,
+    )
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_script_in_one_line(release, number, code):
+    (release[2] / ".dataset_tools").mkdir(parents=True)
+    with open(release[2] / ".dataset_tools" / "lock", "ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        process = start(release)
+        assert process.stdout.readline().startswith(b"waiting for another run")
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert errors.decode() == "stopped; what was placed is whole, run again to go on\n"
+
+
+def test_a_signal_while_files_are_placed_lets_no_others_begin(release, monkeypatch, capsys):
+    link, stop = os.link, threading.Event()
+
+    def link_and_interrupt(source, target):
+        link(source, target)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        assert stop.wait(60)
+
+    monkeypatch.setattr(placing, "threading", SimpleNamespace(Event=lambda: stop))
+    monkeypatch.setattr(placing.os, "link", link_and_interrupt)
+    write_labels(release[1], [(name, "squats", "train") for name in PLACES])
+    assert run(release, "--jobs", 1) == 130
+    assert capsys.readouterr().err == "stopped; what was placed is whole, run again to go on\n"
+    assert len(list_files(release[2])) == 1
+    monkeypatch.undo()
+    assert run(release) == 0 and len(list_files(release[2])) == 3
+
+
+def test_a_reader_that_goes_away_is_no_traceback(release):
+    process = start(release, prelude="import os\nwhile True:\n try: os.write(1, b'x')\n except OSError: break")
+    process.stdout.close()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1 and errors == b""
+
+
+def test_the_script_runs_without_what_only_unix_has(release):
+    missing = "\n".join(f"sys.modules[{name!r}] = None" for name in ("fcntl", "resource", "pwd", "grp", "termios"))
+    process = start(release, "--mode", "copy", prelude=f"{missing}\nimport os\ndel os.pread, os.mkfifo")
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert len(list_files(release[2])) == 3
+
+
+def test_the_tree_and_its_records_are_the_same_under_every_locale(release, tmp_path):
+    srcs, labels, dest = release
+    (srcs[0] / "\u00fc.mp4").write_bytes(b"1")
+    write_labels(labels, [("\u00fc.mp4", "pl\u00e4nk", "train"), ("1.mp4", "pl\u00e4nk", "val")])
+    classes = write_classes(labels, "pl\u00e4nk")
+    trees = []
+    for locale in ("C", "C.UTF-8"):
+        report = tmp_path / f"report {locale}"
+        options = ["--classes-file", classes, "--report-dir", report, "--max-per-class", 5]
+        process = start((srcs, labels, tmp_path / "tree"), *options, LC_ALL=locale, PYTHONUTF8="0")
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, errors
+        records_of = (tmp_path / "tree" / ".dataset_tools" / "placed.jsonl").read_text()
+        texts = [(report / name).read_text(encoding="utf-8") for name in ("audit.json", "manifest.csv")]
+        trees.append((list_files(tmp_path / "tree"), records_of, *texts))
+    assert trees[0] == trees[1]
+    assert trees[0][0].keys() == {"train/pl\u00e4nk/\u00fc.mp4", "val/pl\u00e4nk/1.mp4"}

@@ -12,6 +12,7 @@ import benchmark
 import export_onnx
 import predict
 import quickstart
+import train
 from helpers.template_process import SCRIPTS
 from training import options
 
@@ -69,8 +70,14 @@ def test_wrong_usage_imports_nothing_heavy(script):
 
 @pytest.mark.parametrize("script", NAMES)
 def test_flags_are_not_abbreviated(script):
-    parser = importlib.import_module(script).get_args_parser()
-    assert parser.allow_abbrev is False
+    """The command that continues a run could not find a flag otherwise."""
+    assert not importlib.import_module(script).get_args_parser().allow_abbrev
+
+
+def test_a_part_of_a_flags_name_is_wrong_usage(capsys):
+    with pytest.raises(SystemExit) as stop:
+        train.get_args_parser().parse_args(["--data-path", "x", "--overw"])
+    assert stop.value.code == 2 and "--overw" in capsys.readouterr().err
 
 
 def test_choices_are_the_keys_that_they_are_looked_up_by():

@@ -12,7 +12,7 @@ from torchvision.models.video import mc3_18, r2plus1d_18
 
 import train
 from helpers.small_datasets import make_dataset, write_moving_bar
-from training import recipe
+from training.engine import Trainer
 
 
 @pytest.fixture(autouse=True)
@@ -113,7 +113,7 @@ def test_interrupting_and_resuming_changes_nothing(dataset, tmp_path, small_opti
     common += ["--cache-dataset", "--opt", "adamw", "--lr", "1e-4"]
     assert train.main([*common, "--output-dir", str(tmp_path / "whole")]) == 0
 
-    real = recipe.train_one_epoch
+    real = Trainer.train_epoch
 
     def interrupted(*args, **kwargs):
         if kwargs["epoch"] == 1:
@@ -121,7 +121,7 @@ def test_interrupting_and_resuming_changes_nothing(dataset, tmp_path, small_opti
         return real(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(recipe, "train_one_epoch", interrupted)
+        patch.setattr(Trainer, "train_epoch", interrupted)
         assert train.main([*common, "--output-dir", str(tmp_path / "cut")]) == 130
     checkpoint = tmp_path / "cut" / "checkpoint.pth"
     assert load(checkpoint)["epoch"] == 0

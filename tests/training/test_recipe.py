@@ -9,7 +9,7 @@ import torch
 
 import train
 from helpers.small_datasets import SMALL
-from training import recipe
+from training.engine import Trainer
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_a_flip_map_that_names_no_class_stops_before_the_work(options, tmp_path,
 
 def interrupt(monkeypatch, epoch, step):
     """Has the next run end after so many steps of an epoch, as by ctrl-c."""
-    real = recipe.train_one_epoch
+    real = Trainer.train_epoch
 
     def interrupted(*args, after_step, **kwargs):
         steps = iter(range(step, -1, -1))
@@ -87,7 +87,7 @@ def interrupt(monkeypatch, epoch, step):
 
         return real(*args, after_step=after, **kwargs)
 
-    monkeypatch.setattr(recipe, "train_one_epoch", interrupted)
+    monkeypatch.setattr(Trainer, "train_epoch", interrupted)
 
 
 def test_a_run_with_every_means_resumes_exactly_from_within_an_epoch(options, flip_map, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from caching import splits
+from clips.preprocessing import Preprocessing
 from training import screen
 
 
@@ -9,8 +10,7 @@ from training import screen
 def test_the_plan_tells_of_clips_that_come_twice(processes, words, monkeypatch, capsys):
     monkeypatch.setattr(screen, "world_size", lambda: processes)
     monkeypatch.setattr(splits, "world_size", lambda: processes)
-    sizes = {"resize_size": (32, 40), "crop_size": (28, 28), "selection": "official", "cache_dir": None}
-    options = splits.ClipOptions(4, 4, 1, **sizes, skip_unreadable=False, batch_size=4, num_workers=0)
+    options = splits.ClipOptions(Preprocessing(4), cache_dir=None, batch_size=4, num_workers=0)
     clips = splits.Clips(None, torch.arange(7), 0, "decoded, float", options)
     screen.print_plan(torch.nn.Linear(2, 2), "a_network", clips, 2, range(1))
     told = capsys.readouterr().out

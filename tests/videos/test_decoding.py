@@ -1,5 +1,6 @@
 import os
 import shutil
+import struct
 
 import av
 import numpy as np
@@ -7,28 +8,37 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from helpers.numbered_videos import frame_number, numbered_frame, write_numbered_video, write_video
-from videos.decoding import VideoError, probe_video, read_frames
+from helpers.damaged_videos import find_box, write_textured_video
+from helpers.numbered_videos import (
+    frame_number,
+    numbered_frame,
+    set_display_matrix,
+    write_exif_video,
+    write_numbered_video,
+    write_size_changes,
+    write_video,
+)
+from videos.decoding import VideoError, iter_rgb, probe_video, read_frames
 from videos.frame_selection import official_clip
 from videos.resizing import resize_crop
+
+pytestmark = pytest.mark.evaluator
 
 B_FRAMES = {"bf": "3", "g": "24"}
 VARIABLE = [0, 1, 2, 5, 6, 7, 15, 16, 17, 30, 31, 33, 40, 41, 42, 43, 60, 61, 62, 90]
 
 
 def decode_all(path):
-    """Every frame by PyAV alone, as RGB."""
+    """Every frame by PyAV alone, as RGB. These videos have no tags: `test_pixels` is about those."""
     with av.open(str(path)) as container:
         return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
 
 
-def remux(source, target, start=0, options=None, rotation=None):
-    """Copies the packets, later by `start` time units; `rotation` goes into the display matrix."""
+def remux(source, target, start=0, options=None):
+    """Copies the packets, later by `start` time units."""
     with av.open(str(source)) as reader, av.open(str(target), "w", options=options or {}) as writer:
         stream = reader.streams.video[0]
         copy = writer.add_stream_from_template(stream)
-        if rotation is not None:
-            copy.set_display_rotation(rotation)
         for packet in reader.demux(stream):
             if packet.dts is not None:
                 packet.pts, packet.dts = packet.pts + start, packet.dts + start
@@ -112,17 +122,104 @@ def test_the_official_clip_has_the_official_pixels(tmp_path):
     assert np.abs(found - expected).max() < 4e-6  # torch's own kernels differ by 3e-6, see test_resizing
 
 
-@pytest.mark.parametrize("rotation", [90, -90, 180])
-def test_frames_are_turned_upright(tmp_path, rotation):
-    if not hasattr(av.video.stream.VideoStream, "set_display_rotation"):
-        pytest.skip("this PyAV cannot write a display matrix")
-    stored = write_numbered_video(tmp_path / "v0.mp4", 8)
-    path = remux(stored, tmp_path / "v.mp4", rotation=rotation)
+@pytest.mark.parametrize(
+    "matrix, rotation, mirrored",
+    [
+        ((1, 0, 0, 1), 0, False),
+        ((0, -1, 1, 0), 90, False),
+        ((0, 1, -1, 0), -90, False),
+        ((-1, 0, 0, -1), 180, False),
+        ((-1, 0, 0, 1), 0, True),  # left and right swapped, as selfie cameras write
+        ((1, 0, 0, -1), 180, True),
+        ((0, 1, 1, 0), 90, True),
+        ((0, -1, -1, 0), -90, True),
+    ],
+)
+def test_frames_are_turned_and_mirrored_by_the_display_matrix(tmp_path, matrix, rotation, mirrored):
+    path = write_numbered_video(tmp_path / "v.mp4", 8)
+    stored = decode_all(path)[5]
+    set_display_matrix(path, *matrix)
     info = probe_video(path)
-    assert info.rotation == rotation
-    upright = np.rot90(decode_all(stored)[5], k=rotation // 90)  # np.rot90 and the matrix both turn counter-clockwise
+    assert (info.rotation, info.mirrored, info.is_upright) == (rotation, mirrored, matrix == (1, 0, 0, 1))
+    # np.rot90 turns counter-clockwise.
+    upright = np.rot90(stored[:, ::-1] if mirrored else stored, k=rotation // 90)
     assert (info.height, info.width) == upright.shape[:2]
     assert np.array_equal(read_frames(path, [5])[0].numpy(), upright)
+
+
+@pytest.mark.parametrize("orientation, rotation", [(1, 0), (3, 180), (6, -90), (8, 90)])
+def test_pictures_with_exif_are_turned(tmp_path, orientation, rotation):
+    """PyAV 17 and 18 refuse to tell the side data of frames that carry EXIF, but for the angle."""
+    path = write_exif_video(tmp_path / "v.avi", orientation)
+    assert (probe_video(path).rotation, probe_video(path).mirrored) == (rotation, False)
+    upright = np.rot90(read_frames(path, [2])[0].numpy(), k=-rotation // 90)
+    assert frame_number(upright) == 2
+
+
+def test_frames_of_several_sizes_are_read_and_stacked_where_they_are_alike(tmp_path):
+    path = write_size_changes(tmp_path / "v.ts")
+    with av.open(str(path)) as container:
+        assert any(packet.is_corrupt for packet in container.demux(video=0))  # so does FFmpeg call a join
+    assert probe_video(path).frames == 36
+    frames = dict(iter_rgb(path, [0, 13, 35]))
+    assert {number: frame.shape for number, frame in frames.items()} == {
+        0: (64, 96, 3),
+        13: (32, 48, 3),
+        35: (88, 120, 3),
+    }
+    assert all(frame_number(frame) == number for number, frame in frames.items())
+    assert read_frames(path, [12, 23]).shape == (2, 32, 48, 3)
+    with pytest.raises(VideoError, match="size changes between the frames that were asked for"):
+        read_frames(path, [0, 13])
+
+
+@pytest.mark.parametrize("codec", ["libx264", "mjpeg", "mpeg4"])
+def test_an_avi_file_of_variable_rate_is_whole(tmp_path, codec):
+    """Its header counts the empty chunks too, which repeat a frame."""
+    pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+    frames = [numbered_frame(i) for i in range(len(VARIABLE))]
+    path = write_video(tmp_path / "v.avi", frames, pts=VARIABLE, codec=codec, pix_fmt=pix_fmt)
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].frames > len(VARIABLE)  # else this shows nothing
+    assert probe_video(path).frames == len(VARIABLE)
+
+
+def test_an_avi_file_without_its_second_half_is_truncated(tmp_path):
+    path = write_numbered_video(tmp_path / "v.avi", 120, codec="mpeg4", options={"g": "1"})
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(VideoError, match="truncated"):
+        probe_video(path)
+
+
+@pytest.mark.parametrize("options", [{"bf": "0"}, B_FRAMES])
+def test_what_an_edit_list_cuts_off_at_the_end_is_not_missing(tmp_path, options):
+    path = write_numbered_video(tmp_path / "v.mp4", 120, options={"g": "12", **options})
+    data = bytearray(path.read_bytes())
+    start, _ = find_box(data, "moov", "trak", "edts", "elst")
+    (milliseconds,) = struct.unpack_from(">I", data, start + 8)
+    struct.pack_into(">I", data, start + 8, milliseconds // 3)
+    path.write_bytes(data)
+    shown = decode_all(path)
+    assert len(shown) < 80
+    assert probe_video(path).frames == len(shown)
+    assert frame_number(read_frames(path, [len(shown) - 1])[0].numpy()) == len(shown) - 1
+
+
+@pytest.mark.parametrize("container", [".mkv", ".mp4"])
+def test_frames_that_a_cut_stream_does_not_give_are_not_counted(tmp_path, container):
+    """Cut where the picture begins to be sent anew, in parts: the decoder shows nothing until all of it was sent."""
+    options = {"x264-params": "intra-refresh=1:keyint=20:bframes=0:ref=1"}
+    whole = write_textured_video(tmp_path / "whole.mkv", 90, options=options)
+    path = tmp_path / f"v{container}"
+    with av.open(str(whole)) as reader, av.open(str(path), "w") as writer:
+        copy = writer.add_stream_from_template(reader.streams.video[0])
+        packets = [packet for packet in reader.demux(video=0) if packet.size]
+        for number, packet in enumerate(packets[20:]):
+            packet.stream, packet.is_keyframe = copy, number == 0
+            writer.mux(packet)
+    shown = decode_all(path)
+    assert 0 < len(shown) < 70
+    assert probe_video(path).frames == len(shown)
 
 
 def test_rates_and_durations(tmp_path):

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from helpers.small_datasets import write_moving_bar
-from runtime.columns import pack_columns, unpack_columns
+from runtime.columns import Ragged, pack_columns, unpack_columns
 from videos import index
 from videos.folder import VideoFolder
-from videos.index import scan_videos
+from videos.index import RowMatcher, scan_videos
 
 
 @pytest.fixture
@@ -113,3 +113,17 @@ def test_an_index_that_cannot_be_kept_is_said(root, tmp_path, capsys):
     (tmp_path / "file").write_text("in the way")
     index = scan_videos(VideoFolder(root), tmp_path / "file" / "x.index", 0)
     assert index.num_frames[0] == 10 and "cannot be kept" in capsys.readouterr().out
+
+
+def test_rows_are_matched_by_name_size_and_time(root):
+    files = VideoFolder(root)  # a/0.mp4 .. a/3.mp4, a/bad.mp4
+    matcher = RowMatcher(files)
+    assert matcher.find(["a/2.mp4", "a/gone.mp4", "a/0.mp4"]).tolist() == [2, -1, 0]
+    order = np.array([4, 1, 0, 3])
+    table = {"names": files.names.take(order), "sizes": files.sizes[order], "mtimes_ns": files.mtimes_ns[order]}
+    assert [rows.tolist() for rows in matcher.unchanged(table)] == [[0, 1, 2, 3], [4, 1, 0, 3]]
+    table["sizes"] = table["sizes"] + np.array([0, 1, 0, 0])
+    table["mtimes_ns"] = table["mtimes_ns"] + np.array([0, 0, 0, -1])
+    assert [rows.tolist() for rows in matcher.unchanged(table)] == [[0, 2], [4, 0]]
+    gone = {**table, "names": Ragged.of_strings(["b/0.mp4", "a/1", "", "a/5.mp4"])}
+    assert [rows.tolist() for rows in matcher.unchanged(gone)] == [[], []]

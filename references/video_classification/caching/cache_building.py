@@ -52,6 +52,7 @@ class Entry:
     frames: np.ndarray  # int64 (F,), indices of the kept frames
     num_frames: int  # of the video
     fps: float
+    upright: bool  # neither turned nor mirrored for display
     motion: np.ndarray  # uint8 (M,)
 
 
@@ -67,7 +68,8 @@ class DecodeStrip:
             if (entry.num_frames, entry.fps) != expected:  # the header was wrong: choose again by what decoded
                 entry, _ = self._decode(path, (entry.num_frames, entry.fps))
         except VideoError as error:
-            return Unreadable(error.reason, is_lasting=True)
+            # Another time there may be more memory.
+            return Unreadable(error.reason, is_lasting=not isinstance(error.__cause__, MemoryError))
         return entry
 
     def _decode(self, path: str, timing: tuple[int, float] | None = None) -> tuple[Entry, tuple[int, float]]:
@@ -85,7 +87,8 @@ class DecodeStrip:
             info = video.info()
         # Raw frames are all of one size: no lengths to look up.
         frame_bytes = np.array([len(blob) for blob in blobs if self.settings.encoding != "raw"], np.int32)
-        return Entry(b"".join(blobs), frame_bytes, keep, info.frames, info.fps, meter.curve()), timing
+        blob, curve = b"".join(blobs), meter.curve()
+        return Entry(blob, frame_bytes, keep, info.frames, info.fps, info.is_upright, curve), timing
 
 
 def _frames_to_keep(settings: CacheSettings, path: str, timing: tuple[int, float]) -> np.ndarray:
@@ -203,6 +206,7 @@ def entry_writer(folder: Path, files: Files) -> ShardWriter:
             "mtimes_ns": files.mtimes_ns[videos],
             "num_frames": np.array([entry.num_frames for entry in entries], np.int64),
             "fps": np.array([entry.fps for entry in entries], np.float64),
+            "upright": np.array([entry.upright for entry in entries], bool),
             "motion": Ragged.of([entry.motion for entry in entries], np.uint8),
             "frames": Ragged.of([entry.frames for entry in entries], np.int32),
             "frame_bytes": Ragged.of([entry.frame_bytes for entry in entries], np.int32),

@@ -23,11 +23,12 @@ from caching.shards import CacheError, open_shards
 from clips.preprocessing import Preprocessing
 from runtime.columns import Ragged
 from runtime.files import replaced_file
+from videos.decoding import RGB_RULE
 from videos.frame_selection import official_strip
 from videos.index import Files, RowMatcher, VideoIndex
 from videos.resizing import Region
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 CACHE_FORMATS = ("raw", "jpeg")
 UNREADABLE = "unreadable.json"
 
@@ -50,6 +51,7 @@ class CacheSettings:
         return {
             "version": FORMAT_VERSION,
             "libraries": {name: av.library_versions[name] for name in ("libavcodec", "libswscale")},
+            "rgb": RGB_RULE,
             "root": str(root.resolve()),
             "size": wanted.resize_size,
             "clip_len": wanted.clip_len,
@@ -90,14 +92,15 @@ class ClipCache:
         self._shards, self.damage = open_shards(self.folder)
         count = len(self.files)
         self._shard_of, self._row_of = np.full(count, -1, np.int32), np.zeros(count, np.int32)
-        num_frames, fps = np.zeros(count, np.int64), np.zeros(count)
+        num_frames, fps, upright = np.zeros(count, np.int64), np.zeros(count), np.ones(count, bool)
         matcher = RowMatcher(self.files)
         for number, shard in enumerate(self._shards):
             rows, videos = matcher.unchanged(shard.columns)
             self._shard_of[videos], self._row_of[videos] = number, rows
             num_frames[videos], fps[videos] = shard.columns["num_frames"][rows], shard.columns["fps"][rows]
+            upright[videos] = shard.columns["upright"][rows]
         reasons = read_unreadable(self.folder, matcher)
-        self.index = VideoIndex(num_frames, fps, _Rows(self, "motion"), reasons)
+        self.index = VideoIndex(num_frames, fps, upright, _Rows(self, "motion"), reasons)
         self._frames, self._frame_bytes = _Rows(self, "frames"), _Rows(self, "frame_bytes")
         is_known = self._shard_of >= 0
         is_known[list(reasons)] = True

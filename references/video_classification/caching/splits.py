@@ -65,6 +65,7 @@ class Clips:
     skipped: int  # how many cannot
     pixels: str  # which path they take, in words
     options: ClipOptions
+    turned: int = 0  # how many of `videos` are turned or mirrored for display, which the evaluator would not do
 
     def steps_per_epoch(self) -> int:
         """Optimiser steps in an epoch of training."""
@@ -128,7 +129,8 @@ def _clips(folder: VideoFolder, options: ClipOptions, reader: ClipReader, index:
     make = StrongClipDataset if options.strong else ClipDataset
     dataset = make(folder, index.timing, reader, options.preprocessing, options.clips_per_video, augmentation)
     loader = ClipLoader(dataset, options.batch_size, options.num_workers, options.pin_memory)
-    return Clips(loader, videos, len(folder) - len(videos), pixels, options)
+    turned = int((~index.upright[videos.numpy()]).sum())
+    return Clips(loader, videos, len(folder) - len(videos), pixels, options, turned)
 
 
 def _may_flip(classes: Sequence[str], mirrors: Tensor | None) -> Tensor:

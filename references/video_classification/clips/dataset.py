@@ -14,7 +14,7 @@ from torch import Tensor
 from clips import presets
 from clips.preprocessing import Preprocessing
 from clips.samplers import EVALUATION, Sample, seeded_generator
-from videos.decoding import iter_rgb
+from videos.decoding import RGB_RULE, iter_rgb
 from videos.frame_selection import FRAME_SELECTORS, VideoTiming, official_strip, snap
 from videos.resizing import Region, resize_crop
 
@@ -79,7 +79,7 @@ class DecodingReader:
     def source(self) -> str:
         """As in ClipReader."""
         versions = {name: av.library_versions[name] for name in ("libavcodec", "libswscale")}
-        return f"decoded {self._folder.root.resolve()} {self._resize_size} {versions}"
+        return f"decoded {self._folder.root.resolve()} {self._resize_size} {versions} {RGB_RULE}"
 
     def read_into(self, clip: np.ndarray, video: int, indices: np.ndarray, region: Region) -> None:
         """As in ClipReader. Raises VideoError."""

@@ -20,8 +20,9 @@ from runtime.errors import require
 from runtime.files import printable, replaced_file
 from runtime.progress import Progress
 from runtime.worker_pool import map_in_workers
-from videos.decoding import VideoError, iter_frames, probe_video, to_rgb
+from videos.decoding import VideoError, iter_rgb, probe_video
 from videos.folder import DatasetError
+from videos.resizing import resize_crop, to_uint8
 
 LINES_PER_PICTURE = 18  # lines of text that would fill the picture's height
 MIN_TEXT_PIXELS = 10
@@ -88,7 +89,9 @@ def write_copies(predictions: Sequence[Prediction], copies: Sequence[Path], fold
 
 
 def annotate(annotation: Annotation, unfinished: Path) -> str | None:
-    """Writes a copy, H.264 in MP4, upright, without sound, at the average rate. Returns why it failed, else None.
+    """Writes a copy: H.264 in MP4, upright, without sound, at the average rate, all frames in the size of the first.
+
+    Returns why it failed, else None.
 
     It is written in the folder `unfinished`, on the same file system, so that the parent can clean up after a crash.
     """
@@ -148,15 +151,14 @@ def _write(file: IO[bytes], annotation: Annotation, rate: Fraction) -> None:
     with av.open(file, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=rate, options={"crf": "20", "preset": "veryfast"})
         stream.pix_fmt = "yuv420p"
-        for index, frame in enumerate(iter_frames(annotation.source)):
-            rgb = to_rgb(frame)
+        for index, rgb in iter_rgb(annotation.source):
             odd = [(0, side % 2) for side in rgb.shape[:2]]
             rgb = np.pad(rgb, (*odd, (0, 0)), mode="edge")  # the encoder accepts only even sizes
             if label is None:
                 stream.height, stream.width = rgb.shape[:2]
                 label = _label(annotation.lines, stream.height, stream.width)
-            if rgb.shape[:2] != (stream.height, stream.width):
-                raise VideoError(annotation.source, "the picture's size changes between frames")
+            if rgb.shape != (stream.height, stream.width, 3):
+                rgb = to_uint8(resize_crop(rgb, (stream.height, stream.width)))
             rgb[: label.shape[0], : label.shape[1]] = label
             picture = av.VideoFrame.from_ndarray(rgb, format="rgb24")
             picture.pts, picture.time_base = index, 1 / rate

@@ -114,7 +114,7 @@ def json_lines(predictions: Iterable[Prediction], paths: Sequence[str], top_k: i
         }
         yield f"{separator}{json.dumps(entry)}"
         separator = ","
-    yield "]"
+    yield "[]" if separator == "[" else "]"
 
 
 def csv_lines(predictions: Iterable[Prediction], paths: Sequence[str], top_k: int) -> Iterator[str]:

@@ -24,6 +24,7 @@ from runtime.distributed import gather_objects, is_main, print_main
 from runtime.errors import UserError
 from runtime.files import replaced_file
 from videos.folder import VideoFolder
+from videos.index import RowMatcher
 
 COLUMNS = ("videos", "clips", "logits", "classes")
 NAMED = 5  # missing videos named in a message
@@ -97,8 +98,7 @@ def read_teacher(path: Path, folder: VideoFolder, videos: Tensor, temperature: f
     names, logits, classes = _read(path)
     _check_classes(path, classes, folder.classes)
     columns = [classes.index(name) for name in folder.classes]
-    row_of = {name: row for row, name in enumerate(folder.names.strings())}
-    rows = torch.tensor([row_of.get(name, -1) for name in names], dtype=torch.int64)
+    rows = torch.from_numpy(RowMatcher(folder).find(names))
     known = rows >= 0
     probabilities = (torch.from_numpy(logits[:, columns])[known].double() / temperature).softmax(1)
     sums = torch.zeros(len(folder), len(columns), dtype=torch.float64).index_add_(0, rows[known], probabilities)

@@ -119,10 +119,12 @@ def headline_section(report: Report) -> Markup:
         _card("Loss", _number(metrics["loss"], 4), "cross-entropy, mean over clips"),
     ]
     clips = "1 clip" if metrics["clips_per_video"] == 1 else f"{metrics['clips_per_video']} clips"
-    skipped = metrics["videos_not_scored"]
+    skipped, turned = metrics["videos_not_scored"], metrics["videos_turned"]
     text = (
         f"{metrics['videos']} videos of {metrics['classes_with_videos']} classes, {clips} each"
-        f"{f', {skipped} unreadable videos not scored' if skipped else ''}; {metrics['clip_rule']}; "
+        f"{f', {skipped} unreadable videos not scored' if skipped else ''}"
+        f"{f', {turned} turned or mirrored for display, which the evaluator would not do' if turned else ''}; "
+        f"{metrics['clip_rule']}; "
         f"pixels: {metrics['pixel_path']}. The bands are 95\xa0% intervals: the range in which the accuracy on other "
         "videos of the same kind is likely to lie."
     )

@@ -46,6 +46,7 @@ class Evaluation:
     skipped: int = 0  # unreadable videos
     checkpoint: Path | None = None  # the file, None for weights that come from elsewhere
     temperature: float = 1.0  # of the probabilities
+    turned: int = 0  # videos turned or mirrored for display, which the challenge's evaluator would not do
 
     @cached_property
     def predictions(self) -> Tensor:
@@ -115,6 +116,7 @@ class Evaluation:
             "clips": self.results.clip.count,
             "clips_per_video": self.results.clips_per_video,
             "videos_not_scored": self.skipped,
+            "videos_turned": self.turned,
             "classes": len(self.classes),
             "classes_with_videos": sum(result.support > 0 for result in self.class_results),
             "clip_rule": self.rule,

@@ -145,6 +145,7 @@ class RunReport:
             clips.skipped,
             Path(checkpoint) if checkpoint else None,
             temperature,
+            clips.turned,
         )
         try:
             metrics = write_result_files(self.folder, evaluation)

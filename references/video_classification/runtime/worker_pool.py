@@ -88,9 +88,7 @@ def map_in_workers(
             if next_number == begun:
                 return
             while next_number not in finished:
-                busy = {worker.connection: worker for worker in workers if worker.number is not None}
-                ready = wait(list(busy))
-                for worker in [worker for connection, worker in busy.items() if connection in ready]:
+                for worker in _ready(workers):
                     number, *answer = worker.finish(on_death)
                     finished[number] = answer
                     idle.append(worker)
@@ -105,6 +103,13 @@ def map_in_workers(
     finally:
         for worker in workers:
             worker.stop()
+
+
+def _ready(workers: Iterable["_Worker"]) -> list["_Worker"]:
+    """Waits until one of the busy workers has an answer or has died, and returns all that do."""
+    busy = {worker.connection: worker for worker in workers if worker.number is not None}
+    ready = wait(list(busy))
+    return [worker for connection, worker in busy.items() if connection in ready]
 
 
 class _Worker:

@@ -8,10 +8,10 @@ import os
 from pathlib import Path
 from typing import Any
 
+from clips.preprocessing import FRAME_SELECTIONS
 from runtime.arguments import non_negative_float, non_negative_int, positive_float, positive_int, seed, share
 from runtime.worker_pool import default_workers
 
-FRAME_SELECTIONS = ("official", "uniform", "segment", "motion")
 AUGMENTATIONS = ("none", "basic", "strong")
 CACHE_FORMATS = ("raw", "jpeg")
 FEATURE_TYPES = ("fp16", "bf16", "fp32")
@@ -201,6 +201,11 @@ def add_optimization_arguments(parser: argparse.ArgumentParser) -> None:
         help="weight decay, of all but norms and biases (1e-4)",
     )
     group.add_argument("--label-smoothing", default=0.0, type=share, metavar="S", help="label smoothing (0)")
+    add_schedule_arguments(group)
+
+
+def add_schedule_arguments(group: argparse._ArgumentGroup) -> None:
+    """How the learning rate changes."""
     group.add_argument("--lr-scheduler", default="cosine", choices=DECAYS, help="decay of the learning rate (cosine)")
     group.add_argument(
         "--lr-milestones",
@@ -249,6 +254,24 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
         help="CutMix: paste a box of another clip, the same in all frames; with mixup, one of the two (0: never)",
     )
     group.add_argument(
+        "--balanced-sampling", action="store_true", help="draw all classes equally often; an epoch is as long as before"
+    )
+    add_distillation_arguments(group)
+    add_averaging_arguments(group)
+    group.add_argument(
+        "--early-stop", type=positive_int, metavar="N", help="stop after N epochs without improvement (never)"
+    )
+    group.add_argument(
+        "--save-logits", type=Path, metavar="FILE", help="with --test-only: write the logits of every clip to a .npz"
+    )
+    group.add_argument(
+        "--eval-split", default="val", choices=SPLITS, help="with --test-only: the split to validate on (val)"
+    )
+
+
+def add_distillation_arguments(group: argparse._ArgumentGroup) -> None:
+    """How a teacher is imitated."""
+    group.add_argument(
         "--teacher-logits",
         type=Path,
         metavar="FILE",
@@ -268,9 +291,10 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="T",
         help="temperature that softens teacher and student (2)",
     )
-    group.add_argument(
-        "--balanced-sampling", action="store_true", help="draw all classes equally often; an epoch is as long as before"
-    )
+
+
+def add_averaging_arguments(group: argparse._ArgumentGroup) -> None:
+    """Which averages of weights and statistics are used."""
     group.add_argument(
         "--model-ema", action="store_true", help="keep an average of the weights, and use it where it validates better"
     )
@@ -288,15 +312,6 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
         "--bn-recalibrate",
         action="store_true",
         help="estimate the statistics of trained BatchNorms again before the last validation",
-    )
-    group.add_argument(
-        "--early-stop", type=positive_int, metavar="N", help="stop after N epochs without improvement (never)"
-    )
-    group.add_argument(
-        "--save-logits", type=Path, metavar="FILE", help="with --test-only: write the logits of every clip to a .npz"
-    )
-    group.add_argument(
-        "--eval-split", default="val", choices=SPLITS, help="with --test-only: the split to validate on (val)"
     )
 
 

@@ -48,10 +48,12 @@ def _as_text(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def print_results(results: VideoResults, rule: str, pixels: str, skipped: int) -> None:
+def print_results(results: VideoResults, rule: str, pixels: str, skipped: int, turned: int = 0) -> None:
     """Prints the two lines of torchvision's reference script, and what was measured, and how."""
     for name, accuracy in (("Clip", results.clip), ("Video", results.video)):
         print_main(f" * {name} Acc@1 {accuracy.top1:.3f} {name} Acc@5 {accuracy.top5:.3f}")
     not_scored = f", {skipped} unreadable videos not scored" if skipped else ""
     counts = f"{len(results.videos)} videos, {results.clip.count} clips{not_scored}"
     print_main(f"   {counts}; {rule}; pixels: {pixels}; loss {results.loss:.4f}")
+    if turned:
+        print_main(f"   {turned} of them turned or mirrored for display, which the challenge's evaluator would not do")

@@ -40,7 +40,7 @@ def run_validation(
         print_freq=print_freq,
         on_logits=on_logits,
     )
-    print_results(results, clips.options.preprocessing.rule, clips.pixels, clips.skipped)
+    print_results(results, clips.options.preprocessing.rule, clips.pixels, clips.skipped, clips.turned)
     return results
 
 

@@ -13,7 +13,7 @@ from runtime.columns import Ragged, pack_columns, unpack_columns
 from runtime.files import replaced_file
 from runtime.progress import Progress
 from runtime.worker_pool import WorkerDied, map_in_workers
-from videos.decoding import VideoError, VideoInfo, iter_frames, probe_video
+from videos.decoding import VideoError, VideoInfo, open_whole, probe_video
 from videos.frame_selection import VideoTiming
 from videos.motion import MotionMeter, motion_from_curve
 
@@ -73,6 +73,7 @@ class VideoIndex:
 
     num_frames: np.ndarray  # int64 (N,), 0 where the video cannot be read
     fps: np.ndarray  # float64 (N,)
+    upright: np.ndarray  # bool (N,), False where the stored picture is turned or mirrored for display
     motion: Curves  # uint8, empty where it was not measured
     reasons: dict[int, str]  # why a video cannot be read, by row
 
@@ -110,6 +111,7 @@ def scan_videos(
             else:
                 info, curves[video] = result
                 index.num_frames[video], index.fps[video] = info.frames, info.fps
+                index.upright[video] = info.is_upright
             progress.update()
             if count % SAVE_EVERY == 0 or count == len(missing):
                 rows = [curves.get(i, index.motion[i]) for i in range(len(files))]
@@ -129,8 +131,9 @@ class Scan:
         try:
             info = probe_video(path)
             if self.with_motion:
-                for frame in iter_frames(path):
-                    meter.add(frame)
+                with open_whole(path) as video:
+                    for frame in video.frames():
+                        meter.add(frame)
         except VideoError as error:
             return error.reason
         if not 0 < info.fps < math.inf:  # as from a negative duration
@@ -152,14 +155,15 @@ def _load(store: Path, files: Files, with_motion: bool) -> VideoIndex:
         pass
     count = len(files)
     curves = Ragged.of([np.zeros(0)] * count, np.uint8)
-    return VideoIndex(np.zeros(count, np.int64), np.zeros(count), curves, {})
+    return VideoIndex(np.zeros(count, np.int64), np.zeros(count), np.ones(count, bool), curves, {})
 
 
 def _known_rows(files: Files, columns: Mapping[str, Any]) -> VideoIndex:
     count, stored = len(files), columns["motion"]
     rows, videos = RowMatcher(files).unchanged(columns)
-    num_frames, fps = np.zeros(count, np.int64), np.zeros(count)
+    num_frames, fps, upright = np.zeros(count, np.int64), np.zeros(count), np.ones(count, bool)
     num_frames[videos], fps[videos] = columns["num_frames"][rows], columns["fps"][rows]
+    upright[videos] = columns["upright"][rows]
     # One more row, an empty one, for the videos that the store does not know.
     padded = Ragged(stored.flat, np.append(stored.offsets, stored.offsets[-1]))
     motion_rows = np.full(count, len(stored))
@@ -168,7 +172,7 @@ def _known_rows(files: Files, columns: Mapping[str, Any]) -> VideoIndex:
     reasons = {
         video: noted[str(row)] for row, video in zip(rows.tolist(), videos.tolist(), strict=True) if str(row) in noted
     }
-    return VideoIndex(num_frames, fps, padded.take(motion_rows), reasons)
+    return VideoIndex(num_frames, fps, upright, padded.take(motion_rows), reasons)
 
 
 def _save(store: Path, files: Files, index: VideoIndex, with_motion: bool) -> None:
@@ -178,6 +182,7 @@ def _save(store: Path, files: Files, index: VideoIndex, with_motion: bool) -> No
         "mtimes_ns": files.mtimes_ns,
         "num_frames": index.num_frames,
         "fps": index.fps,
+        "upright": index.upright,
         "motion": index.motion,
         "reasons": np.frombuffer(json.dumps(index.reasons).encode(), np.uint8),
         "with_motion": np.array(with_motion),

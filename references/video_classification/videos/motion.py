@@ -7,11 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from videos.decoding import ONE_THREAD
+from videos.decoding import LUMA_FIRST, RGB_WEIGHTS, stored_rgb
 
 MOTION_SIZE = 32  # motion is measured on MOTION_SIZE x MOTION_SIZE gray samples of each frame
 MAX_MOTION_VALUES = 512  # a longer video's curve is binned down to this many values
-EIGHT_BIT_LUMA_FIRST = {"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "nv12", "nv21", "gray"}
 
 
 class MotionMeter:
@@ -51,15 +50,25 @@ def motion_from_curve(curve: np.ndarray) -> Tensor:
 
 def _gray_sample(frame: av.VideoFrame) -> np.ndarray:
     """int16 (MOTION_SIZE * MOTION_SIZE,) point samples of the brightness."""
-    if frame.format.name not in EIGHT_BIT_LUMA_FIRST:
-        frame = frame.reformat(MOTION_SIZE, MOTION_SIZE, "gray", interpolation="FAST_BILINEAR", **ONE_THREAD)
-    luma = frame.planes[0]
-    positions = _sample_positions(frame.height, frame.width, luma.line_size)
-    return np.frombuffer(memoryview(luma), np.uint8).take(positions).astype(np.int16)
+    bits, luma = _luma_bits(frame.format.name), frame.planes[0]
+    if not bits or luma.line_size < 0:  # rare: by way of RGB, which is the same under every PyAV
+        rgb = stored_rgb(frame)
+        positions = _sample_positions(frame.height, frame.width, frame.width)
+        return rgb.reshape(-1, 3).take(positions, axis=0).dot(RGB_WEIGHTS).astype(np.int16)
+    size = 1 if bits == 8 else 2
+    positions = _sample_positions(frame.height, frame.width, luma.line_size // size)
+    return (np.frombuffer(memoryview(luma), f"<u{size}").take(positions) >> (bits - 8)).astype(np.int16)
+
+
+@lru_cache
+def _luma_bits(pix_fmt: str) -> int:
+    """How many bits a sample of the first plane has, in 1 or 2 bytes; 0 where that is not luma alone."""
+    match = LUMA_FIRST.fullmatch(pix_fmt)
+    return int(match[2] or 8) if match else 0
 
 
 @lru_cache(maxsize=64)
 def _sample_positions(height: int, width: int, line_size: int) -> np.ndarray:
-    """Positions of the samples in a plane of bytes: the centres of MOTION_SIZE x MOTION_SIZE equal cells."""
+    """Where in a plane the samples lie, which are the centres of MOTION_SIZE x MOTION_SIZE equal fields."""
     rows, columns = ((np.arange(MOTION_SIZE) * 2 + 1) * size // (2 * MOTION_SIZE) for size in (height, width))
     return (rows[:, None] * line_size + columns).ravel()

@@ -1,0 +1,53 @@
+"""How a dataset script ends: errors that its user can mend, Ctrl-C and SIGTERM, a reader that went away."""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+
+from references.dataset_tools.progress import printable
+
+INTERRUPTED, TERMINATED = 130, 143  # as a shell reports a death by SIGINT and by SIGTERM
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, the request of a job system or a service to end: it stops the work just as Ctrl-C does."""
+
+
+def exit_code_of(work: Callable[[], int], expected: tuple[type[Exception], ...], stopped: str) -> int:
+    """Run `work` and return the script's exit code: that of `work`, 1 for an error that is `expected`, 130 for Ctrl-C,
+    143 for SIGTERM. Errors and `stopped`, which says how to go on, are printed in one message each.
+    """
+    try:
+        with _sigterm_raised():
+            code = work()
+            sys.stdout.flush()
+            return code
+    except BrokenPipeError:  # what read the output has ended, such as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the interpreter's exit
+        return 1
+    except expected as error:
+        print(printable(f"error: {error}"), file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as error:
+        print(printable(stopped), file=sys.stderr)
+        return TERMINATED if isinstance(error, Terminated) else INTERRUPTED
+
+
+@contextlib.contextmanager
+def _sigterm_raised() -> Iterator[None]:
+    """Within it SIGTERM raises Terminated, unless it is ignored or this is not the main thread."""
+
+    def terminate(signum: int, frame: object) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) == signal.SIG_IGN:
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
