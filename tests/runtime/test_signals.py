@@ -274,3 +274,21 @@ def test_the_resume_command_starts_as_many_processes(monkeypatch, processes, her
     monkeypatch.setenv("WORLD_SIZE", processes)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", here)
     assert resume_command(["train.py"], has_saved) == f"{launcher} train.py" + " --resume auto" * has_saved
+
+
+@pytest.mark.parametrize("number, error", [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Stopped)])
+def test_a_held_signal_acts_when_the_block_has_ended(capsys, number, error):
+    done = []
+    with pytest.raises(error), StopRequest(at_once=True), HeldSignals("the id is known"):
+        signal.raise_signal(number)
+        done.append("the id")
+    assert done == ["the id"] and "stopping once the id is known" in capsys.readouterr().err
+
+
+def test_a_second_held_signal_acts_at_once():
+    done = []
+    with pytest.raises(KeyboardInterrupt), HeldSignals("the id is known"):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        done.append("the id")
+    assert not done and signal.getsignal(signal.SIGINT) is signal.default_int_handler
