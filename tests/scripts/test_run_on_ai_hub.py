@@ -177,9 +177,26 @@ def test_a_dry_run_says_what_it_would_send_and_sends_nothing(server, run, monkey
     monkeypatch.setitem(sys.modules, "qai_hub", None)
     code, out, err = run("--dry-run", "--share-with", "jury@example.org")
     assert code == 0, err
-    assert "model.onnx, 43.9 MiB" in out and "jury@example.org" in out
-    assert "1 inference jobs: 6 clips, 0.2 MiB" in out  # 6 x 3 x 4 x 28 x 28 x 4 bytes
+    assert "would upload model.onnx, 43.9 MiB" in out and "jury@example.org" in out
+    assert "would submit an inference job: 6 clips, 0.2 MiB" in out  # 6 x 3 x 4 x 28 x 28 x 4 bytes
     assert not server.requests
+
+
+def test_a_dry_run_leaves_out_what_was_sent_before(server, run):
+    assert run("--submit-only")[0] == 0
+    before = list(server.requests)
+    code, out, _ = run("--dry-run")
+    assert code == 0 and [line for line in out.splitlines() if "would" in line] == ["would send nothing more"]
+    assert server.requests == before
+
+
+def test_an_address_that_ai_hub_refuses(server, run):
+    server.before = lambda method, path: 400 if path.endswith("/shared_access/") else None
+    code, _, err = run("--share-with", "jury@example.org")
+    assert code == 1 and err == "error: sharing job j0 with jury@example.org: refused\n"
+    server.before = lambda method, path: None
+    assert run("--share-with", "jury@example.org")[0] == 0
+    assert server.kinds() == ["compile", "inference", "inference"] and server.shared == {"j0": ["jury@example.org"]}
 
 
 @pytest.mark.parametrize("kind, name", [("compile", "compile"), ("inference", "profile")])

@@ -12,6 +12,7 @@ import benchmark
 import export_onnx
 import predict
 import quickstart
+import run_on_ai_hub
 import train
 from helpers.template_process import SCRIPTS
 from training import options
@@ -86,6 +87,7 @@ def test_choices_are_the_keys_that_they_are_looked_up_by():
     from clips import preprocessing
     from clips.presets import AUGMENTATIONS
     from deployment import onnx_network
+    from deployment.device_run import ACTIVATION_BITS
     from deployment.prediction import FORMATTERS
     from network import models
     from network.acceleration import CHANNELS_LAST
@@ -107,6 +109,7 @@ def test_choices_are_the_keys_that_they_are_looked_up_by():
     assert tuple(FORMATTERS) == predict.FORMATS
     assert tuple(onnx_network.LAYOUTS) == export_onnx.LAYOUTS
     assert (export_onnx.NORMALIZE, export_onnx.DEFAULT_OPSET) == (onnx_network.NORMALIZE, onnx_network.DEFAULT_OPSET)
+    assert ("none", *ACTIVATION_BITS) == run_on_ai_hub.QUANTIZATIONS
     assert quickstart.NUM_PARTS == NUM_PARTS
     for name, module in benchmark.BENCHMARKS.items():
         assert callable(getattr(importlib.import_module(f"benchmarks.{module}"), f"benchmark_{name}"))

@@ -132,22 +132,26 @@ class DeviceRun:
         self.record.save()
 
     def describe(self, share_with: Sequence[str]) -> None:
-        """Prints what `submit` would send."""
+        """Prints what `submit` would send that was not sent before."""
         clip_bytes = 4 * int(np.prod(self.model.preprocessing.clip_shape))
-        target, count = self.target, len(self.val.videos)
 
-        def clips(number: int) -> str:
-            return f"{number} clips, {number * clip_bytes / MEBIBYTE:.1f} MiB before compression"
+        def clips(videos: Tensor) -> str:
+            return f"{len(videos)} clips, {len(videos) * clip_bytes / MEBIBYTE:.1f} MiB before compression"
 
-        print(f"would upload {NETWORK}, {self.record.export['bytes'] / MEBIBYTE:.1f} MiB")
+        target, sent = self.target, {*self.record.uploads, *self.record.jobs}
+        planned = {"model": f"upload {NETWORK}, {self.record.export['bytes'] / MEBIBYTE:.1f} MiB"}
         if self.train is not None:
-            print(f"would upload the data set `calibration`: {clips(len(self._calibration_videos()))}")
-            print(f"would submit a quantize job: {target.quantize}")
-        print(f"would submit a compile job for {target.device}: {target.compile_options}")
-        if share_with:
-            print(f"would share the compile job with {', '.join(share_with)}")
-        print("would submit a profile job")
-        print(f"would submit {len(self._chunks)} inference jobs: {clips(count)}, in chunks of at most {CHUNK_CLIPS}")
+            planned["calibration"] = f"upload the calibration set: {clips(self._calibration_videos())}"
+            planned["quantize"] = f"submit a quantize job: {target.quantize}"
+        planned["compile"] = f"submit a compile job for {target.device}: {target.compile_options}"
+        if new := [address for address in share_with if address not in self.record.shared_with]:
+            planned["share"] = f"share the compile job with {', '.join(new)}"
+        planned["profile"] = "submit a profile job"
+        for number, videos in enumerate(self._chunks):
+            planned[_inference(number)] = f"submit an inference job: {clips(videos)}"
+        left = [text for name, text in planned.items() if name not in sent]
+        for text in left or ["send nothing more"]:
+            print(f"would {text}")
 
     def submit(self, hub: AiHub, share_with: Sequence[str], wait: bool) -> None:
         """Submits every job that was not submitted before.
