@@ -1,6 +1,7 @@
 """The record of what was sent to AI Hub, and its `.h5` files beside those of its client."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -92,6 +93,15 @@ def test_an_input_set_appears_whole_or_not_at_all(tmp_path):
     require_extra("h5py")
     with pytest.raises(RuntimeError, match="1 clips instead of 2"):
         write_input_set(tmp_path / "inputs.h5", [np.zeros(3, np.float32)], 2)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_input_set_on_a_full_disk(tmp_path, monkeypatch):
+    require_extra("h5py")
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=16 << 20))
+    with pytest.raises(OSError, match="No space left on device.*inputs.h5"):
+        write_input_set(tmp_path / "inputs.h5", [np.zeros(3, np.float32)], 1)
     assert not list(tmp_path.iterdir())
 
 

@@ -1,6 +1,9 @@
 """Input tensors for a device: as `.npy` files, as AI Hub's `.h5` input sets, and the manifest that lists them."""
 
+import errno
 import json
+import os
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +23,7 @@ from runtime.files import replaced_file
 from videos.folder import VideoFolder
 
 MANIFEST = "manifest.jsonl"
+SPARE_BYTES = 16 << 20  # of the disk; what HDF5 has yet to write when a clip is added is far less
 CHUNK_CLIPS = 538  # in an input set, as the challenge's evaluator sends them: 1.2 GiB for clips of 16x112x112
 
 
@@ -128,6 +132,9 @@ def replaced_input_set(path: Path, count: int) -> Iterator[Any]:
         group.attrs["order"], group.attrs["name"], group.attrs["batch_count"] = 0, INPUT, count
 
         def add(tensor: np.ndarray) -> None:
+            # HDF5 crashes the process where it cannot write.
+            if shutil.disk_usage(path.parent).free < tensor.nbytes + SPARE_BYTES:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(path))
             group.create_dataset(f"batch_{len(group)}", data=tensor, compression="gzip")
 
         yield add
