@@ -123,7 +123,8 @@ class AiHub:
             if "could not be found" in text:
                 return f"{text}. Where {self.record.path} is of another account, move it away to begin anew"
             return text
-        return f"{text}. Run the same command again to go on from there"
+        kind = "" if isinstance(error, self.package.Error) else f"{type(error).__name__}: "
+        return f"{kind}{text}. Run the same command again to go on from there"
 
     def check_device(self, name: str) -> None:
         """Raises AiHubError if there is no device of this name, or the token is not accepted."""
