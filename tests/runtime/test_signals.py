@@ -292,3 +292,13 @@ def test_a_second_held_signal_acts_at_once():
         signal.raise_signal(signal.SIGINT)
         done.append("the id")
     assert not done and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_signal_that_is_ignored_stays_ignored(capsys):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with HeldSignals("the id is known"):
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert not capsys.readouterr().err

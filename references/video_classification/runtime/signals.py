@@ -60,8 +60,10 @@ class HeldSignals:
         self._reason, self._held = reason, 0
 
     def __enter__(self) -> None:
-        numbers = [signal.SIGINT, *STOP_SIGNALS]
-        self._before = {number: signal.signal(number, self._hold) for number in numbers}
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, *STOP_SIGNALS)}
+        self._before = {number: handler for number, handler in handlers.items() if callable(handler)}  # not if ignored
+        for number in self._before:
+            signal.signal(number, self._hold)
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
