@@ -4,18 +4,14 @@ computes before it is written. Of torchvision's networks r2plus1d_18, r3d_18 and
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from runtime.arguments import check_folders, check_inputs, check_outputs, non_negative_float, positive_int
 from runtime.errors import require
 from runtime.files import check_writable, replaced_file
 from runtime.script import run_script
 from training import options
-
-if TYPE_CHECKING:
-    from caching.splits import Clips
-    from network.trained_model import TrainedModel
 
 LAYOUTS = ("NCTHW", "NTHWC")
 NORMALIZE = ("inside", "outside")
@@ -45,7 +41,9 @@ def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
     data.add_argument("--cache-dir", type=Path, metavar="DIR", help="folder of the index (<data-path>/.clip_cache)")
     options.add_skip_unreadable_argument(data)
     options.add_workers_argument(data)
-    data.add_argument("--dump-tensors", type=Path, metavar="DIR", help="write the val clips as tensors for a device")
+    data.add_argument(
+        "--dump-tensors", type=Path, metavar="DIR", help="write the val clips for a device: .npy, and .h5 for AI Hub"
+    )
     int8 = parser.add_argument_group("quantization")
     int8.add_argument("--quantize", choices=("int8",), help="write int8 to --output, and float to <output>_float.onnx")
     int8.add_argument(
@@ -99,28 +97,29 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     check_writable("--output", args.output)
     if args.dump_tensors:
         check_writable("--dump-tensors", args.dump_tensors / "manifest.jsonl")
-    for name in ("onnx", "onnxscript", "onnxruntime"):
+    for name in ("onnx", "onnxscript", "onnxruntime", *(["h5py"] if args.dump_tensors else [])):
         require(name)
     check_opset(parser, args.opset)
     # Heavy imports come after parsing, so that --help and wrong usage do not wait for torch.
     from deployment import parity
-    from deployment.device_tensors import dump_tensors
-    from deployment.onnx_network import QUANTIZATION_OPERATORS, DeviceFormat, to_onnx
+    from deployment.device_tensors import dump_tensors, open_official_clips
+    from deployment.onnx_network import QUANTIZATION_OPERATORS, DeviceFormat
     from deployment.quantization import calibration_tensors, quantize_int8
     from network.trained_model import load_trained_model
 
     model = load_trained_model(args.checkpoint, args.classes_file)
     device_format = DeviceFormat(args.layout, args.normalize, args.dynamic_batch, args.opset)
-    val = open_split(args, model, "val") if args.data_path else None
-    train = open_split(args, model, "train") if args.quantize else None
+    open_split = partial(
+        open_official_clips,
+        model=model,
+        cache_dir=args.cache_dir,
+        skip_unreadable=args.skip_unreadable,
+        num_workers=args.workers,
+    )
+    val = open_split(args.data_path / "val") if args.data_path else None
+    train = open_split(args.data_path / "train") if args.quantize else None
 
-    proto = to_onnx(model, device_format)
-    parity.check_structure(proto, "float")
-    networks: dict[str, parity.Network] = {"PyTorch": parity.TorchNetwork(model)}
-    networks["float"] = parity.OnnxNetwork(proto.SerializeToString(), device_format, model.preprocessing)
-    clips = parity.random_clips(model.preprocessing)
-    difference = parity.check_parity(networks["PyTorch"](clips), networks["float"](clips))
-    print(f"parity: {len(clips)} random clips, largest difference in logits {difference:.2g}, same classes")
+    proto, networks = parity.export(model, device_format)
     contents = [proto]
     if train is not None:
         tensors = calibration_tensors(train, model, device_format, args.calibration_clips)
@@ -130,28 +129,13 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         contents = [proto, quantized]
     if val is not None:
         parity.prove_on_videos(networks, val, len(model.classes), args.max_drop)
-    parity.print_latencies(networks, clips[:1])
+    parity.print_latencies(networks, parity.random_clips(model.preprocessing, 1))
     if args.dump_tensors and val is not None:
         print(f"wrote {dump_tensors(args.dump_tensors, val, device_format, model.preprocessing)}")
     for path, content in zip(output_files(args), contents, strict=True):
         with replaced_file(path) as file:
             file.write(content.SerializeToString())
         print(f"wrote {path}, {path.stat().st_size / 2**20:.1f} MiB")
-
-
-def open_split(args: argparse.Namespace, model: "TrainedModel", split: str) -> "Clips":
-    """The official clips of a split, from the videos in float."""
-    from caching.splits import ClipOptions, open_clips
-    from videos.folder import VideoFolder
-
-    clip_options = ClipOptions(
-        model.preprocessing,
-        cache_dir=args.cache_dir,
-        skip_unreadable=args.skip_unreadable,
-        batch_size=1,
-        num_workers=args.workers,
-    )
-    return open_clips(VideoFolder(args.data_path / split, model.classes), clip_options)
 
 
 if __name__ == "__main__":

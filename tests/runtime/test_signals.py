@@ -17,7 +17,7 @@ from helpers.template_process import Run
 from helpers.training_processes import TRAIN, run, start
 from network.checkpoint import Checkpoint
 from runtime import signals
-from runtime.signals import ResumeCommand, Stopped, StopRequest
+from runtime.signals import HeldSignals, ResumeCommand, Stopped, StopRequest
 from training import loop, recipe, running, starting
 from training.engine import Trainer
 
@@ -332,3 +332,31 @@ def test_a_stop_that_is_sent_twice_is_one(monkeypatch, seconds, finishes):
             signal.raise_signal(signal.SIGTERM)
             saved.append("what was built")
     assert bool(saved) == finishes
+
+
+@pytest.mark.parametrize("number, error", [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Stopped)])
+def test_a_held_signal_acts_when_the_block_has_ended(capsys, number, error):
+    done = []
+    with pytest.raises(error), StopRequest(at_once=True), HeldSignals("the id is known"):
+        signal.raise_signal(number)
+        done.append("the id")
+    assert done == ["the id"] and "stopping once the id is known" in capsys.readouterr().err
+
+
+def test_a_second_held_signal_acts_at_once():
+    done = []
+    with pytest.raises(KeyboardInterrupt), HeldSignals("the id is known"):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        done.append("the id")
+    assert not done and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_signal_that_is_ignored_stays_ignored(capsys):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with HeldSignals("the id is known"):
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert not capsys.readouterr().err

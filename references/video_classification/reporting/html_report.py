@@ -64,6 +64,7 @@ class Report:
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)  # values by name, by the title of their table
     # Of settings, by name, by the title of their table; those that equal them are folded.
     defaults: dict[str, dict[str, Any]] = field(default_factory=dict)
+    device: dict[str, Any] | None = None  # the contents of `device.json`, None for a validation on this machine
 
 
 def write_report(folder: Path, report: Report) -> Path:
@@ -148,6 +149,45 @@ def _span(share: Interval) -> Markup:
 
 def _number(value: float | None, digits: int) -> str:
     return "not a number" if value is None else f"{value:.{digits}f}"
+
+
+def device_section(report: Report) -> Markup:
+    """Latency and accuracy on a device, its difference from PyTorch, and the jobs that measured them."""
+    device = report.device
+    if device is None:
+        return Markup()
+    low, high = device["acc1_difference_interval"]
+    verdict = "within" if device["within_limit"] else "beyond"
+    percent = tag("small", " %")
+    cards = (
+        _card(
+            "Latency",
+            join([f"{device['latency_ms']:.2f}", tag("small", " ms")]),
+            f"{verdict} {device['limit_ms']:g} ms",
+        ),
+        _card(
+            "Acc@1 on the device", join([f"{device['acc1']:.1f}", percent]), f"{device['pytorch_acc1']:.1f} by PyTorch"
+        ),
+        _card(
+            "Acc@5 on the device", join([f"{device['acc5']:.1f}", percent]), f"{device['pytorch_acc5']:.1f} by PyTorch"
+        ),
+        _card(
+            "Device minus PyTorch", f"{device['acc1_difference']:+.2f}", f"points of Acc@1; {low:+.2f} to {high:+.2f}"
+        ),
+        _card("Largest difference of a logit", f"{device['largest_logit_difference']:.2g}", "from PyTorch"),
+    )
+    target = f"{device['device']}, {device['runtime']}, quantization: {device['quantize']}, {device['videos']} videos"
+    text = f"{target}. The interval of the difference is a paired 95\xa0% one."
+    layers = [(tag("th", unit, scope="row"), _cell(count)) for unit, count in device["layers"].items()]
+    jobs = [
+        (tag("th", name, scope="row"), _cell(tag("a", job["id"], href=job["url"]), None))
+        for name, job in device["jobs"].items()
+    ]
+    tables = (
+        _table([("Compute unit", None), ("Layers", "number")], layers),
+        _table([("Job", None), ("AI Hub", None)], jobs),
+    )
+    return join([tag("p", text), tag("dl", *cards, class_="cards"), *tables])
 
 
 def curves_section(report: Report) -> Markup:
@@ -394,6 +434,7 @@ def _cell(content: object, kind: str | None = "number", **attributes: object) ->
 
 SECTIONS: dict[str, tuple[str, Callable[[Report], Markup]]] = {
     "headline": ("How good it is", headline_section),
+    "device": ("On the device", device_section),
     "curves": ("Did it converge", curves_section),
     "confusions": ("What is confused", confusion_section),
     "classes": ("Class by class", classes_section),

@@ -24,8 +24,8 @@ def reason_of(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
-def require(name: str) -> ModuleType:
-    """The module `name`, such as `onnxruntime`.
+def require(name: str, requirements: Path = REQUIREMENTS) -> ModuleType:
+    """The module `name`, such as `onnxruntime`; `requirements` is the file that its package is installed from.
 
     Raises:
         MissingExtra: it, or something that it needs, is not installed.
@@ -33,4 +33,4 @@ def require(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise MissingExtra(f"{name} cannot be imported ({error}): run pip install -r {REQUIREMENTS}") from error
+        raise MissingExtra(f"{name} cannot be imported ({error}): run pip install -r {requirements}") from error

@@ -4,6 +4,7 @@ import contextlib
 import os
 import shlex
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from types import FrameType
@@ -74,6 +75,35 @@ class StopRequest:
     def _stop(self, number: int) -> None:
         StopRequest._stopped_at = time.monotonic()
         raise Stopped(number, self._is_saved)
+
+
+class HeldSignals:
+    """A context manager that holds Ctrl-C and the stop signals back until its block ends; a second one acts at once.
+
+    Args:
+        reason: what the block ends with, printed when a signal comes.
+    """
+
+    def __init__(self, reason: str) -> None:
+        self._reason, self._held = reason, 0
+
+    def __enter__(self) -> None:
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, *STOP_SIGNALS)}
+        self._before = {number: handler for number, handler in handlers.items() if callable(handler)}  # not if ignored
+        for number in self._before:
+            signal.signal(number, self._hold)
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        if self._held:
+            signal.raise_signal(self._held)
+
+    def _hold(self, number: int, frame: FrameType | None) -> None:
+        if self._held:
+            raise KeyboardInterrupt
+        self._held = number
+        print(f"stopping once {self._reason}; again: at once", file=sys.stderr, flush=True)
 
 
 class ResumeCommand:
