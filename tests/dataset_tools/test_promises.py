@@ -78,6 +78,14 @@ def test_an_edit_list_hides_what_is_there(tmp_path):
             reading = Reading(packets=47)
             assert count_missing_frames(str(file), container, container.streams.video[0], reading) == missing
     assert count_missing_frames(str(hidden), container_of("flv"), stream_of(60), Reading(packets=47)) == 13
+    assert count_missing_frames(str(hidden), container_of(promises.MOV), stream_of(60), Reading(packets=59)) == 0
+
+
+def test_a_file_that_holds_all_is_not_read_again(path):
+    """It is empty, so that it could not be opened."""
+    with pytest.raises(av.FFmpegError):
+        count_missing_frames(path, container_of(promises.MOV), stream_of(40), Reading(packets=39))
+    assert count_missing_frames(path, container_of(promises.MOV), stream_of(40), Reading(packets=40)) == 0
 
 
 def avi(chunks: list[tuple[bytes, int]]) -> bytes:
@@ -101,6 +109,7 @@ def test_empty_chunks_are_counted(tmp_path_factory, chunks):
     "packets, last_dts_end, missing",
     [
         (7, 10, 0),  # three are repeats, and the time is full
+        (9, 10, 0),
         (6, 10, 0),  # the count says that one is lost, the time that none is
         (6, 9, 1),
         (6, 2, 1),
