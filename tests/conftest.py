@@ -1,8 +1,13 @@
+import signal
 from pathlib import Path
 
 import pytest
 
 from helpers.small_datasets import SMALL, make_dataset
+
+# A shell without job control starts what it puts in the background with SIGINT ignored, which the scripts that are
+# tested would inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -128,7 +128,7 @@ def test_a_missing_compiler_is_said_at_once(monkeypatch):
 
     monkeypatch.setattr(torch, "compile", no_compiler)
     with pytest.raises(
-        ModelError, match=r"--compile does not work here, it needs a C\+\+ compiler: Failed to find C c"
+        ModelError, match=r"--compile does not work here, since it needs a C\+\+ compiler: Failed to find C c"
     ):
         compile_network(make_network(), CPU)
 
