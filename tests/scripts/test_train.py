@@ -423,7 +423,7 @@ def test_what_cannot_come_to_an_end_is_refused_before_the_cache_is_built(finishe
         ["--output-dir", str(folder)],
         ["--model", "resnet18", "--output-dir", str(tmp_path / "run")],
         ["--output-dir", str(tmp_path / "file" / "run")],
-        ["--test-only", "--output-dir", str(tmp_path / "file")],
+        ["--test-only", "--output-dir", str(tmp_path / "file" / "x")],
         ["--test-only", "--save-logits", str(tmp_path / "file" / "a.npz")],
     ):
         assert train.main([*anew, *flags]) == 1
