@@ -15,7 +15,7 @@ from runtime.worker_pool import default_workers
 AUGMENTATIONS = ("none", "basic", "strong")
 CACHE_FORMATS = ("raw", "jpeg")
 FEATURE_TYPES = ("fp16", "bf16", "fp32")
-MODELS = ("r2plus1d_18", "r3d_18", "mc3_18")  # torchvision's others work where their sizes fit
+MODELS = ("r2plus1d_18", "r2plus1d_34", "r3d_18", "mc3_18")  # torchvision's others train where their sizes fit
 DEFAULT_TRAINABLE = ("layer4", "fc")
 AMP_TYPES = ("off", "bf16", "fp16")
 CHANNELS_LAST = ("auto", "on", "off")
@@ -23,6 +23,7 @@ OPTIMIZERS = ("sgd", "adamw")
 DECAYS = ("cosine", "multistep")
 WARMUPS = ("linear", "constant")
 SPLITS = ("train", "val")
+WEIGHTS_ENDINGS = (".pth", ".pt", ".ckpt", ".tar", ".bin", ".pyth", ".safetensors")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -122,7 +123,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--weights",
         metavar="NAME|FILE",
-        help="torchvision's weights, such as KINETICS400_V1, or a checkpoint to start from",
+        help="torchvision's weights, such as KINETICS400_V1, or a file of weights or checkpoint to start from",
     )
     group.add_argument(
         "--trainable",
@@ -395,7 +396,7 @@ def add_skip_unreadable_argument(parser: Parser) -> None:
 
 def is_file_name(weights: str) -> bool:
     """Whether --weights means a file rather than a name of torchvision's."""
-    return Path(weights).exists() or os.sep in weights or weights.endswith((".pth", ".pt"))
+    return Path(weights).exists() or os.sep in weights or weights.endswith(WEIGHTS_ENDINGS)
 
 
 def default_milestones(epochs: int) -> list[float]:

@@ -12,6 +12,7 @@ from caching.splits import Clips, open_splits
 from evaluation.selection_table import selection_table
 from network.checkpoint import BEST, NEWEST, Checkpoint, plain
 from network.models import check_fits
+from network.weights import read_weights
 from reporting.run_folder import RunLog, check_run_folder, open_run_folder
 from reporting.run_report import RunReport, open_evaluation_folder
 from runtime.distributed import (
@@ -80,7 +81,7 @@ def find_start(args: argparse.Namespace, command: ResumeCommand) -> Start:
         if found is not None:
             return start_from_checkpoint(*found, folders, trains=not args.test_only)
     if args.test_only and args.weights and is_file_name(args.weights):
-        return start_from_checkpoint(Path(args.weights), Checkpoint.read(args.weights), folders)
+        return start_from_checkpoint(Path(args.weights), read_weights(args.weights, args.model), folders)
     if args.weights is None and "all" not in args.trainable:
         print_main(
             f"WARNING: all but {' '.join(args.trainable)} is frozen at random values, since there are no --weights: "
