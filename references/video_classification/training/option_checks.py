@@ -71,6 +71,8 @@ def check_recipe(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
     for flag, is_used in (("--save-logits", args.save_logits), ("--eval-split train", args.eval_split == "train")):
         if is_used and not args.test_only:
             parser.error(f"{flag} is for --test-only: training validates on val/ and writes no logits")
+    if args.class_map and not args.test_only:
+        parser.error("--class-map is for --test-only: it checks a checkpoint")
     for flag, is_used in (("--teacher-logits", args.teacher_logits), ("--sanity-overfit", args.sanity_overfit)):
         if is_used and args.test_only:
             parser.error(f"{flag} trains, and --test-only does not: choose one")

@@ -268,6 +268,7 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--eval-split", default="val", choices=SPLITS, help="with --test-only: the split to validate on (val)"
     )
+    add_class_map_argument(group, "with --test-only: ")
 
 
 def add_distillation_arguments(group: argparse._ArgumentGroup) -> None:
@@ -392,6 +393,17 @@ def add_workers_argument(parser: Parser, what: str = "processes that decode (the
 def add_skip_unreadable_argument(parser: Parser) -> None:
     """`--skip-unreadable`."""
     parser.add_argument("--skip-unreadable", action="store_true", help="go on without files that cannot be read")
+
+
+def add_class_map_argument(parser: Parser, when: str = "") -> None:
+    """`--class-map`."""
+    parser.add_argument(
+        "--class-map",
+        type=Path,
+        metavar="FILE",
+        help=f"{when}refuse a checkpoint whose order of classes is not that of this JSON file, index -> name or the "
+        "reverse, such as the challenge's class_map.json",
+    )
 
 
 def is_file_name(weights: str) -> bool:

@@ -11,6 +11,7 @@ import torch
 from caching.splits import Clips, open_splits
 from evaluation.selection_table import selection_table
 from network.checkpoint import BEST, NEWEST, Checkpoint, plain
+from network.class_map import check_class_map
 from network.models import check_fits
 from network.weights import read_weights
 from reporting.run_folder import RunLog, check_run_folder, open_run_folder
@@ -95,6 +96,8 @@ def check_start(args: argparse.Namespace, start: Start) -> None:
     check_same_start(start)
     if args.test_only:
         _print_differences(args, start)
+        if args.class_map:
+            check_class_map(args.class_map, start.classes, str(start.path or "the data"))
     for crop_size in {args.train_crop_size, args.val_crop_size}:
         check_fits(args.model, len(start.classes), args.clip_len, crop_size, args.trainable)
     if not (args.test_only or args.sanity_overfit):

@@ -14,7 +14,7 @@ from network.weights import read_weights
 from runtime.distributed import gather_objects, print_main, world_size
 from training.options import is_file_name
 from training.saving import RunProgress
-from videos.folder import class_folders
+from videos.folder import class_folders, ignored_folders
 
 PRETRAINING_CLASSES = {359: "IG-65M", 400: "Kinetics-400", 487: "IG-65M"}  # by the number of classes
 
@@ -134,9 +134,18 @@ def _why_replaced(classes: Sequence[str], folders: Sequence[str]) -> str:
 
 
 def folder_classes(data_path: Path, test_only: bool) -> list[str]:
-    """The sorted folder names of train/; those of val/ where a model is only tested and there is no train/."""
-    train = data_path / "train"
-    return class_folders(data_path / "val" if test_only and not train.is_dir() else train)
+    """The sorted folder names of train/; those of val/ where a model is only tested and there is no train/.
+
+    Says which folders are no class, and warns of classes that will not be validated.
+    """
+    train, val = data_path / "train", data_path / "val"
+    root = val if test_only and not train.is_dir() else train
+    classes = class_folders(root)
+    if ignored := ignored_folders(root):
+        print_main(f"Not classes: {', '.join(f'{root / name} ({reason})' for name, reason in ignored)}")
+    if not test_only and val.is_dir() and (absent := sorted(set(classes) - set(class_folders(val)))):
+        print_main(f"WARNING: {val} has no video of {len(absent)} classes that are trained: {', '.join(absent)}")
+    return classes
 
 
 def load_model(name: str, start: Start, trainable: Sequence[str]) -> tuple[nn.Module, list[str]]:

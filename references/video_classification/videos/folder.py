@@ -13,6 +13,10 @@ from runtime.errors import UserError
 VIDEO_ENDINGS: tuple[str, ...] = (".mp4", ".m4v", ".mov", ".3gp", ".avi", ".mkv", ".webm", ".ts", ".mts", ".m2ts")
 VIDEO_ENDINGS += (".mpg", ".mpeg", ".flv", ".wmv", ".asf", ".ogv")
 
+# That systems and programs leave beside what people made.
+SYSTEM_FOLDERS = {"@eadir", "#recycle", "$recycle.bin", "__macosx", "__pycache__", "lost+found"}
+SYSTEM_FOLDERS |= {"system volume information"}
+
 
 class DatasetError(UserError):
     """A folder that training cannot use; the message says what is wrong."""
@@ -47,7 +51,7 @@ class VideoFolder:
         names, labels, sizes, mtimes = [], [], [], []
         for folder in folders:
             for entry in sorted(os.scandir(self.root / folder), key=lambda entry: entry.name):
-                if entry.name.lower().endswith(VIDEO_ENDINGS) and not entry.name.startswith("."):
+                if _is_video(entry):
                     status = _status(entry)
                     names.append(f"{folder}/{entry.name}")
                     labels.append(label_of[folder])
@@ -68,10 +72,37 @@ class VideoFolder:
 
 
 def class_folders(root: Path) -> list[str]:
-    """The sorted names of the folders in `root`. Raises DatasetError where there is no such folder."""
+    """The sorted names of the folders in `root` that hold a video. Raises DatasetError where there is no such folder.
+
+    Neither hidden folders nor a system's are among them.
+    """
+    return [name for name, reason in _folders(root) if reason is None]
+
+
+def ignored_folders(root: Path) -> list[tuple[str, str]]:
+    """The folders in `root` that are no class, and why. Raises as `class_folders`."""
+    return [(name, reason) for name, reason in _folders(root) if reason is not None]
+
+
+def _folders(root: Path) -> list[tuple[str, str | None]]:
+    """Every folder in `root`, sorted, with the reason why it is no class."""
     if not root.is_dir():
         raise DatasetError(f"{root} is not a folder: expected train/<class>/ and val/<class>/ under --data-path")
-    return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+    folders = sorted((entry for entry in os.scandir(root) if entry.is_dir()), key=lambda entry: entry.name)
+    return [(entry.name, _reason_against(entry)) for entry in folders]
+
+
+def _reason_against(folder: os.DirEntry) -> str | None:
+    if folder.name.startswith("."):
+        return "hidden"
+    if folder.name.lower() in SYSTEM_FOLDERS:
+        return "a system's"
+    with os.scandir(folder) as entries:
+        return None if any(map(_is_video, entries)) else "without a video"
+
+
+def _is_video(entry: os.DirEntry) -> bool:
+    return entry.name.lower().endswith(VIDEO_ENDINGS) and not entry.name.startswith(".")
 
 
 def _status(entry: os.DirEntry) -> os.stat_result:
