@@ -20,6 +20,7 @@ from caching.splits import ClipOptions, Clips
 from clips import presets
 from clips.dataset import Batch
 from clips.loading import ClipLoader
+from clips.preprocessing import Preprocessing
 from clips.samplers import training_samples
 from network.acceleration import freed_memory_kept, set_up_hardware
 from network.models import DEFAULT_TRAINABLE, build_model, freeze, set_train_mode
@@ -116,7 +117,7 @@ class _Run:
             torch.backends.cudnn.benchmark = True
             torch.cuda.reset_peak_memory_stats()
         self._clips, self._batch = clips, _made_up_batch(options)
-        self._inputs = _inputs(self._batch, self._precision)
+        self._inputs = _inputs(self._batch, self._precision, options.preprocessing)
         if name == "features":
             self._take_head(model)
         self._criterion = nn.CrossEntropyLoss(reduction="none")
@@ -209,7 +210,7 @@ def _build_figures(options: BenchmarkOptions, clips: Clips) -> dict[str, float]:
     size = TRUNK_BATCH_SIZES[precision.device.type]
     num_batches = max(1, min(options.steps * options.batch_size, len(clips.videos)) // size)
     part = Clips(clips.loader, clips.videos[: num_batches * size], 0, clips.pixels, clips.options)
-    inputs = _inputs(_made_up_batch(options, size), precision)
+    inputs = _inputs(_made_up_batch(options, size), precision, options.preprocessing)
 
     @torch.inference_mode()
     def forward() -> None:
@@ -266,6 +267,10 @@ def _made_up_batch(options: BenchmarkOptions, size: int | None = None) -> Batch:
     return Batch(clips, zeros, zeros, zeros.bool())
 
 
-def _inputs(batch: Batch, precision: Precision) -> Tensor:
+def _inputs(batch: Batch, precision: Precision, preprocessing: Preprocessing) -> Tensor:
     """The network's input of a batch, on the device."""
-    return to_device(batch, lambda clips, flips, _: presets.normalize(presets.flip(clips, flips)), precision)[0]
+
+    def to_inputs(clips: Tensor, flips: Tensor, seeds: Tensor | None) -> Tensor:
+        return presets.normalize(presets.flip(clips, flips), preprocessing)
+
+    return to_device(batch, to_inputs, precision)[0]

@@ -35,11 +35,11 @@ class TorchNetwork:
     """The trained network, with validation's preprocessing."""
 
     def __init__(self, model: TrainedModel) -> None:
-        self._network = model.network
+        self._network, self._preprocessing = model.network, model.preprocessing
 
     @torch.inference_mode()
     def __call__(self, clips: np.ndarray) -> Tensor:
-        return self._network(presets.normalize(torch.from_numpy(clips)))
+        return self._network(presets.normalize(torch.from_numpy(clips), self._preprocessing))
 
 
 class OnnxNetwork:

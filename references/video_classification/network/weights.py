@@ -33,7 +33,7 @@ def read_weights(path: str | os.PathLike, model_name: str) -> Checkpoint:
         ModelError: there is no such network.
     """
     is_safetensors = os.fspath(path).endswith(".safetensors")
-    content = _read_safetensors(path) if is_safetensors else read_plain(path)
+    content: Any = _read_safetensors(path) if is_safetensors else read_plain(path)
     if isinstance(content, dict) and {"model", "preprocessing"} <= content.keys():
         checkpoint = Checkpoint.of(content, path)
         return replace(checkpoint, model=_unwrapped(checkpoint.model, path))

@@ -5,9 +5,10 @@
 """
 
 import argparse
+import math
 from typing import TYPE_CHECKING
 
-from training.options import default_milestones, is_file_name
+from training.options import default_milestones, fill_in_preprocessing, is_file_name
 
 if TYPE_CHECKING:
     import torch
@@ -33,13 +34,28 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
 
 
 def check_sizes(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Refuses crops larger than the frames; sizes become tuples."""
+    """Fills in what the model expects; refuses crops larger than the frames, and a shorter side where it cannot be."""
+    fill_in_preprocessing(args)
     for split in ("train", "val"):
         crop, resize = getattr(args, f"{split}_crop_size"), getattr(args, f"{split}_resize_size")
-        if any(inner > outer for inner, outer in zip(crop, resize, strict=True)):
-            parser.error(f"--{split}-crop-size {crop[0]} {crop[1]} does not fit into {resize[0]} {resize[1]}")
-        setattr(args, f"{split}_crop_size", tuple(crop))
-        setattr(args, f"{split}_resize_size", tuple(resize))
+        if len(resize) > 2:
+            parser.error(f"--{split}-resize-size takes height and width, or the shorter side, not {len(resize)} values")
+        if crop[0] > resize[0] or crop[1] > resize[-1]:
+            shown = " ".join(map(str, resize))
+            parser.error(f"--{split}-crop-size {crop[0]} {crop[1]} does not fit into {shown}")
+        needs_one_size = {
+            "--cache-dataset": args.cache_dataset or args.cache_only,
+            "--augment strong": args.augment == "strong" and split == "train" and not args.test_only,
+        }
+        for flag, is_used in needs_one_size.items():
+            if is_used and len(resize) == 1:
+                size = f"{resize[0]} {round(resize[0] * 171 / 128)}"
+                parser.error(
+                    f"--{split}-resize-size {resize[0]} is the shorter side, and the longer one depends on the video, "
+                    f"while {flag} needs frames of one size: give both, such as --{split}-resize-size {size}"
+                )
+    if not all(map(math.isfinite, args.mean)) or not all(0 < value < math.inf for value in args.std):
+        parser.error("--mean and --std take finite numbers, and --std numbers above 0")
 
 
 def check_selection(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:

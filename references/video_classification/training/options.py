@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from clips.preprocessing import FRAME_SELECTIONS
+from clips.preprocessing import FRAME_SELECTIONS, Preprocessing
 from runtime.arguments import non_negative_float, non_negative_int, positive_float, positive_int, seed, share
 from runtime.worker_pool import default_workers
 
@@ -37,11 +37,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run_arguments(parser)
 
 
-def default_values() -> dict[str, Any]:
-    """The default of each flag of train.py, by its name in the namespace of arguments."""
+def default_values(model: str) -> dict[str, Any]:
+    """The default of each flag of train.py for a model, by its name in the namespace of arguments."""
     parser = argparse.ArgumentParser(add_help=False)
     add_arguments(parser)
-    return {action.dest: action.default for action in parser._actions}
+    values = argparse.Namespace(**{action.dest: action.default for action in parser._actions})
+    usual, values.model = values.model, model
+    fill_in_preprocessing(values)
+    return {**vars(values), "model": usual}
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,16 +71,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="P",
         help="probability that a training clip starts where the official one does (0.5)",
     )
-    for name, default, what in (
-        ("--train-resize-size", (128, 171), "size that training frames are resized to before the crop"),
-        ("--train-crop-size", (112, 112), "size of the crop in training"),
-        ("--val-resize-size", (128, 171), "size that validation frames are resized to before the crop"),
-        ("--val-crop-size", (112, 112), "size of the crop in validation"),
-    ):
-        shown = " ".join(map(str, default))
-        group.add_argument(
-            name, default=default, nargs=2, type=positive_int, metavar=("H", "W"), help=f"{what} ({shown})"
-        )
+    add_pixel_arguments(group)
     add_workers_argument(group, "processes that decode, or threads that read a cache (the cores, at most 16)")
     group.add_argument(
         "--cache-dataset", action="store_true", help="decode each video once and keep its frames on disk"
@@ -99,6 +93,45 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         "--cache-dir", type=Path, metavar="DIR", help="folder of the index and the cache (<data-path>/.clip_cache)"
     )
     add_skip_unreadable_argument(group)
+
+
+def add_pixel_arguments(group: argparse._ArgumentGroup) -> None:
+    """How frames are resized, cropped and normalized; `fill_in_preprocessing` gives what the model's weights expect."""
+    for split, what in (("train", "training"), ("val", "validation")):
+        group.add_argument(
+            f"--{split}-resize-size",
+            nargs="+",
+            type=positive_int,
+            metavar="N",
+            help=f"size that {what} frames are resized to before the crop: height and width, or the shorter side (what "
+            "the model's weights expect, 128 171 for most)",
+        )
+        group.add_argument(
+            f"--{split}-crop-size",
+            nargs=2,
+            type=positive_int,
+            metavar=("H", "W"),
+            help=f"size of the crop in {what} (what the model's weights expect, 112 112 for most)",
+        )
+    for name, what in (("mean", "mean"), ("std", "standard deviation")):
+        group.add_argument(
+            f"--{name}",
+            nargs=3,
+            type=float,
+            metavar=("R", "G", "B"),
+            help=f"{what} of the channels of RGB in [0, 1], to normalize by (what the model's weights expect)",
+        )
+
+
+def fill_in_preprocessing(args: argparse.Namespace) -> None:
+    """Sets the sizes, mean and std that were not given to what the published weights of --model expect."""
+    usual = Preprocessing.of_model(args.model)
+    for split in ("train", "val"):
+        for name in ("resize_size", "crop_size"):
+            given = getattr(args, f"{split}_{name}")
+            setattr(args, f"{split}_{name}", getattr(usual, name) if given is None else tuple(given))
+    args.mean = usual.mean if args.mean is None else tuple(args.mean)
+    args.std = usual.std if args.std is None else tuple(args.std)
 
 
 def add_selection_arguments(parser: argparse.ArgumentParser) -> None:

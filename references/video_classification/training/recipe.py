@@ -37,6 +37,8 @@ def val_preprocessing(args: argparse.Namespace) -> Preprocessing:
         candidate_rate=args.cache_frame_rate,
         resize_size=args.val_resize_size,
         crop_size=args.val_crop_size,
+        mean=args.mean,
+        std=args.std,
     )
 
 

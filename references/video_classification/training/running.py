@@ -98,8 +98,9 @@ def check_start(args: argparse.Namespace, start: Start) -> None:
         _print_differences(args, start)
         if args.class_map:
             check_class_map(args.class_map, start.classes, str(start.path or "the data"))
+    trainable = ["all"] if args.test_only else args.trainable
     for crop_size in {args.train_crop_size, args.val_crop_size}:
-        check_fits(args.model, len(start.classes), args.clip_len, crop_size, args.trainable)
+        check_fits(args.model, len(start.classes), args.clip_len, crop_size, trainable)
     if not (args.test_only or args.sanity_overfit):
         check_run_folder(args.output_dir, start.path is not None, args.overwrite)
 
@@ -145,7 +146,7 @@ def open_report(
         preparing_seconds=time.monotonic() - begin,
         tensorboard=args.tensorboard,
         start_epoch=start_epoch,
-        defaults=plain(default_values()),
+        defaults=plain(default_values(args.model)),
     )
 
 
@@ -199,11 +200,5 @@ def _print_differences(args: argparse.Namespace, start: Start) -> None:
     trained, here = start.checkpoint and start.checkpoint.preprocessing, val_preprocessing(args)
     if not trained:
         return
-    names = ("clip_len", "frame_rate", "frame_selection", "resize_size", "crop_size")
-    differences = [
-        f"{name} {getattr(here, name)} instead of {getattr(trained, name)}"
-        for name in names
-        if getattr(here, name) != getattr(trained, name)
-    ]
-    if differences:
+    if differences := here.differences(trained):
         print_main(f"NOTE: validation differs from that of the training: {', '.join(differences)}")

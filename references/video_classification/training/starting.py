@@ -14,7 +14,7 @@ from network.weights import read_weights
 from runtime.distributed import gather_objects, print_main, world_size
 from training.options import is_file_name
 from training.saving import RunProgress
-from videos.folder import class_folders, ignored_folders
+from videos.folder import DatasetError, class_folders, ignored_folders
 
 PRETRAINING_CLASSES = {359: "IG-65M", 400: "Kinetics-400", 487: "IG-65M"}  # by the number of classes
 
@@ -141,6 +141,8 @@ def folder_classes(data_path: Path, test_only: bool) -> list[str]:
     train, val = data_path / "train", data_path / "val"
     root = val if test_only and not train.is_dir() else train
     classes = class_folders(root)
+    if not classes:
+        raise DatasetError(f"{root} holds no videos: expected {root}/<class>/<video>.mp4")
     if ignored := ignored_folders(root):
         print_main(f"Not classes: {', '.join(f'{root / name} ({reason})' for name, reason in ignored)}")
     if not test_only and val.is_dir() and (absent := sorted(set(classes) - set(class_folders(val)))):

@@ -92,12 +92,12 @@ def _folders(root: Path) -> list[tuple[str, str | None]]:
     return [(entry.name, _reason_against(entry)) for entry in folders]
 
 
-def _reason_against(folder: os.DirEntry) -> str | None:
+def _reason_against(folder: os.DirEntry[str]) -> str | None:
     if folder.name.startswith("."):
         return "hidden"
     if folder.name.lower() in SYSTEM_FOLDERS:
         return "a system's"
-    with os.scandir(folder) as entries:
+    with os.scandir(folder.path) as entries:
         return None if any(map(_is_video, entries)) else "without a video"
 
 
