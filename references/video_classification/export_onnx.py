@@ -5,6 +5,7 @@ computes before it is written.
 import argparse
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -146,7 +147,8 @@ def open_split(args: argparse.Namespace, model: "TrainedModel", split: str) -> "
         batch_size=1,
         num_workers=args.workers,
     )
-    return open_clips(VideoFolder(args.data_path / split, model.classes), clip_options)
+    clips = open_clips(VideoFolder(args.data_path / split, model.classes), clip_options)
+    return replace(clips, seen=model.seen_data == args.data_path.resolve())
 
 
 if __name__ == "__main__":

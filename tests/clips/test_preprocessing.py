@@ -57,7 +57,7 @@ def test_differences_are_named():
     mvit = Preprocessing.of_model("mvit_v2_s")
     assert mvit.differences(mvit) == [] and replace(mvit, candidate_rate=8.0).differences(mvit) == []
     assert mvit.differences(Preprocessing()) == [
-        "resize_size of 256 on the shorter side instead of 128x171",
+        "resize_size 256 (shorter side) instead of 128x171",
         "crop_size 224x224 instead of 112x112",
         "mean 0.45 0.45 0.45 instead of 0.43216 0.394666 0.37645",
         "std 0.225 0.225 0.225 instead of 0.22803 0.22145 0.216989",

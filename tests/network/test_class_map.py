@@ -36,8 +36,14 @@ def test_names_may_be_numbers(tmp_path):
     [
         ({"0": "arm_raises", "1": "squats", "2": "jumping_jacks"}, "class 1 is 'jumping_jacks' there and 'squats' in"),
         ({"Arm_raises": 0, "jumping_jacks": 1, "squats": 2}, "class 0 is 'arm_raises' there and 'Arm_raises' in"),
-        ({"0": "arm_raises", "1": "jumping_jacks"}, "2 classes and best.pth 3: .*class_map.json has no class 2, .*'squats'"),
-        ({"arm_raises": 0, "jumping_jacks": 1, "squats": 2, "z": 3}, "4 classes and best.pth 3: best.pth has no class 3"),
+        (
+            {"0": "arm_raises", "1": "jumping_jacks"},
+            "2 classes and best.pth 3: .*class_map.json has no class 2, .*'squats'",
+        ),
+        (
+            {"arm_raises": 0, "jumping_jacks": 1, "squats": 2, "z": 3},
+            "4 classes and best.pth 3: best.pth has no class 3",
+        ),
     ],
 )
 def test_the_first_difference_is_named(tmp_path, content, words):

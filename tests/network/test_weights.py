@@ -38,7 +38,9 @@ FORMS = {
     "wrappers in wrappers": lambda state: {"state_dict": renamed(state, "module._orig_mod.model.module.")},
     "counts of BatchNorm missing": lambda state: {k: v for k, v in state.items() if "num_batches" not in k},
     "half precision": lambda state: {k: v.half() if v.is_floating_point() else v for k, v in state.items()},
-    "parameters": lambda state: {k: torch.nn.Parameter(v, requires_grad=v.is_floating_point()) for k, v in state.items()},
+    "parameters": lambda state: {
+        k: torch.nn.Parameter(v, requires_grad=v.is_floating_point()) for k, v in state.items()
+    },
 }
 
 
@@ -47,7 +49,9 @@ def test_weights_of_every_form_are_loaded_and_the_head_is_new(state, form, tmp_p
     torch.save(FORMS[form](state), tmp_path / "weights.pth")
     start = start_from_weights(NAME, str(tmp_path / "weights.pth"), FOLDERS)
     assert start.classes == FOLDERS and start.path is None and not start.keep_head
-    assert "its head of 400 outputs, Kinetics-400's, is replaced, the file has no class names" in capsys.readouterr().out
+    assert (
+        "its head of 400 outputs, Kinetics-400's, is replaced, the file has no class names" in capsys.readouterr().out
+    )
     model, _ = load_model(NAME, start, ["all"])
     loaded = model.state_dict()
     assert loaded.pop("fc.weight").shape == (3, 512) and loaded.pop("fc.bias").shape == (3,)

@@ -1,4 +1,4 @@
-"""Torchvision's other video models, fed as their weights expect: a step, a validation, a prediction, logits; no export."""
+"""Torchvision's other video models, fed as their weights expect: trained, validated, used to predict, not exported."""
 
 import json
 

@@ -69,7 +69,13 @@ def test_an_epoch_past_the_last_without_a_checkpoint_is_nothing_to_do(dataset, t
 
 
 def test_folders_that_are_no_class_are_said_and_classes_without_validation_warned_of(tmp_path, capsys):
-    for name in ("train/squats/1.mp4", "train/lunges/1.mp4", "train/@eaDir/1.mp4", "val/squats/1.mp4", "val/lunges/a.txt"):
+    for name in (
+        "train/squats/1.mp4",
+        "train/lunges/1.mp4",
+        "train/@eaDir/1.mp4",
+        "val/squats/1.mp4",
+        "val/lunges/a.txt",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     (tmp_path / "train" / "planks").mkdir()

@@ -1,8 +1,10 @@
 """Plans and reads clips: which frames of a video, which crop, flipped or not."""
 
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -90,6 +92,36 @@ class DecodingReader:
             clip[first + 1 : first + wanted.count(index)] = clip[first]
 
 
+class JoinedReader:
+    """Reads the videos of several datasets, numbered one dataset after the other; knows their timing too."""
+
+    def __init__(self, datasets: Sequence["ClipDataset"], counts: Sequence[int]) -> None:
+        """`counts`: videos of each."""
+        self._datasets, self._ends = datasets, list(accumulate(counts))
+        self.dtype: type = datasets[0].reader.dtype
+        self.is_fast = datasets[0].reader.is_fast
+
+    @property
+    def source(self) -> str:
+        """As in ClipReader."""
+        return ", ".join(dataset.reader.source for dataset in self._datasets)
+
+    def read_into(self, clip: np.ndarray, video: int, indices: np.ndarray, region: Region | Crop) -> None:
+        """As in ClipReader."""
+        dataset, row = self._place(video)
+        dataset.reader.read_into(clip, row, indices, region)
+
+    def timing(self, video: int) -> VideoTiming:
+        """What frame selection may know about a video."""
+        dataset, row = self._place(video)
+        return dataset.timing(row)
+
+    def _place(self, video: int) -> tuple["ClipDataset", int]:
+        """The dataset that a video is of, and its row there."""
+        part = bisect_right(self._ends, video)
+        return self._datasets[part], video - ([0, *self._ends][part])
+
+
 @dataclass(frozen=True)
 class Augmentation:
     """What training draws for a clip: its start, crop and flip."""
@@ -120,7 +152,7 @@ class ClipDataset:
         clips_per_video: int = 1,
         augmentation: Augmentation | None = None,
     ) -> None:
-        self.folder, self._timing, self.reader = folder, timing, reader
+        self.folder, self.timing, self.reader = folder, timing, reader
         self.preprocessing, self.clips_per_video, self._augmentation = preprocessing, clips_per_video, augmentation
         self._frame_size = preprocessing.frame_size
         drawn = augmentation or Augmentation()
@@ -150,7 +182,7 @@ class ClipDataset:
         return seeded_generator(self._augmentation.seed, sample.epoch, sample.video, sample.clip, *stream)
 
     def _choose_frames(self, sample: Sample, generator: torch.Generator | None) -> Tensor:
-        video, wanted = self._timing(sample.video), self.preprocessing
+        video, wanted = self.timing(sample.video), self.preprocessing
         select = partial(FRAME_SELECTORS[wanted.frame_selection], **self._selector_options)
         indices = select(
             video,

@@ -106,7 +106,7 @@ def _words(value: Any) -> str:
     if not isinstance(value, tuple):
         return str(value)
     if len(value) == 1:
-        return f"of {value[0]} on the shorter side"
+        return f"{value[0]} (shorter side)"
     return ("x" if isinstance(value[0], int) else " ").join(map(str, value))
 
 

@@ -67,6 +67,12 @@ class Checkpoint:
         return self.classes is None
 
     @property
+    def seen_data(self) -> Path | None:
+        """The data of a run with --train-on-val, whose val/ it was trained on too; None for another run."""
+        args = self.args or {}
+        return Path(args["data_path"]).resolve() if args.get("train_on_val") and "data_path" in args else None
+
+    @property
     def num_outputs(self) -> int:
         """Of the last layer; 0 where the last entry of `model` is not a layer's."""
         shape = list(self.model.values())[-1].shape

@@ -1,4 +1,4 @@
-"""The networks: torchvision's video models and R(2+1)D-34 with a new last layer, and which of their parts are trained."""
+"""The networks: torchvision's video models and R(2+1)D-34 with a new last layer; which of their parts are trained."""
 
 from collections.abc import Callable, Mapping, Sequence
 from urllib.error import URLError

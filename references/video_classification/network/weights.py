@@ -1,4 +1,4 @@
-"""Reads weights in the forms that people have them in: this project's, torchvision's, other frameworks', safetensors."""
+"""Reads weights in the forms that people have: this project's, torchvision's, other frameworks', safetensors."""
 
 import os
 from collections.abc import Mapping
@@ -13,7 +13,11 @@ from network.models import build_model
 from runtime.errors import MissingExtra, require
 
 CONTAINERS = ("model", "state_dict", "model_state")  # keys that a state dict is found under
-PREFIXES = ("module.", "_orig_mod.", "model.")  # that wrappers put in front: DistributedDataParallel, compile, Lightning
+PREFIXES = (
+    "module.",
+    "_orig_mod.",
+    "model.",
+)  # that wrappers put in front: DistributedDataParallel, compile, Lightning
 LISTED = 8  # keys that a message names
 
 

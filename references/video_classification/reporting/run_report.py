@@ -146,6 +146,7 @@ class RunReport:
             Path(checkpoint) if checkpoint else None,
             temperature,
             clips.turned,
+            clips.seen,
         )
         try:
             metrics = write_result_files(self.folder, evaluation)

@@ -89,9 +89,21 @@ def check_recipe(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
             parser.error(f"{flag} is for --test-only: training validates on val/ and writes no logits")
     if args.class_map and not args.test_only:
         parser.error("--class-map is for --test-only: it checks a checkpoint")
-    for flag, is_used in (("--teacher-logits", args.teacher_logits), ("--sanity-overfit", args.sanity_overfit)):
+    if args.teacher and args.teacher_logits:
+        parser.error("--teacher and --teacher-logits are two ways to be taught: choose one")
+    if args.teacher and args.cache_features:
+        parser.error(
+            "--teacher is shown clips, and with --cache-features there are none: leave one out, or use --teacher-logits"
+        )
+    trains = {
+        "--teacher": args.teacher,
+        "--teacher-logits": args.teacher_logits,
+        "--sanity-overfit": args.sanity_overfit,
+    }
+    for flag, is_used in trains.items():
         if is_used and args.test_only:
             parser.error(f"{flag} trains, and --test-only does not: choose one")
+    check_train_on_val(parser, args)
     if args.save_logits and len(args.val_frame_selection) > 1:
         parser.error("--save-logits writes the clips of one --val-frame-selection: give one")
     if args.flip_map is not None and args.augment == "none":
@@ -101,6 +113,18 @@ def check_recipe(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
             f"--cache-features {args.cache_features}: with --augment none nothing is random, so all views of a clip "
             "would be the same: use --cache-features 1, or --augment basic"
         )
+
+
+def check_train_on_val(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """With --train-on-val, refuses what would choose or fit by videos that were trained on."""
+    choosing = {"--early-stop": args.early_stop, "--calibrate": args.calibrate}
+    for flag, is_used in choosing.items():
+        if args.train_on_val and is_used:
+            parser.error(f"{flag} goes by the validation videos, and --train-on-val trains on them: leave one out")
+    if args.train_on_val and args.test_only:
+        parser.error("--train-on-val trains, and --test-only does not: choose one")
+    if args.train_on_val and args.teacher_logits:
+        parser.error("--teacher-logits holds outputs for train/ alone, and --train-on-val has val/ too: use --teacher")
 
 
 def check_with_torch(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:

@@ -293,6 +293,11 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     add_distillation_arguments(group)
     add_averaging_arguments(group)
     group.add_argument(
+        "--train-on-val",
+        action="store_true",
+        help="a last run on everything: train on val/ too; the result is the last epoch, and nothing is chosen",
+    )
+    group.add_argument(
         "--early-stop", type=positive_int, metavar="N", help="stop after N epochs without improvement (never)"
     )
     group.add_argument(
@@ -306,6 +311,13 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_distillation_arguments(group: argparse._ArgumentGroup) -> None:
     """How a teacher is imitated."""
+    group.add_argument(
+        "--teacher",
+        nargs="+",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="distill teachers that see every clip as the student does, augmented and mixed; of several, their mean",
+    )
     group.add_argument(
         "--teacher-logits",
         type=Path,

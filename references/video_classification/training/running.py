@@ -10,7 +10,7 @@ import torch
 
 from caching.splits import Clips, open_splits
 from evaluation.selection_table import selection_table
-from network.checkpoint import BEST, NEWEST, Checkpoint, plain
+from network.checkpoint import BEST, NEWEST, Checkpoint, CheckpointError, plain
 from network.class_map import check_class_map
 from network.models import check_fits
 from network.weights import read_weights
@@ -98,6 +98,7 @@ def check_start(args: argparse.Namespace, start: Start) -> None:
         _print_differences(args, start)
         if args.class_map:
             check_class_map(args.class_map, start.classes, str(start.path or "the data"))
+    _check_seen(args, start)
     trainable = ["all"] if args.test_only else args.trainable
     for crop_size in {args.train_crop_size, args.val_crop_size}:
         check_fits(args.model, len(start.classes), args.clip_len, crop_size, trainable)
@@ -108,7 +109,8 @@ def check_start(args: argparse.Namespace, start: Start) -> None:
 def test(args: argparse.Namespace, start: Start, device: torch.device, begin: float) -> None:
     """Validates by every frame selection asked for; the report is on the first."""
     folder = open_evaluation_folder(args.output_dir, args.resume or args.weights, args.eval_split)
-    clips = open_splits(val_splits(args, start.classes))
+    seen = start.checkpoint is not None and start.checkpoint.seen_data == args.data_path.resolve()
+    clips = [replace(part, seen=seen) for part in open_splits(val_splits(args, start.classes))]
     network = load_network(args, start, device)
     report = open_report(args, folder, start, clips[0], begin)
     results = validate_selections(network.inner, network.precision, clips, args.print_freq, args.save_logits)
@@ -187,10 +189,32 @@ def open_saver(
     return RunSaver(args.output_dir, progress, state, stop, command, minutes=minutes, keep=keep)
 
 
-def best_checkpoint(folder: Path, resumed: Path | None) -> Path:
-    """The checkpoint of the best epoch: of the run in `folder`, else of the run that it continued from `resumed`."""
-    before = [resumed.with_name(BEST), resumed] if resumed is not None else []
-    return next(path for path in [folder / BEST, *before] if path.is_file())
+def best_checkpoint(folder: Path, resumed: Path | None, name: str = BEST) -> Path:
+    """The checkpoint of the best epoch: of the run in `folder`, else of the run that it continued from `resumed`.
+
+    Or the checkpoint called `name`.
+    """
+    before = [resumed.with_name(name), resumed] if resumed is not None else []
+    return next(path for path in [folder / name, *before] if path.is_file())
+
+
+def _check_seen(args: argparse.Namespace, start: Start) -> None:
+    """Refuses to choose or fit by videos that were trained on, and to continue a run as one of the other kind."""
+    if start.checkpoint is None:
+        return
+    seen = start.checkpoint.seen_data
+    if args.calibrate and seen == args.data_path.resolve():
+        raise CheckpointError(
+            f"{start.path} was trained on the validation videos too (--train-on-val): no temperature can be fitted on "
+            "them; calibrate a run without it, or on other data"
+        )
+    if args.test_only and seen not in (None, args.data_path.resolve()):
+        print_main(f"NOTE: {start.path} was trained on {seen}/val too: if these videos are of it, it has seen them")
+    if not args.test_only and args.train_on_val != (seen is not None):
+        raise CheckpointError(
+            f"{start.path} is of a run {'with' if seen else 'without'} --train-on-val, which this run is not: begin a "
+            f"new run from it by --weights {start.path}"
+        )
 
 
 def _print_differences(args: argparse.Namespace, start: Start) -> None:

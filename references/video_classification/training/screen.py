@@ -48,12 +48,25 @@ def _as_text(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def print_results(results: VideoResults, rule: str, pixels: str, skipped: int, turned: int = 0) -> None:
-    """Prints the two lines of torchvision's reference script, and what was measured, and how."""
+def print_results(
+    results: VideoResults, rule: str, pixels: str, skipped: int, turned: int = 0, seen: bool = False
+) -> None:
+    """Prints the two lines of torchvision's reference script, and what was measured, and how.
+
+    Args:
+        results: of the validation.
+        rule: how frames were chosen, in words.
+        pixels: how they were read, in words.
+        skipped: videos that cannot be read.
+        turned: videos that are turned or mirrored for display.
+        seen: whether the network was trained on these videos.
+    """
     for name, accuracy in (("Clip", results.clip), ("Video", results.video)):
         print_main(f" * {name} Acc@1 {accuracy.top1:.3f} {name} Acc@5 {accuracy.top5:.3f}")
     not_scored = f", {skipped} unreadable videos not scored" if skipped else ""
     counts = f"{len(results.videos)} videos, {results.clip.count} clips{not_scored}"
     print_main(f"   {counts}; {rule}; pixels: {pixels}; loss {results.loss:.4f}")
+    if seen:
+        print_main("   of videos seen in training (--train-on-val): it does not tell the accuracy on others")
     if turned:
         print_main(f"   {turned} of them turned or mirrored for display, which the challenge's evaluator would not do")

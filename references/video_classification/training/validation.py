@@ -40,7 +40,8 @@ def run_validation(
         print_freq=print_freq,
         on_logits=on_logits,
     )
-    print_results(results, clips.options.preprocessing.rule, clips.pixels, clips.skipped, clips.turned)
+    rule = clips.options.preprocessing.rule
+    print_results(results, rule, clips.pixels, clips.skipped, clips.turned, clips.seen)
     return results
 
 

@@ -71,6 +71,21 @@ class VideoFolder:
         return os.path.join(self.root, self.names.string(video))
 
 
+class JoinedFolders(VideoFolder):
+    """The videos of several folders with the same classes, one folder after the other; names begin with the folder's.
+
+    Args:
+        folders: side by side in one folder, as train/ and val/ are.
+    """
+
+    def __init__(self, folders: Sequence[VideoFolder]) -> None:
+        self.root, self.classes = folders[0].root.parent, folders[0].classes
+        self.names = Ragged.of_strings(f"{part.root.name}/{name}" for part in folders for name in part.names.strings())
+        self.labels = np.concatenate([part.labels for part in folders])
+        self.sizes = np.concatenate([part.sizes for part in folders])
+        self.mtimes_ns = np.concatenate([part.mtimes_ns for part in folders])
+
+
 def class_folders(root: Path) -> list[str]:
     """The sorted names of the folders in `root` that hold a video. Raises DatasetError where there is no such folder.
 
