@@ -52,7 +52,7 @@ def run(args: argparse.Namespace, device: "torch.device") -> None:
     """Reads, chooses, averages, writes."""
     # Heavy imports come after parsing, so that --help and wrong usage do not wait for torch.
     from caching.splits import ClipOptions, open_clips
-    from network.checkpoint import Checkpoint
+    from network.checkpoint import Checkpoint, CheckpointError
     from network.trained_model import load_trained_model
     from training.weight_averaging import averaged, check_alike, choose_greedily, validation_on
     from videos.folder import VideoFolder
@@ -62,6 +62,10 @@ def run(args: argparse.Namespace, device: "torch.device") -> None:
     check_alike(args.checkpoints, checkpoints)
     chosen = list(range(len(checkpoints)))
     if args.greedy:
+        if any(checkpoint.seen_data == args.data_path.resolve() for checkpoint in checkpoints):
+            raise CheckpointError(
+                "--greedy chooses by the videos of val/, which --train-on-val has trained on: leave it out"
+            )
         trained = load_trained_model(args.checkpoints[0])
         clip_options = ClipOptions(
             trained.preprocessing,

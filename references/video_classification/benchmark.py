@@ -38,6 +38,12 @@ def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
     parser.add_argument(
         "--data-path", type=Path, metavar="DIR", help="any folder with videos in it (some are generated)"
     )
+    parser.add_argument(
+        "--model",
+        default=options.MODELS[0],
+        choices=options.MODELS,
+        help=f"of step, epoch and model ({options.MODELS[0]})",
+    )
     options.add_device_argument(parser)
     options.add_amp_argument(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here, as one flat object")
@@ -97,6 +103,7 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace, device: "torc
             rounds=args.rounds,
             batch_size=args.batch_size,
             steps=args.steps,
+            model=args.model,
         )
         for name in args.benchmarks:
             module = importlib.import_module(f"benchmarks.{BENCHMARKS[name]}")

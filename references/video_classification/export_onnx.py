@@ -36,6 +36,7 @@ def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
     parser.add_argument(
         "--classes-file", type=Path, metavar="FILE", help="class names, one a line, for a checkpoint without them"
     )
+    options.add_class_map_argument(parser)
     data = parser.add_argument_group("proof on videos")
     data.add_argument("--data-path", type=Path, metavar="DIR", help="also compare on the videos DIR/val/<class>/")
     data.add_argument("--cache-dir", type=Path, metavar="DIR", help="folder of the index (<data-path>/.clip_cache)")
@@ -105,9 +106,12 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     from deployment.device_tensors import dump_tensors, open_official_clips
     from deployment.onnx_network import QUANTIZATION_OPERATORS, DeviceFormat
     from deployment.quantization import calibration_tensors, quantize_int8
+    from network.class_map import check_class_map
     from network.trained_model import load_trained_model
 
     model = load_trained_model(args.checkpoint, args.classes_file)
+    if args.class_map:
+        check_class_map(args.class_map, model.classes, args.checkpoint)
     device_format = DeviceFormat(args.layout, args.normalize, args.dynamic_batch, args.opset)
     open_split = partial(
         open_official_clips,

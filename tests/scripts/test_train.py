@@ -225,6 +225,20 @@ def test_classes_are_matched_by_name(finished_run, tmp_path, capsys):
     assert "planks" in capsys.readouterr().err
 
 
+def test_a_checkpoint_with_the_order_of_a_class_map_is_validated_and_another_refused(finished_run, tmp_path, capsys):
+    folder, options = finished_run
+    path = tmp_path / "class_map.json"
+    test = [*options, "--resume", str(folder / "checkpoint.pth"), "--test-only", "--class-map", str(path)]
+    path.write_text('{"0": "left raise", "1": "pushups", "2": "squats"}')
+    assert train.main(test) == 0
+    path.write_text('{"0": "left raise", "1": "squats", "2": "pushups"}')
+    assert train.main(test) == 1
+    assert "class 1 is 'pushups' there and 'squats' in the map" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        train.main([*options, "--class-map", str(path)])
+    assert stop.value.code == 2 and "--test-only" in capsys.readouterr().err
+
+
 def test_absent_classes_keep_their_index(finished_run, dataset, tmp_path):
     folder, _ = finished_run
     from videos.folder import VideoFolder

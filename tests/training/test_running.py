@@ -5,6 +5,7 @@ import train
 from clips.preprocessing import Preprocessing
 from network.checkpoint import Checkpoint
 from network.models import ModelError
+from training.options import fill_in_preprocessing
 from training.running import best_checkpoint, check_start
 from training.starting import Start
 
@@ -31,7 +32,7 @@ def test_the_best_checkpoint_is_this_runs_and_never_that_of_the_run_it_came_from
 )
 def test_a_validation_that_differs_from_that_of_the_training_says_in_what(flags, told, capsys):
     args = train.get_args_parser().parse_args(["--data-path", "x", "--test-only", "--model", "mc3_18", *flags])
-    args.train_crop_size = args.val_crop_size
+    fill_in_preprocessing(args)
     weights = {"fc.weight": torch.ones(1)}
     check_start(args, Start(["a"], weights, checkpoint=Checkpoint(weights, ["a"], Preprocessing())))
     found = capsys.readouterr().out

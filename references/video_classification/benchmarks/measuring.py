@@ -34,6 +34,7 @@ class BenchmarkOptions:
     rounds: int  # measurements of each kind, of which the medians count
     batch_size: int
     steps: int  # training steps measured
+    model: str = "r2plus1d_18"  # the network of step, epoch and model
 
 
 class AnyVideos(VideoFolder):

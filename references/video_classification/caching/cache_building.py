@@ -66,7 +66,7 @@ class DecodeStrip:
     def _decode(self, path: str, timing: tuple[int, float] | None = None) -> tuple[Entry, tuple[int, float]]:
         """The entry, and the frame count and rate that its frames were chosen by: `timing`, or the header's promise."""
         encode, meter, blobs = ENCODERS[self.settings.encoding], MotionMeter(), []
-        size = self.settings.preprocessing.resize_size
+        size = self.settings.frame_size
         with open_whole(path) as video:
             timing = timing or video.promised_timing()
             keep = _frames_to_keep(self.settings, path, timing)
@@ -169,7 +169,7 @@ def _raw_bytes(cache: ClipCache) -> int:
     for path in map(cache.files.path, sample.tolist()):
         with contextlib.suppress(VideoError), open_whole(path) as video:
             frames.append(len(_frames_to_keep(settings, path, video.promised_timing())))
-    height, width = settings.preprocessing.resize_size
+    height, width = settings.frame_size
     return int(np.mean(frames or [0]) * len(videos)) * 3 * height * width
 
 

@@ -26,7 +26,7 @@ from runtime.files import replaced_file, text_of
 from videos.decoding import RGB_RULE
 from videos.frame_selection import official_strip
 from videos.index import Files, RowMatcher, VideoIndex
-from videos.resizing import Region
+from videos.resizing import Crop, Region
 
 FORMAT_VERSION = 2
 CACHE_FORMATS = ("raw", "jpeg")
@@ -44,6 +44,13 @@ class CacheSettings:
         """Where the shards of the videos under `root` lie."""
         key = json.dumps(self.key(root), sort_keys=True)
         return cache_dir / hashlib.sha256(key.encode()).hexdigest()[:16]
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """Height and width of every frame. Raises CacheError where they would depend on the video."""
+        if (size := self.preprocessing.frame_size) is None:
+            raise CacheError("a clip cache holds frames of one size: give the resize sizes as height and width")
+        return size
 
     def key(self, root: Path) -> dict[str, Any]:
         """What tells this cache of `root` from any other. Crop, mean, std and selection do not: entries ignore them."""
@@ -114,9 +121,10 @@ class ClipCache:
             return np.zeros(0, np.uint8)
         return self._shards[self._shard_of[video]].columns[name][self._row_of[video]]
 
-    def read_into(self, clip: np.ndarray, video: int, indices: np.ndarray, region: Region) -> None:
+    def read_into(self, clip: np.ndarray, video: int, indices: np.ndarray, region: Region | Crop) -> None:
         """Writes the crop of the frames at `indices` to `clip`, uint8 (T, H, W, C). Raises CacheError."""
-        COPIERS[self.settings.encoding](clip, self.stored_frames(video), self.positions(video, indices), region)
+        frames, positions = self.stored_frames(video), self.positions(video, indices)
+        COPIERS[self.settings.encoding](clip, frames, positions, region.within(self.settings.frame_size))
 
     def positions(self, video: int, indices: np.ndarray) -> np.ndarray:
         """Positions in `stored_frames` of the frames at `indices`. Raises CacheError for a frame that is not kept."""
@@ -133,7 +141,7 @@ class ClipCache:
         """All frames kept of a video: raw, a uint8 (F, H, W, C) view of the map; jpeg, the bytes of each."""
         blob = self._shards[self._shard_of[video]].blob(self._row_of[video])
         if self.settings.encoding == "raw":
-            return blob.reshape(-1, *self.settings.preprocessing.resize_size, 3)
+            return blob.reshape(-1, *self.settings.frame_size, 3)
         return list(torch.from_numpy(blob).split(self._frame_bytes[video].tolist()))
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,13 +13,14 @@ from torch import Tensor
 from caching.cache_building import complete_cache
 from caching.clip_cache import CacheSettings, ClipCache
 from clips import presets
-from clips.dataset import Augmentation, ClipDataset, ClipReader, DecodingReader
+from clips.dataset import Augmentation, ClipDataset, ClipReader, DecodingReader, JoinedReader
 from clips.loading import ClipLoader
 from clips.preprocessing import Preprocessing
 from clips.samplers import Sample, training_samples
 from clips.strong_augmentation import StrongClipDataset
 from runtime.distributed import folder_sharers, gather_objects, is_main, print_main, rank, world_size
-from videos.folder import DatasetError, VideoFolder
+from videos.folder import DatasetError, JoinedFolders, VideoFolder
+from videos.frame_selection import VideoTiming
 from videos.index import VideoIndex, scan_videos
 
 
@@ -68,6 +69,7 @@ class Clips:
     options: ClipOptions
     turned: int = 0  # how many of `videos` are turned or mirrored for display, which the evaluator would not do
     built: int = 0  # how many were decoded into the clip cache when it was opened
+    seen: bool = False  # whether the network that is validated on them was trained on them
 
     def steps_per_epoch(self) -> int:
         """Optimiser steps in an epoch of training."""
@@ -150,15 +152,37 @@ def _clips(folder: VideoFolder, options: ClipOptions, reader: ClipReader, index:
     videos = torch.from_numpy(index.num_frames > 0).nonzero()[:, 0]
     if not len(videos):
         raise DatasetError(f"{folder.root}: no video can be read")
+    turned = int((~index.upright[videos.numpy()]).sum())
+    loader = _loader(folder, options, reader, index.timing)
+    return Clips(loader, videos, len(folder) - len(videos), pixels, options, turned)
+
+
+def _loader(
+    folder: VideoFolder, options: ClipOptions, reader: ClipReader, timing: Callable[[int], VideoTiming]
+) -> ClipLoader:
     augmentation = None
     if options.random:
         may_flip = _may_flip(folder.classes, options.mirrors)
         augmentation = Augmentation(options.seed, options.start_prob, may_flip)
     make = StrongClipDataset if options.strong else ClipDataset
-    dataset = make(folder, index.timing, reader, options.preprocessing, options.clips_per_video, augmentation)
-    loader = ClipLoader(dataset, options.batch_size, options.num_workers, options.pin_memory)
-    turned = int((~index.upright[videos.numpy()]).sum())
-    return Clips(loader, videos, len(folder) - len(videos), pixels, options, turned)
+    dataset = make(folder, timing, reader, options.preprocessing, options.clips_per_video, augmentation)
+    return ClipLoader(dataset, options.batch_size, options.num_workers, options.pin_memory)
+
+
+def join(parts: Sequence[Clips]) -> Clips:
+    """The clips of several folders side by side, made in the same way, as those of one; their caches stay apart."""
+    datasets = [part.loader.dataset for part in parts]
+    counts = [len(dataset.folder) for dataset in datasets]
+    reader, options = JoinedReader(datasets, counts), parts[0].options
+    starts = [sum(counts[:number]) for number in range(len(counts))]
+    return Clips(
+        _loader(JoinedFolders([dataset.folder for dataset in datasets]), options, reader, reader.timing),
+        torch.cat([part.videos + start for part, start in zip(parts, starts, strict=True)]),
+        sum(part.skipped for part in parts),
+        parts[0].pixels,
+        options,
+        sum(part.turned for part in parts),
+    )
 
 
 def _may_flip(classes: Sequence[str], mirrors: Tensor | None) -> Tensor:

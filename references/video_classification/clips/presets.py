@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from clips.preprocessing import MEAN, STD
+from clips.preprocessing import Preprocessing
 from runtime.errors import UserError
 
 AUGMENTATIONS = ("none", "basic", "strong")
@@ -20,11 +20,11 @@ def flippable(classes: Sequence[str]) -> Tensor:
     return torch.tensor([SIDE.search(name) is None for name in classes], dtype=torch.bool)
 
 
-def normalize(clips: Tensor) -> Tensor:
-    """uint8, or float in [0, 1], B T H W C -> float32 B C T H W normalised by Kinetics' mean and standard deviation."""
+def normalize(clips: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """uint8, or float in [0, 1], B T H W C -> float32 B C T H W, normalized by the mean and standard deviation."""
     scale = 255.0 if clips.dtype == torch.uint8 else 1.0
-    mean = torch.tensor(MEAN, device=clips.device)
-    std = torch.tensor(STD, device=clips.device)
+    mean = torch.tensor(preprocessing.mean, device=clips.device)
+    std = torch.tensor(preprocessing.std, device=clips.device)
     return ((clips.float() / scale - mean) / std).permute(0, 4, 1, 2, 3).contiguous()
 
 

@@ -35,11 +35,11 @@ class TorchNetwork:
     """The trained network, with validation's preprocessing."""
 
     def __init__(self, model: TrainedModel) -> None:
-        self._network = model.network
+        self._network, self._preprocessing = model.network, model.preprocessing
 
     @torch.inference_mode()
     def __call__(self, clips: np.ndarray) -> Tensor:
-        return self._network(presets.normalize(torch.from_numpy(clips)))
+        return self._network(presets.normalize(torch.from_numpy(clips), self._preprocessing))
 
 
 class OnnxNetwork:
@@ -197,17 +197,18 @@ def prove_on_videos(
     difference = check_parity(expected.logits, exported.logits)
     check_accuracy(expected.results, exported.results)
     skipped = f", {val.skipped} unreadable not scored" if val.skipped else ""
+    seen = " of videos seen in training" if val.seen else ""
     print(
         f"proof: {len(val.videos)} validation videos{skipped}, {val.options.preprocessing.rule}, "
         f"largest difference in logits {difference:.2g}; video Acc@1 {expected.results.video.top1:.3f} by PyTorch, "
-        f"{exported.results.video.top1:.3f} by ONNX Runtime"
+        f"{exported.results.video.top1:.3f} by ONNX Runtime{seen}"
     )
     if "int8" not in scored:
         return scored
     points, low, high = (100 * share for share in paired_difference(exported.right, scored["int8"].right))
     print(
         f"int8: video Acc@1 {scored['int8'].results.video.top1:.3f}, {points:+.3f} points against float "
-        f"(95 % interval, paired: {low:+.3f} to {high:+.3f})"
+        f"(95 % interval, paired: {low:+.3f} to {high:+.3f}){seen}"
     )
     if points < -max_drop:
         raise ExportError(f"int8 loses {-points:.3f} points, more than --max-drop {max_drop:g}: try --keep-float")

@@ -4,6 +4,7 @@ import argparse
 import math
 import os
 import pickle
+import re
 import shutil
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -70,6 +71,12 @@ class Checkpoint:
         return self.classes is None
 
     @property
+    def seen_data(self) -> Path | None:
+        """The data of a run with --train-on-val, whose val/ it was trained on too; None for another run."""
+        args = self.args or {}
+        return Path(args["data_path"]).resolve() if args.get("train_on_val") and "data_path" in args else None
+
+    @property
     def num_outputs(self) -> int:
         """Of the last layer; 0 where the last entry of `model` is not a layer's."""
         shape = list(self.model.values())[-1].shape
@@ -102,13 +109,11 @@ class Checkpoint:
         Raises:
             CheckpointError: no such file, cut short, not a checkpoint with weights, or a value that cannot be.
         """
-        try:
-            with torch.serialization.safe_globals([argparse.Namespace]):
-                content = torch.load(path, map_location="cpu", weights_only=True)
-        except OSError as error:
-            raise CheckpointError(f"{path} cannot be read: {reason_of(error)}") from error
-        except Exception as error:  # whatever the bytes of another file make the unpickler do
-            raise CheckpointError(f"{path} cannot be read as a checkpoint: {_first_line(error)}") from error
+        return cls.of(read_plain(path), path)
+
+    @classmethod
+    def of(cls, content: Any, path: str | os.PathLike) -> "Checkpoint":
+        """What `write` wrote, from the contents of the file at `path`. Raises CheckpointError."""
         if not isinstance(content, dict) or not isinstance(content.get("model"), dict) or not content["model"]:
             raise CheckpointError(f"{path} is not a training checkpoint: it has no `model`")
         if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content["model"].items()):
@@ -121,6 +126,21 @@ class Checkpoint:
             return cls(**_checked(values))
         except ValueError as error:
             raise CheckpointError(f"{path}: {error}") from error
+
+
+def read_plain(path: str | os.PathLike) -> Any:
+    """The contents of a file of torch's, on the CPU: plain values, tensors and an argparse Namespace, nothing else.
+
+    Raises:
+        CheckpointError: no such file, another kind of file, cut short, or something else in it; the message says what.
+    """
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {reason_of(error)}") from error
+    except Exception as error:  # whatever the bytes of another file make the unpickler do
+        raise CheckpointError(f"{path} cannot be read as a checkpoint: {_first_line(error)}") from error
 
 
 _TYPES: dict[type | tuple[type, ...], tuple[str, ...]] = {
@@ -162,7 +182,12 @@ def _checked(values: dict[str, Any]) -> dict[str, Any]:
 
 def _first_line(error: Exception) -> str:
     if isinstance(error, pickle.UnpicklingError):  # torch's words are about its own settings
+        if found := re.search(r"Unsupported global: GLOBAL (\S+)", str(error)):
+            advice = "save the state dict alone, by torch.save(network.state_dict(), FILE)"
+            return f"it holds more than plain values, a {found[1]}: {advice}"
         return "it is another kind of file, or holds more than plain values"
+    if "TorchScript" in str(error):
+        return "it is a TorchScript archive: save the network's state dict instead"
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 

@@ -121,6 +121,10 @@ def headline_section(report: Report) -> Markup:
     ]
     clips = "1 clip" if metrics["clips_per_video"] == 1 else f"{metrics['clips_per_video']} clips"
     skipped, turned = metrics["videos_not_scored"], metrics["videos_turned"]
+    warning = (
+        "These videos were seen in training (--train-on-val): no figure on this page tells how well the network does "
+        "on others."
+    )
     text = (
         f"{metrics['videos']} videos of {metrics['classes_with_videos']} classes, {clips} each"
         f"{f', {skipped} unreadable videos not scored' if skipped else ''}"
@@ -129,7 +133,8 @@ def headline_section(report: Report) -> Markup:
         f"pixels: {metrics['pixel_path']}. The bands are 95\xa0% intervals: the range in which the accuracy on other "
         "videos of the same kind is likely to lie."
     )
-    return join([tag("p", text), tag("dl", *cards, class_="cards")])
+    seen = [tag("p", tag("strong", warning))] if report.evaluation.seen else []
+    return join([*seen, tag("p", text), tag("dl", *cards, class_="cards")])
 
 
 def _accuracy_card(label: str, share: Interval) -> Markup:

@@ -147,6 +147,7 @@ class RunReport:
             Path(checkpoint) if checkpoint else None,
             temperature,
             clips.turned,
+            clips.seen,
         )
         try:
             (self.folder / REPORT).unlink(missing_ok=True)  # it would describe other results until it is written

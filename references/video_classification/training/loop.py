@@ -33,6 +33,7 @@ class FitOptions:
     epochs: int
     early_stop: int | None = None  # epochs without a better one, after which the run ends
     bn_recalibrate: bool = False  # estimate BatchNorm's statistics again before what may be the last validation
+    chooses: bool = True  # the best epoch; otherwise the last one is the result
 
 
 def fit(
@@ -53,7 +54,7 @@ def fit(
         options: how long the run is.
 
     Returns:
-        The results of the best epoch, None where that is from before the run was resumed.
+        The results of the best epoch, or of the last one; None where that is from before the run was resumed.
 
     Raises:
         UserError: the loss is not finite any more; the videos of that step are in a file that it names.
@@ -70,13 +71,15 @@ def fit(
             if options.bn_recalibrate and (epoch == options.epochs - 1 or patience == 1):
                 _recalibrate(trainer, train)
             results, further = trainer.validate(val)
-        log.add({**epoch_entry(summary, results, trainer.learning_rate), **further})
+        seen = {"val_seen_in_training": True} if val.seen else {}
+        log.add({**epoch_entry(summary, results, trainer.learning_rate), **further, **seen})
         report.add_epoch(log.entries[-1])
         temperature = fit_temperature(results.scores, results.targets) if report.calibrate else None
-        best = results if results.video.top1 > saver.progress.best_video_acc1 else best
-        saver.after_epoch(results.video.top1, temperature)
+        best = results if not options.chooses or results.video.top1 > saver.progress.best_video_acc1 else best
+        saver.after_epoch(results.video.top1 if options.chooses else None, temperature)
         eta = remaining_time(begin, epoch + 1 - first_epoch, options.epochs - first_epoch)
-        print_main(epoch_line(log.entries[-1], saver.progress.best_video_acc1, eta))
+        best_so_far = saver.progress.best_video_acc1 if options.chooses else None
+        print_main(epoch_line(log.entries[-1], best_so_far, eta))
     print_main(f"Training time {datetime.timedelta(seconds=int(time.monotonic() - begin))}")
     return best
 
@@ -95,7 +98,7 @@ def report_best(
         path: the checkpoint of that epoch.
     """
     if best is None:
-        print_main(f"Validating {path}, the best so far, for the report")
+        print_main(f"Validating {path}, the {'newest' if val.seen else 'best so far'}, for the report")
         checkpoint = Checkpoint.read(path)
         if report.calibrate and checkpoint.temperature is None:
             print_main(f"{path} is from before --calibrate: calibrate it by --test-only --calibrate --resume {path}")

@@ -7,13 +7,14 @@ import torch
 from torch import nn
 
 from caching.feature_building import train_on_features
-from caching.splits import ClipOptions, Clips, open_splits
+from caching.splits import ClipOptions, Clips, join, open_splits
 from clips.preprocessing import Preprocessing
 from clips.presets import read_flip_map
 from evaluation.logits_files import read_teacher
 from network.acceleration import compile_network, lay_out, set_up_hardware
 from network.models import head_name
 from network.precision import Precision
+from network.trained_model import TrainedModel
 from runtime.distributed import print_main, wrap_model
 from training.engine import StepOptions, Trainer
 from training.losses import TrainingLoss
@@ -22,6 +23,7 @@ from training.optimization import OPTIMIZERS, build_schedule, parameter_groups
 from training.saving import RunProgress
 from training.starting import Start, load_model, restore
 from training.targets import TargetMaker
+from training.teaching import Teachers, read_teachers
 from training.weight_averaging import WeightAverage
 from videos.folder import VideoFolder
 
@@ -37,7 +39,14 @@ def val_preprocessing(args: argparse.Namespace) -> Preprocessing:
         candidate_rate=args.cache_frame_rate,
         resize_size=args.val_resize_size,
         crop_size=args.val_crop_size,
+        mean=args.mean,
+        std=args.std,
     )
+
+
+def train_preprocessing(args: argparse.Namespace) -> Preprocessing:
+    """What a clip goes through in training, but for the selection of its frames, which is that of validation."""
+    return replace(val_preprocessing(args), resize_size=args.train_resize_size, crop_size=args.train_crop_size)
 
 
 def val_splits(args: argparse.Namespace, classes: list[str]) -> list[Split]:
@@ -47,14 +56,9 @@ def val_splits(args: argparse.Namespace, classes: list[str]) -> list[Split]:
     return [(folder, _clip_options(args, selection)) for selection in selections]
 
 
-def train_split(args: argparse.Namespace, classes: list[str]) -> Split:
-    """The training split, drawn and augmented as asked."""
-    preprocessing = replace(
-        val_preprocessing(args),
-        frame_selection=args.frame_selection,
-        resize_size=args.train_resize_size,
-        crop_size=args.train_crop_size,
-    )
+def train_split(args: argparse.Namespace, classes: list[str], name: str = "train") -> Split:
+    """The training split, or the one called `name`, drawn and augmented as asked."""
+    preprocessing = replace(train_preprocessing(args), frame_selection=args.frame_selection)
     options = replace(
         _clip_options(args, preprocessing),
         random=args.augment != "none",
@@ -62,12 +66,15 @@ def train_split(args: argparse.Namespace, classes: list[str]) -> Split:
         strong=args.augment == "strong",
         mirrors=read_flip_map(args.flip_map, classes) if args.flip_map else None,
     )
-    return VideoFolder(args.data_path / "train", classes), options
+    return VideoFolder(args.data_path / name, classes), options
 
 
 def load_clips(args: argparse.Namespace, classes: list[str]) -> tuple[Clips, Clips]:
     """The clips of training and validation; scans or caches the videos. Raises as `open_splits`."""
     validation, *_ = val_splits(args, classes)  # training validates by one selection
+    if args.train_on_val:
+        train, further, val = open_splits([train_split(args, classes), train_split(args, classes, "val"), validation])
+        return join([train, further]), replace(val, seen=True)
     train, val = open_splits([train_split(args, classes), validation])
     return train, val
 
@@ -113,15 +120,30 @@ def load_features(args: argparse.Namespace, network: Network, train: Clips, val:
     return Network(network.model, head, frozen, network.precision), train, val
 
 
-def load_targets(args: argparse.Namespace, clips: Clips) -> TargetMaker:
-    """What clips are trained towards: labels, mixed, with a teacher's outputs."""
+def load_teachers(args: argparse.Namespace, classes: list[str]) -> list[TrainedModel]:
+    """The networks of --teacher. Raises as `read_teachers`."""
+    return read_teachers(args.teacher, classes, train_preprocessing(args)) if args.teacher else []
+
+
+def load_targets(
+    args: argparse.Namespace, clips: Clips, precision: Precision, teachers: list[TrainedModel]
+) -> TargetMaker:
+    """What clips are trained towards: labels, mixed, with a teacher's outputs.
+
+    Args:
+        args: the options.
+        clips: the training split.
+        precision: of the student.
+        teachers: that are shown every batch.
+    """
     folder = clips.loader.dataset.folder
     is_mixing = args.mixup_alpha > 0 or args.cutmix_alpha > 0
     mixing = Mixing(args.mixup_alpha, args.cutmix_alpha) if is_mixing else None
     teacher = None
     if args.teacher_logits:
         teacher = read_teacher(args.teacher_logits, folder, clips.videos, args.distill_temperature)
-    return TargetMaker(len(folder.classes), clips.options.mirrors, mixing, teacher)
+    online = Teachers(teachers, folder.classes, args.distill_temperature, precision) if teachers else None
+    return TargetMaker(len(folder.classes), clips.options.mirrors, mixing, teacher, online)
 
 
 def load_trainer(args: argparse.Namespace, network: Network, targets: TargetMaker, train: Clips) -> Trainer:
@@ -142,7 +164,9 @@ def load_trainer(args: argparse.Namespace, network: Network, targets: TargetMake
         warmup_decay=args.lr_warmup_decay,
     )
     parallel = wrap_model(network.inner, network.precision.device, args.sync_bn)  # may change BatchNorms: before a copy
-    average = WeightAverage(network.model, args.model_ema_decay, args.model_ema_steps) if args.model_ema else None
+    average = None
+    if args.model_ema:
+        average = WeightAverage(network.model, args.model_ema_decay, args.model_ema_steps, always=args.train_on_val)
     return Trainer(
         model=network.model,
         network=network.inner,

@@ -117,18 +117,22 @@ class RunSaver:
         with self._stop.stopping_at_once():
             yield
 
-    def after_epoch(self, video_acc1: float, temperature: float | None = None) -> None:
-        """Saves the epoch that has ended with this accuracy, in percent. Raises as `after_step`."""
+    def after_epoch(self, video_acc1: float | None, temperature: float | None = None) -> None:
+        """Saves the epoch that has ended with this accuracy, in percent; None where no epoch is to be the best.
+
+        Raises: as `after_step`.
+        """
         self._totals = None
-        is_best = video_acc1 > self.progress.best_video_acc1
+        best = self.progress.best_video_acc1
+        is_best = video_acc1 is not None and video_acc1 > best
         self.progress = replace(
             self.progress,
             epoch=self.progress.epoch + 1,
             clips_seen=0,
             totals=[],
             best_videos=self.progress.val_videos if is_best else self.progress.best_videos,
-            best_video_acc1=max(video_acc1, self.progress.best_video_acc1),
-            epochs_since_best=0 if is_best else self.progress.epochs_since_best + 1,
+            best_video_acc1=best if video_acc1 is None else max(video_acc1, best),
+            epochs_since_best=0 if is_best or video_acc1 is None else self.progress.epochs_since_best + 1,
         )
         if is_main():
             checkpoint = replace(self.progress.added_to(self._state()), temperature=temperature)
