@@ -127,4 +127,7 @@ def open_run_folder(folder: Path, args: dict[str, Any], continues: bool, overwri
 
 
 def _own_files(folder: Path) -> list[str]:
-    return [path.name for path in folder.iterdir() if _IS_OWN(path.name)] if folder.is_dir() else []
+    try:
+        return [name for name in os.listdir(folder) if _IS_OWN(name)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []

@@ -83,9 +83,9 @@ def checkpoint_to_resume(resume: str, folder: Path, trains: bool = True) -> tupl
 
 def is_of_this_launch(folder: Path) -> bool:
     """Whether this launch of torchrun, in an attempt before, wrote the newest checkpoint of the run in `folder`."""
-    found, _ = newest_valid_checkpoint(folder)
+    found, _ = newest_valid_checkpoint(folder) if is_main() else (None, [])
     written_by = found[1].launch or [] if found is not None else []
-    return not set(written_by).isdisjoint(launch_ids())
+    return broadcast_object(not set(written_by).isdisjoint(launch_ids()))  # what one process sees, for all
 
 
 def count_best(start: Start, folder: Path, progress: RunProgress) -> None:
