@@ -227,6 +227,14 @@ def test_wrong_usage_exits_2(checkpoint, flags):
     assert stop.value.code == 2
 
 
+def test_another_order_of_classes_is_refused_before_the_export(checkpoint, tmp_path, capsys):
+    path = tmp_path / "class_map.json"
+    path.write_text(json.dumps({name: index for index, name in enumerate(reversed(CLASSES))}))
+    assert export(checkpoint, "--output", tmp_path / "model.onnx", "--class-map", path) == 1
+    error = capsys.readouterr().err
+    assert "class 0 is 'dips' there and 'left lunge' in the map" in error and not (tmp_path / "model.onnx").exists()
+
+
 @pytest.mark.slow
 def test_at_full_size(capsys, tmp_path):
     preprocessing = small_preprocessing(clip_len=16, resize_size=(128, 171), crop_size=(112, 112))

@@ -10,6 +10,8 @@ import predict
 import train
 from helpers.extras import require_extra
 from helpers.numbered_videos import write_video
+from helpers.small_models import CLASSES as SMALL_CLASSES
+from helpers.small_models import write_coloured_videos
 from network.trained_model import load_trained_model
 
 SLOW = pytest.mark.slow  # half a minute each
@@ -63,3 +65,27 @@ def test_a_model_goes_from_training_to_a_prediction_as_its_weights_expect(name, 
     error = capsys.readouterr().err
     assert "export supports r2plus1d_18, r2plus1d_34, r3d_18, mc3_18" in error and name in error
     assert not (tmp_path / "model.onnx").exists()
+
+
+@pytest.mark.slow
+def test_the_34_goes_all_the_way_to_int8_as_the_18_does(tmp_path, capsys):
+    for extra in ("onnx", "onnxscript", "onnxruntime"):
+        require_extra(extra)
+    data = write_coloured_videos(tmp_path / "data", {"train": 2, "val": 1})
+    options = ["--data-path", str(data), "--cache-dir", str(tmp_path / "cache"), "--device", "cpu", "--workers", "0"]
+    sizes = [f"--{split}-{what}-size" for what in ("resize", "crop") for split in ("train", "val")]
+    small = ["--clip-len", "8", "--batch-size", "2"]
+    for flag, size in zip(sizes, ("32 42", "32 42", "28 28", "28 28"), strict=True):
+        small += [flag, *size.split()]
+    run = ["--model", "r2plus1d_34", "--cache-features", "--epochs", "1", "--output-dir", str(tmp_path / "run")]
+    assert train.main([*options, *small, *run]) == 0
+    assert "r2plus1d_34: " in capsys.readouterr().out
+    class_map = tmp_path / "class_map.json"
+    class_map.write_text(json.dumps({name: index for index, name in enumerate(sorted(SMALL_CLASSES))}))
+    int8 = ["--quantize", "int8", "--max-drop", "100", "--class-map", str(class_map), "--data-path", str(data)]
+    export = [str(tmp_path / "run" / "checkpoint.pth"), "--output", str(tmp_path / "model.onnx"), "--workers", "0"]
+    assert export_onnx.main([*export, *int8, "--cache-dir", str(tmp_path / "cache")]) == 0
+    out = capsys.readouterr().out
+    assert "int8: video Acc@1" in out and "ONNX checker passed" in out
+    sizes = [(tmp_path / name).stat().st_size for name in ("model.onnx", "model_float.onnx")]
+    assert 60e6 < sizes[0] < 80e6 and 250e6 < sizes[1] < 260e6  # 63.6 million weights of 1 byte, and of 4
