@@ -310,7 +310,8 @@ def test_too_little_space_is_said_before_any_work(folder, monkeypatch, computed_
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_folder_that_cannot_be_written_is_said_by_every_process(dataset, tmp_path, processes):
-    (tmp_path / "cache").write_bytes(b"a file where the folder should be")
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "features").write_bytes(b"a file where the folder should be")
     own = ["--data-path", dataset, "--cache-dir", tmp_path / "cache", "--output-dir", tmp_path / "run"]
     code, output = training_processes.run([*SMALL, "--workers", "0", "--cache-features", *own], processes)
     said = "error: the feature cache is not complete, and .* cannot be written .*--cache-dir"
