@@ -1,4 +1,4 @@
-"""Checks that every video of a tree can be read to its end, and moves the others out of the way without losing any.
+"""Check that every video of a tree can be read to its end, and move the others out of the way without losing any.
 
     python check_videos.py --root full_dataset --quarantine bad_videos --remux --replace --report check.csv
 
@@ -9,9 +9,9 @@ not or could not be handled, 2 for wrong usage, 130 after Ctrl-C, 143 after SIGT
 import argparse
 import contextlib
 import os
-import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from tqdm import tqdm
@@ -19,19 +19,21 @@ from tqdm import tqdm
 from references.dataset_tools import records
 from references.dataset_tools.checking import Row, TreeChecker, prepare_report, summarise, write_report
 from references.dataset_tools.probing import ProbeOptions, require_prober
-from references.dataset_tools.progress import printable, progress
+from references.dataset_tools.progress import printable, printable_name, progress
 from references.dataset_tools.quarantine import JOURNAL, LOCK, Quarantine
 from references.dataset_tools.reading import READERS
+from references.dataset_tools.stopping import ArgumentParser, exit_code_of
 from references.dataset_tools.walking import VIDEO_ENDINGS, find_videos, take_shard, walked_folders
 
 STATUSES_THAT_LEAVE_ROOT_READABLE = {"ok", "remuxed", "quarantined"}
+STOPPED = "stopped; what was done so far is in the report and the journal, run again to go on"
 
 
-def get_args_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def get_args_parser() -> ArgumentParser:
+    parser = ArgumentParser(__doc__)
     parser.add_argument("--root", type=Path, required=True, metavar="DIR", help="its train/ and val/, or all of it")
     parser.add_argument(
-        "--ext", type=parse_ending, nargs="+", default=VIDEO_ENDINGS, metavar="ENDING", help="of files to check"
+        "--ext", type=parse_ending, nargs="+", default=VIDEO_ENDINGS, metavar="EXT", help="file extensions to check"
     )
     parser.add_argument(
         "--jobs", type=int, default=os.cpu_count(), metavar="N", help="worker processes (default: cores)"
@@ -60,7 +62,7 @@ def get_args_parser() -> argparse.ArgumentParser:
 def parse_ending(text: str) -> str:
     ending = text.lower().removeprefix(".")
     if not ending.isalnum():
-        raise argparse.ArgumentTypeError(f"{text}: must be an ending such as mp4; separate several by spaces")
+        raise argparse.ArgumentTypeError(f"{text}: must be a file extension such as mp4; separate several by spaces")
     return ending
 
 
@@ -71,7 +73,8 @@ def parse_shard(text: str) -> tuple[int, int]:
     return int(index), int(count)
 
 
-def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+def check_args(parser: ArgumentParser, args: argparse.Namespace) -> None:
+    """End the script with exit code 2 where the arguments cannot be used."""
     if not args.root.is_dir():
         parser.error(f"--root {args.root}: there is no such folder")
     if args.quarantine is None:
@@ -118,21 +121,18 @@ def main(argv: list[str] | None = None) -> int:
     parser = get_args_parser()
     args = parser.parse_args(argv)
     check_args(parser, args)
+    expected = (OSError, RuntimeError, records.RecordError)
+    return exit_code_of(lambda: run(args), expected, STOPPED)
+
+
+def run(args: argparse.Namespace) -> int:
     quarantine = Quarantine(args.quarantine, args.root) if args.quarantine else None
-    try:
-        with sigterm_as_interrupt():
-            if args.restore:
-                return restore(quarantine, args.dry_run)
-            with sole_check(args.root, args.shard) if quarantine and not args.dry_run else contextlib.nullcontext():
-                return check(args, quarantine)
-    except (OSError, RuntimeError, records.RecordError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt as stop:
-        signal_number = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
-        done = "what was done so far is in the report and the journal; run again to continue"
-        print(f"stopped by {'SIGTERM' if isinstance(stop, Terminated) else 'Ctrl-C'}: {done}", file=sys.stderr)
-        return 128 + signal_number
+    if quarantine is not None and args.restore:
+        return restore(quarantine, args.dry_run)
+    if quarantine is None or args.dry_run:
+        return check(args, quarantine)
+    with sole_check(args.root, args.shard):
+        return check(args, quarantine)
 
 
 def check(args: argparse.Namespace, quarantine: Quarantine | None) -> int:
@@ -142,7 +142,8 @@ def check(args: argparse.Namespace, quarantine: Quarantine | None) -> int:
         quarantine.settle()
     paths, unreadable, leftovers = find_videos(args.root, args.ext, skip=args.quarantine)
     if not paths and not unreadable:
-        require_withdrawn(quarantine, f"no file under {args.root} ends in {', '.join(args.ext)}")
+        nothing = f"no file under {args.root} ends in {', '.join(args.ext)}"
+        require_withdrawn(quarantine, printable_name(nothing))
     if args.shard:
         paths = take_shard(paths, quarantine.paths_taken_from_root() if quarantine else set(), *args.shard)
     rows = [Row(path, "error", reason) for path, reason in unreadable]
@@ -166,7 +167,7 @@ def check(args: argparse.Namespace, quarantine: Quarantine | None) -> int:
                 rows.append(row)
                 advance(1)
                 if row.status != "ok":
-                    tqdm.write(printable(f"{row.status} {row.path}: {row.reason}"))
+                    tqdm.write(printable_name(f"{row.status} {row.path}: {row.reason}"))
         seconds = max(time.monotonic() - start, 1e-9)
         megabytes = checker.bytes_read / 1e6
         rates = f"{len(paths) / seconds:.1f} files/s, {megabytes / seconds:.1f} MB/s"
@@ -179,7 +180,7 @@ def check(args: argparse.Namespace, quarantine: Quarantine | None) -> int:
 
 
 def require_withdrawn(quarantine: Quarantine | None, nothing: str) -> None:
-    """Raises RuntimeError if there is nothing to check, unless that is because everything was quarantined."""
+    """Raise RuntimeError if there is nothing to check, unless that is because everything was quarantined."""
     if quarantine is None or not quarantine.paths_taken_from_root():
         raise RuntimeError(f"{nothing}; check --root and --ext")
     print(f"{nothing} any more: look at what was quarantined", file=sys.stderr)
@@ -187,7 +188,8 @@ def require_withdrawn(quarantine: Quarantine | None, nothing: str) -> None:
 
 def restore(quarantine: Quarantine, dry_run: bool) -> int:
     if not quarantine.journal.exists():
-        raise FileNotFoundError(f"{quarantine.folder} is not a quarantine folder of this script: it has no {JOURNAL}")
+        folder = printable_name(str(quarantine.folder))
+        raise FileNotFoundError(f"{folder} is not a quarantine folder of this script: it has no {JOURNAL}")
     if not dry_run:
         quarantine.settle()
     entries, places, failed = quarantine.restorable(), set(), 0
@@ -202,38 +204,21 @@ def restore(quarantine: Quarantine, dry_run: bool) -> int:
                 places.add(entry["path"])
         except OSError as error:
             failed += 1
-            print(printable(f"not restored: {entry['path']}: {error}"), file=sys.stderr)
+            print(printable_name(f"not restored: {entry['path']}: {error}"), file=sys.stderr)
     print(f"{'would restore' if dry_run else 'restored'} {len(entries) - failed} of {len(entries)} files")
     others = quarantine.count_of_other_roots()
     for root, count in others.items():
         remedy = "give that as --root" if os.path.isdir(root) else "which is not there now: move the tree back for this"
-        print(printable(f"{count} more came from another root, {root}: {remedy}"), file=sys.stderr)
+        print(printable_name(f"{count} more came from another root, {root}: {remedy}"), file=sys.stderr)
     return 1 if failed or (others and not entries) else 0
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM: a job system's or a service manager's request to end, which leaves everything as tidy as Ctrl-C does."""
-
-
 @contextlib.contextmanager
-def sigterm_as_interrupt():
-    """Raises Terminated on SIGTERM while the block runs."""
-
-    def terminate(*_):
-        raise Terminated
-
-    before = signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextlib.contextmanager
-def sole_check(root: Path, shard: tuple[int, int] | None):
-    """Makes a second check of the same files wait. Shards of one division run side by side."""
+def sole_check(root: Path, shard: tuple[int, int] | None) -> Iterator[None]:
+    """Make a second check of the same files wait. Shards of one division run side by side."""
     name = f"check-{shard[0] % shard[1]}-of-{shard[1]}.lock" if shard else "check.lock"
-    with records.locked(root / records.FOLDER / name, f"waiting for another check of {root} to end"):
+    waiting = printable_name(f"waiting for another check of {root} to end")
+    with records.locked(root / records.FOLDER / name, waiting):
         yield
 
 

@@ -20,7 +20,7 @@ from references.dataset_tools.progress import printable, printable_name, progres
 from references.dataset_tools.release import ReleaseError, Video, read_release
 from references.dataset_tools.reports import Outcome
 from references.dataset_tools.sources import Sources, find_sources
-from references.dataset_tools.stopping import exit_code_of
+from references.dataset_tools.stopping import ArgumentParser, exit_code_of
 
 
 class DatasetRefactorer:
@@ -31,10 +31,20 @@ class DatasetRefactorer:
         dest: where the tree goes.
         labels: the release's JSON.
         mode: "auto" (hard link, else copy), "hardlink", "symlink", "copy" or "move".
+        classes: only these labels; all where it is None.
+        max_per_class: at most so many videos of a class in each split.
+        val_fraction: moves this part of each class to "val", where the labels have no "val".
+        seed: of the draws for these two.
+        allow_duplicates: a video may have two labels or splits.
+        force: puts back what check_videos.py quarantined or remuxed.
+        prune: removes files placed earlier that are not asked for now.
+        verify: compares the bytes of every file with those of its source.
+        dry_run: changes nothing, and says what would be done.
+        report_dir: where manifest.csv and audit.json are written.
+        jobs: number of threads.
         rename_split: split of the labels -> "train" or "val".
-        classes: only these labels.
-
-    The other options are those of the command line, described there.
+        find_duplicates: looks for the same bytes under several names.
+        allow_leaks: lets such videos be in both train and val.
     """
 
     def __init__(
@@ -117,7 +127,7 @@ class DatasetRefactorer:
             yield
             return
         (self.dest / records.FOLDER).mkdir(parents=True, exist_ok=True)
-        waiting = printable(f"waiting for another run on {self.dest} to end")
+        waiting = printable_name(f"waiting for another run on {self.dest} to end")
         with records.locked(self.dest / records.FOLDER / "lock", waiting):
             yield
 
@@ -188,10 +198,8 @@ class DatasetRefactorer:
         outcome.problems += [(path, f"not pruned: {reason}") for path, reason in kept]
 
 
-def get_args_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+def get_args_parser() -> ArgumentParser:
+    parser = ArgumentParser(__doc__)
     parser.add_argument("--src", type=Path, nargs="+", required=True, metavar="DIR", help="folders with the videos")
     parser.add_argument("--labels", type=Path, required=True, metavar="JSON", help="the release's list of videos")
     parser.add_argument("--dest", type=Path, required=True, metavar="DIR", help="where the tree goes")
@@ -241,10 +249,10 @@ def parse_renaming(text: str) -> tuple[str, str]:
     return old, new
 
 
-def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+def check_args(parser: ArgumentParser, args: argparse.Namespace) -> None:
     """End the script with exit code 2 where the arguments cannot be used."""
     if problem := find_problem(args):
-        parser.error(printable(problem))
+        parser.error(problem)
 
 
 def find_problem(args: argparse.Namespace) -> str | None:

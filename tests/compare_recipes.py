@@ -1,21 +1,26 @@
 """What each part of the recipe is worth, on generated exercises: run by hand, it prints a table.
 
     python tests/compare_recipes.py --output-dir recipes
+    python tests/compare_recipes.py --output-dir recipes --baseline "strong augmentation" \\
+        --settings "fixed logits" "online teacher" "full fine-tuning" "deeper"
 
 Pretrained weights cannot be had everywhere. So the network first learns other movements than those it is tried on,
 in place of Kinetics; then every setting starts from those same weights, with few clips, on people and rooms that
-validation does not share. Two pairs of the exercises mirror each other. Frames are small and clips short: about half an
-hour on two cores. It shows what a setting does, not what it would score on real videos.
+validation does not share. Two pairs of the exercises mirror each other. Frames are small and clips short: each of the
+two commands takes about half an hour on two cores. It shows what a setting does, not what it would score on real
+videos. The teacher is the deeper network, fine-tuned on the same clips with a seed of its own.
 
-With --data-path and --weights the same settings are tried at full size on real videos, for which a GPU is needed.
+With --data-path and --weights (and --deeper-weights) the same settings are tried at full size on real videos, for which
+a GPU is needed.
 """
 
 import argparse
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 from unittest import mock
 
 import numpy as np
@@ -48,6 +53,9 @@ SEEDS = (0, 1, 2)
 
 CONSTANT_RATE = "--lr-scheduler multistep --lr-milestones 1000 --lr-warmup-epochs 0"
 WHOLE = "--trainable all --lr 0.002 --lr-head-mult 5"
+AUGMENTED, DISTILL = f"{WHOLE} --augment strong", "--distill-alpha 0.7"
+PLAIN, DEEPER = "r2plus1d_18", "r2plus1d_34"
+TEACHER_SEED = 100  # of no student
 STRONG = f"{WHOLE} --augment strong --mixup-alpha 0.2 --cutmix-alpha 1 --label-smoothing 0.1 --model-ema"
 
 
@@ -65,17 +73,29 @@ def unguarded_flips() -> Iterator[None]:
         yield
 
 
-# What each setting adds to the script's defaults, and which mistakes it makes.
+class Setting(NamedTuple):
+    """What a setting adds to the script's defaults, and which mistakes it makes."""
+
+    flags: str = ""
+    mistakes: tuple[Callable[[], contextlib.AbstractContextManager], ...] = ()
+    model: str = PLAIN
+    teacher: str | None = None  # "online", or "logits" for what it says of the official clips
+
+
 SETTINGS = {
-    "sample solution": (CONSTANT_RATE, (drifting_batch_norm, unguarded_flips)),
-    "frozen BatchNorm alone": (CONSTANT_RATE, (unguarded_flips,)),
-    "guarded flips alone": (CONSTANT_RATE, (drifting_batch_norm,)),
-    "cosine rate alone": ("", (drifting_batch_norm, unguarded_flips)),
-    "all three (the defaults)": ("", ()),
-    "full fine-tuning": (WHOLE, ()),
-    "strong": (STRONG, ()),
+    "sample solution": Setting(CONSTANT_RATE, (drifting_batch_norm, unguarded_flips)),
+    "frozen BatchNorm alone": Setting(CONSTANT_RATE, (unguarded_flips,)),
+    "guarded flips alone": Setting(CONSTANT_RATE, (drifting_batch_norm,)),
+    "cosine rate alone": Setting("", (drifting_batch_norm, unguarded_flips)),
+    "all three (the defaults)": Setting(),
+    "full fine-tuning": Setting(WHOLE),
+    "strong": Setting(STRONG),
+    "strong augmentation": Setting(AUGMENTED),
+    "fixed logits": Setting(f"{AUGMENTED} {DISTILL}", teacher="logits"),
+    "online teacher": Setting(f"{AUGMENTED} {DISTILL}", teacher="online"),
+    "deeper": Setting(WHOLE, model=DEEPER),
 }
-BASELINE = "sample solution"
+BASELINE, DEFAULT_SETTINGS = "sample solution", list(SETTINGS)[:7]
 
 
 def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
@@ -85,10 +105,21 @@ def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
     )
     parser.add_argument("--output-dir", required=True, type=Path, metavar="DIR", help="keeps videos and runs")
     parser.add_argument("--epochs", default=12, type=int, metavar="N", help="of each setting (12)")
-    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS), metavar="NAME", help="(all)")
+    parser.add_argument(
+        "--settings",
+        nargs="+",
+        choices=SETTINGS,
+        default=DEFAULT_SETTINGS,
+        metavar="NAME",
+        help=f"of {', '.join(SETTINGS)}",
+    )
+    parser.add_argument(
+        "--baseline", choices=SETTINGS, default=BASELINE, metavar="NAME", help=f"what gains are over ({BASELINE})"
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS), metavar="SEED", help="(0 1 2)")
     parser.add_argument("--data-path", type=Path, metavar="DIR", help="real videos, at full size (generated ones)")
     parser.add_argument("--weights", metavar="NAME|FILE", help="with --data-path: to start from")
+    parser.add_argument("--deeper-weights", metavar="FILE", help=f"the same for {DEEPER}")
     parser.add_argument("--train-args", default="", metavar="ARGS", help="further arguments of train.py, in one word")
     return parser
 
@@ -97,25 +128,36 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the script: 0 when done, 1 where a run failed."""
     args = get_args_parser().parse_args(argv)
     start = time.monotonic()
+    names = list(dict.fromkeys([args.baseline, *args.settings]))
+    models = {model for name in names for model in (SETTINGS[name].model, DEEPER if SETTINGS[name].teacher else PLAIN)}
     if args.data_path is None:
-        common = generated_data(args.output_dir)
+        data, weights = generated_data(args.output_dir, sorted(models))
     else:
-        common = ["--data-path", str(args.data_path)] + (["--weights", args.weights] if args.weights else [])
-    common += ["--cache-dataset", "--epochs", str(args.epochs), *args.train_args.split()]
-    names = [BASELINE, *(name for name in args.settings if name != BASELINE)]
+        data, weights = ["--data-path", str(args.data_path)], {PLAIN: args.weights, DEEPER: args.deeper_weights}
+    data += ["--cache-dataset", "--epochs", str(args.epochs), *args.train_args.split()]
+    common = {model: [*data, *_of_model(model, weights.get(model))] for model in models}
     right = {name: [] for name in names}
     for seed in args.seeds:
         for name in names:
-            folder = args.output_dir / f"{name} {seed}".replace(" ", "_")
-            labels, row = run(name, [*common, "--seed", str(seed)], folder)
+            setting, folder = SETTINGS[name], args.output_dir / f"{name} {seed}".replace(" ", "_")
+            taught = teacher_flags(setting.teacher, common[DEEPER], args.output_dir) if setting.teacher else []
+            labels, row = run(name, [*common[setting.model], "--seed", str(seed)], taught, folder)
             right[name].append(row)
     print(table(labels, {name: np.array(rows) for name, rows in right.items()}))
     print(f"{len(labels)} validation videos, {len(args.seeds)} seeds, {(time.monotonic() - start) / 60:.0f} minutes")
     return 0
 
 
-def generated_data(folder: Path) -> list[str]:
-    """Makes the videos and trains the network to start from; returns the arguments that all settings share."""
+def _of_model(model: str, weights: str | None) -> list[str]:
+    return ["--model", model, *(["--weights", weights] if weights else [])]
+
+
+def generated_data(folder: Path, models: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Makes the videos and trains the networks to start from.
+
+    Returns:
+        The arguments that all settings share, and the weights of each of `models`.
+    """
     sizes = [f"--{split}-{what}-size" for what in ("resize", "crop") for split in ("train", "val")]
     small = SMALL.split()
     for flag, size in zip(sizes, (RESIZE_SIZE, RESIZE_SIZE, CROP_SIZE, CROP_SIZE), strict=True):
@@ -125,22 +167,41 @@ def generated_data(folder: Path) -> list[str]:
         data[name], release = folder / name, folder / f"{name}_release"
         labels = generate_release(release, exercises, videos, seed=len(name), furniture=False)
         DatasetRefactorer(sorted(release.glob("QEVD*")), data[name], labels).refactor_dataset()
-    run_folder = folder / "pretrained"
-    pretrain = ["--data-path", str(data["pretraining"]), "--cache-dataset", *PRETRAIN.split(), *small]
-    pretrain += ["--output-dir", str(run_folder), "--resume", "auto", "--keep-checkpoints", "1"]
-    train_or_exit(pretrain)
-    return ["--data-path", str(data["data"]), "--weights", str(run_folder / "checkpoint.pth"), *small]
+    weights = {}
+    for model in models:
+        run_folder = folder / ("pretrained" if model == PLAIN else f"pretrained_{model}")
+        pretrain = ["--data-path", str(data["pretraining"]), "--cache-dataset", *PRETRAIN.split(), *small]
+        train_or_exit([*pretrain, "--model", model, *_into(run_folder)])
+        weights[model] = str(run_folder / "checkpoint.pth")
+    return ["--data-path", str(data["data"]), *small], weights
 
 
-def run(name: str, arguments: list[str], folder: Path) -> tuple[np.ndarray, np.ndarray]:
+def teacher_flags(kind: str, common: list[str], folder: Path) -> list[str]:
+    """Trains the teacher, once, and writes its logits of the training videos if `kind` is logits."""
+    teacher, logits = folder / "teacher", folder / "teacher.npz"
+    checkpoint = str(teacher / "checkpoint.pth")
+    if not (teacher / "report.html").exists():  # which a run writes last
+        train_or_exit([*common, *WHOLE.split(), "--seed", str(TEACHER_SEED), *_into(teacher)])
+    if kind == "online":
+        return ["--teacher", checkpoint]
+    if not logits.exists():
+        write = ["--test-only", "--resume", checkpoint, "--eval-split", "train", "--save-logits", str(logits)]
+        train_or_exit([*common, *write, "--output-dir", str(teacher)])
+    return ["--teacher-logits", str(logits)]
+
+
+def _into(folder: Path) -> list[str]:
+    return ["--output-dir", str(folder), "--resume", "auto", "--keep-checkpoints", "1", "--print-freq", "1000"]
+
+
+def run(name: str, arguments: list[str], taught: list[str], folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """Trains a setting and validates its last epoch: each video's label, and whether it was predicted right."""
-    flags, mistakes = SETTINGS[name]
-    print(f"=== {name}: {' '.join(arguments)} {flags}", flush=True)
+    setting = SETTINGS[name]
+    print(f"=== {name}: {' '.join([*arguments, *taught])} {setting.flags}", flush=True)
     with contextlib.ExitStack() as stack:
-        for mistake in mistakes:
+        for mistake in setting.mistakes:
             stack.enter_context(mistake())
-        own = ["--output-dir", str(folder), "--resume", "auto", "--keep-checkpoints", "1", "--print-freq", "1000"]
-        train_or_exit([*arguments, *flags.split(), *own])
+        train_or_exit([*arguments, *setting.flags.split(), *taught, *_into(folder)])
     # The last epoch, not the best one: choosing by the videos that are scored would flatter what fluctuates.
     newest = str(folder / "checkpoint.pth")
     train_or_exit([*arguments, "--test-only", "--resume", newest, "--output-dir", str(folder)])

@@ -1,4 +1,4 @@
-"""What a release holds, and what is wrong with it. Nothing is changed here."""
+"""What a release holds, and what is wrong with it."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -24,7 +24,7 @@ class Audit:
     absent: list[str] = field(default_factory=list)
     unlisted: list[str] = field(default_factory=list)
     not_files: list[str] = field(default_factory=list)  # paths with a listed name that lead to no file
-    no_videos: list[str] = field(default_factory=list)  # names whose ending is not one of a video
+    no_videos: list[str] = field(default_factory=list)  # names without a video extension
     same_name_same_bytes: dict[str, list[str]] = field(default_factory=dict)
     same_name_different_bytes: dict[str, list[str]] = field(default_factory=dict)
     listed_twice: dict[str, list[list[str]]] = field(default_factory=dict)  # name -> [label, split] pairs: a leak
@@ -39,8 +39,8 @@ class Audit:
         """Why nothing may be placed; empty where all is well."""
         errors = []
         if self.no_videos:
-            names = f"{len(self.no_videos)} names have no ending of a video ({_some(self.no_videos)})"
-            errors.append(f"{names}, so check and training would pass over them; the endings are {_endings()}")
+            names = f"{len(self.no_videos)} names have no video extension ({_some(self.no_videos)})"
+            errors.append(f"{names}, so check_videos.py and training would ignore them; known are {_endings()}")
         errors += _explain(
             self.same_name_different_bytes.items(),
             lambda name, paths: (
@@ -89,8 +89,8 @@ class Audit:
                 lines.append(f"    {count['videos']:7d} {size_and_label}")
         lines.append(f"  listed but absent: {len(self.absent)}; present but unlisted: {len(self.unlisted)}")
         for text, found in (
-            ("with a listed name, but a link to nothing or no file", self.not_files),
-            ("without the ending of a video", self.no_videos),
+            ("with a listed name, but a broken link or not a file", self.not_files),
+            ("without a video extension", self.no_videos),
             ("the same file in several sources (the first is used)", self.same_name_same_bytes),
             ("different files of one name", self.same_name_different_bytes),
             ("listed under several labels or splits", self.listed_twice),
@@ -148,7 +148,14 @@ def _count(audit: Audit, videos: list[Video], sources: Sources, at_dest: dict[st
 
 
 def look_for_duplicates(audit: Audit, videos: list[Video], files: dict[str, tuple[str, int]], jobs: int) -> None:
-    """Add to the audit which videos hold the same bytes. `files`: name -> path and bytes. Shows progress."""
+    """Add to the audit which videos hold the same bytes. Shows progress.
+
+    Args:
+        audit: of these videos; changed in place.
+        videos: the entries of the release.
+        files: name -> path and bytes.
+        jobs: number of threads.
+    """
     found: Duplicates = find_duplicates(((name, *file) for name, file in files.items()), jobs)
     audit.duplicates, audit.not_compared = found.groups, found.unread
     splits_of = defaultdict(set)
@@ -168,7 +175,7 @@ def move_errors(audit: Audit, sources: Sources) -> list[str]:
         errors.append("a video listed twice cannot be moved to two places; choose another --mode")
     linked = [file.path for file in sources.files.values() if file.through_link]
     if linked:
-        where = f"{len(linked)} videos are found through symbolic links, the first at {linked[0]}"
+        where = f"{len(linked)} videos are found through symbolic links, the first at {printable_name(linked[0])}"
         errors.append(f"{where}: these are not moved; choose another --mode, or replace the links by the files")
     return errors
 
@@ -185,7 +192,7 @@ def explain_clashes(clashing: list[list[str]]) -> list[str]:
 
 
 def _without_ending(names: Iterable[str]) -> list[str]:
-    """Those of the names whose ending, in any case, is none of a video."""
+    """The names whose extension, in any case, is not that of a video."""
     wanted = {ending.lstrip(".") for ending in VIDEO_ENDINGS}
     others = {ending for ending in {name.rpartition(".")[2] for name in names} if ending.lower() not in wanted}
     return [name for name in names if name.rpartition(".")[2] in others] if others else []
@@ -204,7 +211,7 @@ def _alike(names: Iterable[str], key: Callable[[str], str]) -> list[list[str]]:
 
 def _explain(found: Iterable, explanation: Callable[..., str]) -> list[str]:
     found = list(found)
-    lines = [explanation(*item) for item in found[:ERRORS_PER_KIND]]
+    lines = [printable_name(explanation(*item)) for item in found[:ERRORS_PER_KIND]]
     if len(found) > ERRORS_PER_KIND:
         lines.append(f"and {len(found) - ERRORS_PER_KIND} more like the last (--report-dir lists all)")
     return lines

@@ -1,17 +1,18 @@
-"""Checks the files of a tree and deals with the bad ones, by means of workers, quarantine and report."""
+"""Check the files of a tree and deal with the bad ones, by means of workers, quarantine and report."""
 
 import csv
 import os
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from references.dataset_tools.moving import REMUX_ENDING, temporary_name
 from references.dataset_tools.placing import PARTIAL_ENDING
 from references.dataset_tools.probing import ProbeOptions, Verdict
+from references.dataset_tools.progress import printable_name
 from references.dataset_tools.quarantine import Quarantine
 from references.dataset_tools.remuxing import Inspection, inspect, unlink_if_there
 from references.dataset_tools.state import CheckedFiles
@@ -19,17 +20,17 @@ from references.dataset_tools.workers import Task, WorkerFailure, WorkerPool
 
 
 class Row(NamedTuple):
-    """One line of the report. `seconds` is the video's duration."""
+    """One line of the report."""
 
-    path: str
+    path: str  # relative to root
     status: str  # ok, remuxed, quarantined, bad, error, would_remux or would_quarantine
     reason: str = ""
     frames: int = 0
-    seconds: float = 0.0
+    seconds: float = 0.0  # the duration of the video
 
 
 class TreeChecker:
-    """Checks files under `root`, and moves the bad ones to `quarantine`.
+    """Check files under `root`, and move the bad ones to `quarantine`.
 
     Args:
         root: the tree.
@@ -61,8 +62,8 @@ class TreeChecker:
         self.jobs, self.timeout, self.state = jobs, timeout, state
         self.bytes_read = 0
 
-    def check(self, paths: list[str]) -> Iterator[Row]:
-        """One row for every path (relative to root), in the order of completion."""
+    def check(self, paths: list[str]) -> Generator[Row, None, None]:
+        """Yield a row for each of the paths (relative to root), in order of completion."""
         stats: dict[str, os.stat_result | None] = {}
         with CheckedFiles(self.state, self.options) as checked, tempfile.TemporaryDirectory() as folder:
             for path in paths:
@@ -98,7 +99,7 @@ class TreeChecker:
                     unlink_if_there(remuxed)
 
     def sweep(self, leftovers: list[str], paths: list[str] | None = None) -> None:
-        """Removes the remuxes at `leftovers`, unfinished by a killed run: all, or those made from `paths`."""
+        """Remove the remuxes at `leftovers`, unfinished by a killed run: all, or those made from `paths`."""
         ours = None if paths is None else {temporary_name(path, REMUX_ENDING) for path in paths}
         for leftover in leftovers:
             if (ours is None or leftover in ours) and not self._is_behind_link(leftover):
@@ -123,15 +124,15 @@ class TreeChecker:
             return row
         if self._is_behind_link(path):
             return row._replace(status="error", reason=f"{verdict.reason}; not moved: it lies behind a linked folder")
-        is_repaired = inspection.remuxed is not None
+        repaired = inspection.remuxed
+        if self.dry_run:
+            return row._replace(status="would_remux" if repaired and self.replace else "would_quarantine")
         try:
-            if self.dry_run:
-                return row._replace(status="would_remux" if is_repaired and self.replace else "would_quarantine")
-            if is_repaired and self.replace:
+            if repaired and remuxed and self.replace:
                 self.quarantine.replace(path, verdict.reason, remuxed)
-                return Row(path, "remuxed", verdict.reason, inspection.remuxed.frames, inspection.remuxed.seconds)
+                return Row(path, "remuxed", verdict.reason, repaired.frames, repaired.seconds)
             self.quarantine.withdraw(path, verdict.reason)
-            if is_repaired:
+            if repaired and remuxed:
                 kept = self.quarantine.keep_remuxed(path, remuxed)
                 row = row._replace(reason=f"{verdict.reason}; a remux repairs it: it is in quarantine at {kept}")
             return row._replace(status="quarantined")
@@ -153,16 +154,16 @@ def _as_inspection(result: Inspection | WorkerFailure) -> Inspection:
 
 
 def prepare_report(path: Path) -> None:
-    """Raises OSError if `write_report` could not write there, which is better known before hours of work."""
+    """Raise OSError if `write_report` could not write there: before hours of work, not after."""
     target = os.path.realpath(path)
     os.makedirs(os.path.dirname(target), exist_ok=True)
     must_be_writable = path if _is_stream(path) else os.path.dirname(target)
     if path.is_dir() or not os.access(must_be_writable, os.W_OK):
-        raise OSError(f"the report {path} cannot be written")
+        raise OSError(f"the report {printable_name(str(path))} cannot be written; name another --report")
 
 
 def write_report(path: Path, rows: list[Row]) -> None:
-    """Writes the rows as CSV, sorted by path. The file appears once it is complete; a link is followed."""
+    """Write the rows as CSV, sorted by path. The file appears once it is complete; a link is followed."""
     if _is_stream(path):
         sys.stdout.flush()
         _write_rows(path, rows, mode="a")  # what was printed stays
@@ -191,6 +192,8 @@ def summarise(rows: list[Row]) -> str:
     lines = []
     for status, count in sorted(counts.items(), key=lambda item: (item[0] != "ok", item[0])):
         lines.append(f"{count:8d} {status}")
-        reasons = Counter(row.reason.split(":")[0] for row in rows if row.status == status and row.reason)
+        reasons = Counter(
+            printable_name(row.reason.split(":")[0]) for row in rows if row.status == status and row.reason
+        )
         lines += [f"{number:12d} {reason}" for reason, number in reasons.most_common()]
     return "\n".join(lines)

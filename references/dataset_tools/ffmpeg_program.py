@@ -17,7 +17,7 @@ LOG_LINE = re.compile(r"^(?:\[(?P<source>[^\]]+?) @ \w+\] )?(?:\[[^\]]+ @ \w+\] 
 
 
 def require_ffmpeg() -> None:
-    """Raises RuntimeError if there is no `ffmpeg` on the PATH, or one that does not run or is too old."""
+    """Raise RuntimeError if there is no `ffmpeg` on the PATH, or one that does not run or is too old."""
     program = shutil.which("ffmpeg")
     if program is None:
         raise RuntimeError("--prober ffmpeg needs the ffmpeg program, and there is none on the PATH; install it")
@@ -31,7 +31,10 @@ def require_ffmpeg() -> None:
 
 @functools.cache
 def libavcodec_version(program: str) -> tuple[int, int]:
-    """Raises OSError or CalledProcessError if `program` does not run, ValueError if it is not ffmpeg."""
+    """The version (major, minor) of the libavcodec that `program` is built with.
+
+    Raises OSError or CalledProcessError if it does not run, ValueError if it is not ffmpeg.
+    """
     done = subprocess.run([program, "-version"], capture_output=True, text=True, errors="replace", check=True)
     found = re.search(r"libavcodec\s+(\d+)\.\s*(\d+)\.", done.stdout)
     if found is None:
@@ -40,7 +43,7 @@ def libavcodec_version(program: str) -> tuple[int, int]:
 
 
 def decode_with_ffmpeg(path: str, index: int, log: IO[str], on_progress: Callable[[], None]) -> tuple[int, int]:
-    """Decodes one stream of the file at `path`.
+    """Decode one stream of the file at `path`.
 
     Args:
         path: an absolute path.

@@ -20,7 +20,7 @@ ANOTHER_FILE_SYSTEM = {errno.EXDEV}
 
 
 class Identity(NamedTuple):
-    """What tells, after a kill, whether something is still the one that was to be moved; a rename keeps it."""
+    """How the thing that was to be moved is known again after a kill; a rename keeps all of it."""
 
     inode: int
     bytes: int
@@ -39,7 +39,7 @@ def temporary_name(path: str, ending: str) -> str:
 
 
 def is_temporary_name(name: str, ending: str) -> bool:
-    """Whether `temporary_name` made it."""
+    """Whether `temporary_name` made this name."""
     return name.endswith(ending) and re.fullmatch(r"\.[0-9a-f]{32}", name.removesuffix(ending)) is not None
 
 

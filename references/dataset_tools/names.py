@@ -27,7 +27,7 @@ def composed(name: str) -> str:
 
 
 def folded(name: str) -> str:
-    """What disks that ignore case and Unicode form, as macOS and Windows have, take for the same name."""
+    """The name without case and Unicode form: the same for names that are one name to macOS or Windows."""
     if name.isascii():
         return name.lower()
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", to_text(name)).casefold())
@@ -41,7 +41,7 @@ def appearance(label: str) -> str:
 
 
 def is_invisible(character: str) -> bool:
-    """Whether it is a space of any width, a control or format character, or a variation selector."""
+    """Whether `character` is a space of any width, a control or format character, or a variation selector."""
     return (
         character.isspace()
         or unicodedata.category(character) in ("Cc", "Cf")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from references.dataset_tools.comparing import is_second_copy, same_bytes
+from references.dataset_tools.names import folded
 from references.dataset_tools.planning import PARTIAL_ENDING, Placement
 from references.dataset_tools.records import FOLDER, append_lines, read_placed
 from references.dataset_tools.sources import SourceFile
@@ -43,11 +44,18 @@ def place_all(
     advance: Callable[[int], None],
     verify: bool = False,
 ) -> Placed:
-    """Place every file, `jobs` batches at a time; `mode` is a key of PLACERS.
+    """Place every file.
 
-    Each batch is recorded under `dest` before it is placed. A file that cannot be placed is a failure and the rest goes
-    on; with `verify`, so is one whose copy differs from the source that a move is to remove.
-    Raises PlacingError where none could be, such as on a full disk.
+    Each batch is recorded under `dest` before it is placed. A file that cannot be placed is a failure, and the others
+    are placed. Raises PlacingError where no other could be placed either, such as on a full disk.
+
+    Args:
+        placements: the files, with their targets relative to dest.
+        dest: the destination.
+        mode: a key of PLACERS.
+        jobs: number of threads.
+        advance: called with the number of files of each batch that is done.
+        verify: with mode "move", compare the bytes before a source is removed; a copy that differs is a failure.
     """
     total = Placed(Counter(), [])
     place = functools.partial(move, verify=verify) if mode == "move" else PLACERS[mode]
@@ -66,8 +74,8 @@ def place_all(
             pool.shutdown(cancel_futures=True)
             if not isinstance(error, OSError):
                 raise
-            reason = f"stopped after placing {sum(total.ways.values())} of {len(placements)} files: {error}"
-            raise PlacingError(f"{reason}; make room and run again, what was placed is whole and is kept") from error
+            what_to_do = "make room and run again; what was placed is whole and is kept"
+            raise PlacingError(f"stopped placing files: {error}; {what_to_do}") from error
     return total
 
 
@@ -93,6 +101,7 @@ def _place_batch(
             placed.failures.append((target, "a file that was not there before is in its place now; run again"))
         except OSError as error:
             if error.errno in STOPPING:
+                stop.set()  # here, before this thread begins the next batch
                 raise
             placed.failures.append((target, error.strerror or str(error)))
     return placed
@@ -218,16 +227,32 @@ def _replace_link(source: SourceFile, target: str) -> None:
 def find_prunable(dest: Path, wanted: set[str]) -> tuple[list[str], list[tuple[str, str]]]:
     """Find files placed under `dest` that are no longer `wanted`: those to remove, and `(path, reason)` of the kept.
 
-    Removed are links, and files whose source goes on holding the same bytes: never the only copy.
+    Removed are links, and files whose source goes on holding the same bytes: never the only copy, nor what is wanted
+    under another spelling, on a disk to which the two are one name.
     """
     prunable, kept = [], []
-    for target, (size, mtime_ns, source) in sorted(read_placed(dest).items()):
-        if target not in wanted and os.path.lexists(f"{dest}/{target}"):
+    unwanted = {
+        target: facts
+        for target, facts in sorted(read_placed(dest).items())
+        if target not in wanted and os.path.lexists(f"{dest}/{target}")
+    }
+    spelled_alike = {folded(target): target for target in wanted} if unwanted else {}
+    for target, (size, mtime_ns, source) in unwanted.items():
+        other = spelled_alike.get(folded(target))
+        if other is None or not _is_one_name(f"{dest}/{target}", f"{dest}/{other}"):
             if reason := _reason_to_keep(f"{dest}/{target}", size, mtime_ns, source):
                 kept.append((target, reason))
             else:
                 prunable.append(target)
     return prunable, kept
+
+
+def _is_one_name(path: str, other: str) -> bool:
+    """Whether two spellings of a path, of which the first exists, lead to one name in one folder."""
+    (folder, name), (other_folder, other_name) = os.path.split(path), os.path.split(other)
+    if not os.path.lexists(other) or not os.path.samefile(folder, other_folder):
+        return False
+    return name == other_name or not {name, other_name} <= set(os.listdir(folder))
 
 
 def _reason_to_keep(path: str, size: int, mtime_ns: int, source: str) -> str | None:

@@ -60,9 +60,15 @@ def scan_tree(dest: Path, folders: set[str]) -> Tree:
 def plan_placements(
     dest: Path, targets: dict[str, Video], sources: Sources, tree: Tree, withdrawn: dict[str, str], force: bool
 ) -> Plan:
-    """Decide what to do about each target (path -> video).
+    """Decide what to do about each target.
 
-    What check_videos.py has `withdrawn` (path -> status) is placed again only with `force`, where a source holds it.
+    Args:
+        dest: the destination.
+        targets: path relative to dest -> video.
+        sources: what the source folders hold.
+        tree: what the destination holds.
+        withdrawn: path -> "quarantined" or "remuxed", of what check_videos.py has dealt with.
+        force: place these again, where a source holds them.
     """
     plan = Plan([], [], [], {}, [])
     for path, video in targets.items():
@@ -87,7 +93,10 @@ def plan_placements(
 def sizes_without_source(
     dest: Path, targets: dict[str, Video], sources: Sources, tree: Tree, withdrawn: dict[str, str]
 ) -> dict[str, int]:
-    """Name -> bytes of the videos that no source holds and that are in place, or were until they were withdrawn."""
+    """Name -> bytes of the videos that no source holds and that are in place, or were until they were withdrawn.
+
+    The arguments are those of `plan_placements`.
+    """
     paths = {path: video.name for path, video in targets.items() if video.name not in sources.files}
     gone = {path: name for path, name in paths.items() if path in withdrawn and path not in tree.files}
     placed = read_placed(dest) if gone else {}
@@ -96,15 +105,19 @@ def sizes_without_source(
 
 
 def files_to_compare(dest: Path, targets: dict[str, Video], sources: Sources, tree: Tree) -> dict[str, tuple[str, int]]:
-    """Name -> path and bytes of every video that is there: its source's, or where it has none its place's."""
+    """Name -> path and bytes of every video that is there: of its source or, where it has none, of its place.
+
+    The arguments are those of `plan_placements`.
+    """
     files = {video.name: str(dest / path) for path, video in targets.items() if path in tree.files}
     at_dest = {name: (path, os.path.getsize(path)) for name, path in files.items() if name not in sources.files}
     return at_dest | {name: (source.path, source.bytes) for name, source in sources.files.items()}
 
 
 def find_clashing(dest: Path, groups: list[list[str]]) -> list[list[str]]:
-    """Those of the groups of paths whose file names are one name to the disk of `dest`: tried, in a folder that is
-    removed again. Where nothing can be tried, which is where nothing can be placed either, none clash.
+    """Find the groups of paths whose file names are one name to the disk of `dest`, by trying them in a folder of it.
+
+    The folder is removed again. Where it cannot be made, nothing can be placed either, and no group is returned.
     """
     if not groups:
         return []

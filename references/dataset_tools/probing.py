@@ -1,4 +1,4 @@
-"""Decides whether a video is readable, and if not, says why in plain words.
+"""Decide whether a video is readable, and if not, say why in plain words.
 
 A video is readable if its first real video stream decodes to at least one frame, without a decode error and with every
 frame that its container promises. The functions here run in the calling process; workers.py guards against crashes.
@@ -35,24 +35,24 @@ KINDS = {
 class ProbeOptions(NamedTuple):
     """What counts as readable."""
 
-    prober: str = "av"
-    max_corrupt_frames: int = 0
+    prober: str = "av"  # a key of READERS
+    max_corrupt_frames: int = 0  # that are tolerated
     min_frames: int = 1
 
 
 class Verdict(NamedTuple):
-    """`status` is "ok", "bad", or "error" if the file could not be judged; `reason` may describe tolerated damage."""
+    """What a probe found."""
 
-    status: str
-    reason: str = ""
-    frames: int = 0
-    seconds: float = 0.0
-    promised_frames: int = 0
+    status: str  # "ok", "bad", or "error" if the file could not be judged
+    reason: str = ""  # of "ok": the damage that is tolerated
+    frames: int = 0  # that were decoded
+    seconds: float = 0.0  # from the first frame to the end of the last
+    promised_frames: int = 0  # those, and the ones that are missing or could not be decoded
     tail_is_missing: bool = False  # then no remux can repair it
 
 
 class NotReadable(Exception):
-    """Ends a probe with its reason."""
+    """The end of a probe, with its reason and status."""
 
     def __init__(self, reason: str, status: str = "bad"):
         super().__init__(reason)
@@ -60,13 +60,13 @@ class NotReadable(Exception):
 
 
 def require_prober(prober: str) -> None:
-    """Raises RuntimeError if the program that the prober needs is absent, does not run or is too old."""
+    """Raise RuntimeError if the program that the prober needs is absent, does not run or is too old."""
     if prober == "ffmpeg":
         require_ffmpeg()
 
 
 def probe(path: str, options: ProbeOptions) -> Verdict:
-    """Reads the whole file and judges it. Never raises for what a file holds."""
+    """Read the whole file and judge it. Never raises for what a file holds."""
     path = os.path.abspath(path)  # so that no name is taken for an option or a protocol
     av.logging.set_level(av.logging.ERROR)
     av.logging.set_skip_repeated(False)
@@ -104,7 +104,7 @@ def _read_and_judge(path: str, options: ProbeOptions) -> Verdict:
 
 
 def _require_readable_bytes(path: str) -> None:
-    """Raises OSError if the disk does not give the whole file, which FFmpeg takes for a file that ends there."""
+    """Raise OSError if the disk does not give the whole file, which FFmpeg takes for a file that ends there."""
     with open(path, "rb", buffering=0) as file:
         while file.read(READ_BYTES):
             report_progress()
@@ -171,23 +171,30 @@ def _require_decodable(stream: av.VideoStream) -> None:
 
 
 def judge(path: str, container, stream: av.VideoStream, reading: Reading, options: ProbeOptions) -> Verdict:
-    """The verdict on a reading."""
+    """The verdict on a reading.
+
+    Args:
+        path: the file.
+        container: the file, opened.
+        stream: the video stream that was read.
+        reading: the result of reading it.
+        options: what counts as readable.
+    """
     missing = count_missing_frames(path, container, stream, reading)
     lost = missing + count_swallowed_frames(reading)
     is_cut = complaint_concerns_video(container, stream, reading) or missing > 0
     damaged = max(reading.errors, reading.corrupt_frames + lost, int(is_cut))
     promised = reading.frames + lost
-    facts = dict(frames=reading.frames, seconds=reading.seconds, promised_frames=promised, tail_is_missing=is_cut)
     damage = _describe_damage(reading, missing, lost, promised)
+    verdict = Verdict("bad", damage, reading.frames, reading.seconds, promised, tail_is_missing=is_cut)
     if reading.frames == 0:
-        return Verdict("bad", damage or "gives no frame: it has a header, but no video data", **facts)
+        return verdict._replace(reason=damage or "gives no frame: it has a header, but no video data")
     if damaged > options.max_corrupt_frames:
-        return Verdict("bad", damage, **facts)
+        return verdict
     if reading.frames < options.min_frames:
-        return Verdict(
-            "bad", f"too few frames: {reading.frames}, but at least {options.min_frames} are required", **facts
-        )
-    return Verdict("ok", f"tolerated: {damage}" if damage else "", **facts)
+        reason = f"too few frames: {reading.frames}, but at least {options.min_frames} are required"
+        return verdict._replace(reason=reason)
+    return verdict._replace(status="ok", reason=f"tolerated: {damage}" if damage else "")
 
 
 def _describe_damage(reading: Reading, missing: int, lost: int, promised: int) -> str:
@@ -210,7 +217,8 @@ def _describe_damage(reading: Reading, missing: int, lost: int, promised: int) -
 def _explain_open_error(path: str, error: av.FFmpegError) -> str:
     if error.errno == errno.EIO:
         return "cut short within its header"
-    last_log = (error.log[2] if error.log else "").strip()
+    _, _, _, log = (*error.args, None, None)[:4]  # code, message, file and, where there is one, the last line logged
+    last_log = log[2].strip() if log else ""
     if last_log == "moov atom not found":
         with open(path, "rb") as file:
             if b"ftyp" in file.read(12):

@@ -31,7 +31,14 @@ def count_swallowed_frames(reading: Reading) -> int:
 
 
 def count_missing_frames(path: str, container: InputContainer, stream: av.VideoStream, reading: Reading) -> int:
-    """Frames that the container promises but does not hold, at least; 0 if the container makes no promise."""
+    """Frames that the container promises but does not hold, at least; 0 if the container makes no promise.
+
+    Args:
+        path: the file.
+        container: the file, opened.
+        stream: the video stream that was read.
+        reading: the result of reading it to its end.
+    """
     if stream.frames:
         missing = stream.frames - reading.packets - reading.empty_packets
         if missing > 0 and container.format.name == MOV:
@@ -45,7 +52,7 @@ def count_missing_frames(path: str, container: InputContainer, stream: av.VideoS
     if container.format.name == ASF and shortfall <= 0:
         shortfall = _missing_asf_seconds(path, reading)
     if shortfall > 0:
-        return max(math.ceil(shortfall * float(stream.average_rate or 1)), 1)
+        return math.ceil(shortfall * float(stream.average_rate or 1))
     return int(_ends_in_the_middle(path, container))
 
 
@@ -123,10 +130,10 @@ def _ends_in_the_middle(path: str, container: InputContainer) -> bool:
         while start + 8 <= size:
             file.seek(start)
             length, kind = struct.unpack(">I4s", file.read(8))
-            if length == 1:
-                length = struct.unpack(">Q", file.read(8).rjust(8, b"\0"))[0]
             if length == 0:  # reaches to the end
                 return False
+            if length == 1:  # the length has 64 bits; one that is cut off is as good as endless
+                length = struct.unpack(">Q", file.read(8).ljust(8, b"\xff"))[0]
             if length < 8 or start + length > size:
                 return kind in (b"moof", b"mdat")
             start += length

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from references.dataset_tools import moving, records
 
@@ -33,14 +34,14 @@ class Quarantine:
         return {entry["path"] for entry in self._entries().values() if entry["root"] == str(self.root)}
 
     def withdraw(self, path: str, reason: str) -> str:
-        """Moves `path` to the folder and gives its path there. Raises OSError where it cannot be moved, and stays."""
+        """Move `path` to the folder and return its path there. Raises OSError, with all as it was, where it cannot."""
         with self._locked():
             entry = self._plan("quarantine", path, reason)
             self._note(path, "quarantined")
             return self._carry_out(entry, lambda: moving.move(*self._ends(entry)))
 
     def replace(self, path: str, reason: str, remuxed: str) -> str:
-        """Puts the file `remuxed` in the place of `path`, in one rename; keeps the original in the folder."""
+        """Put the file `remuxed` in the place of `path`, in one rename; keep the original in the folder."""
         with self._locked():
             entry = self._plan("replace", path, reason, remuxed=moving.identify(remuxed))
             self._note(path, "remuxed")
@@ -53,14 +54,14 @@ class Quarantine:
             return self._carry_out(entry, keep_and_replace)
 
     def keep_remuxed(self, path: str, remuxed: str) -> str:
-        """Moves the file `remuxed`, made from `path`, to the folder, and gives its path there."""
+        """Move the file `remuxed`, made from `path`, to the folder, and return its path there."""
         with self._locked():
             kept = self._free_name(f"remuxed/{path}")
             moving.move(remuxed, str(self.folder / kept))
             return kept
 
     def settle(self) -> None:
-        """Finishes or undoes what a killed run left open, so that the journal tells where every original is."""
+        """Finish or undo what a killed run left open, so that the journal tells where every original is."""
         if not self.journal.exists():
             return
         with self._locked():
@@ -77,7 +78,7 @@ class Quarantine:
         return Counter(entry["root"] for entry in self._kept() if entry["root"] != str(self.root))
 
     def require_restorable(self, entry: dict) -> None:
-        """Raises OSError where `restore` would: the original is not in the folder, or its place is taken."""
+        """Raise OSError where `restore` would: the original is not in the folder, or its place is taken."""
         target, source = self._ends(entry)
         if not os.path.lexists(source):
             raise FileNotFoundError(f"{source} is not there any more")
@@ -87,7 +88,7 @@ class Quarantine:
                 raise FileExistsError(f"another file is in its place; move {target} away first")
 
     def restore(self, entry: dict) -> None:
-        """Puts one original back where it came from. Raises OSError where it cannot, as when the place is taken."""
+        """Put one original back where it came from. Raises OSError where it cannot, as when the place is taken."""
         with self._locked():
             self.require_restorable(entry)
             target, source = self._ends(entry)
@@ -122,8 +123,8 @@ class Quarantine:
         records.append_lines(self.journal, [line], durable=True)
 
     def _plan(self, action: str, path: str, reason: str, **facts) -> dict:
-        entry = {"id": uuid.uuid4().hex, "state": "planned", "action": action, "root": str(self.root), "path": path}
-        entry |= {"kept": self._free_name(path), "reason": reason, **facts}
+        entry: dict[str, Any] = {"id": uuid.uuid4().hex, "state": "planned", "action": action}
+        entry |= {"root": str(self.root), "path": path, "kept": self._free_name(path), "reason": reason, **facts}
         entry["identity"] = moving.identify(self._ends(entry)[0])
         self._write(**entry)
         return entry
@@ -169,7 +170,7 @@ class Quarantine:
         return kept
 
     def _note(self, path: str, status: str) -> None:
-        """Tells refactor_dataset.py, so that it does not put the file back."""
+        """Tell refactor_dataset.py, so that it does not put the file back."""
         record_root = _find_record_root(self.root, path)
         records.record_withdrawn(record_root, [os.path.relpath(self.root / path, record_root)], status)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from references.dataset_tools import names
+from references.dataset_tools.progress import printable_name
 
 try:
     import fcntl
@@ -74,7 +75,8 @@ def explained(path: Path) -> Iterator[None]:
     try:
         yield
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise RecordError(f"{path} holds lines that this script did not write; move it away") from error
+        shown = printable_name(str(path))
+        raise RecordError(f"{shown} holds lines that this script did not write; move it away") from error
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from references.dataset_tools.names import IS_UTF8, is_invisible, to_name
+from references.dataset_tools.progress import printable_name
 
 KEYS = ("video_path", "label", "split")
 
@@ -47,11 +48,12 @@ def read_release(labels: Path, split_is_optional: bool = False) -> list[Video]:
     Raises ReleaseError where the file is not a list of entries `{"video_path", "label", "split"}`, where that list is
     empty, or where a name in it would lead out of the destination.
     """
-    entries = _parse(labels)
+    shown = printable_name(str(labels))
+    entries = _parse(labels, shown)
     if not isinstance(entries, list):
-        raise ReleaseError(f"{labels}: {_describe_other(entries, labels)}")
+        raise ReleaseError(f"{shown}: {_describe_other(entries, labels)}")
     if not entries:
-        raise ReleaseError(f"{labels}: is an empty list; it must hold an entry for every video")
+        raise ReleaseError(f"{shown}: is an empty list; it must hold an entry for every video")
     default_split = "train" if split_is_optional else None
     videos: dict[Video, None] = {}
     for index, entry in enumerate(entries):
@@ -59,25 +61,25 @@ def read_release(labels: Path, split_is_optional: bool = False) -> list[Video]:
             videos[_read_entry(entry, default_split)] = None
         except ReleaseError as error:
             text = json.dumps(entry)
-            raise ReleaseError(f"{labels}: entry {index} ({text[:200]}): {error}") from None
+            raise ReleaseError(f"{shown}: entry {index} ({text[:200]}): {error}") from None
     return list(videos)
 
 
-def _parse(labels: Path) -> object:
+def _parse(labels: Path, shown: str) -> object:
     data = labels.read_bytes()
     if not data.strip():
-        raise ReleaseError(f"{labels}: is empty")
+        raise ReleaseError(f"{shown}: is empty; it must be a JSON list with an entry for every video")
     try:
         return json.loads(data, object_pairs_hook=_to_object)
     except UnicodeDecodeError as error:
-        raise ReleaseError(f"{labels}: is not text in UTF-8 ({error}); save it as UTF-8") from None
+        raise ReleaseError(f"{shown}: is not text in UTF-8 ({error}); save it as UTF-8") from None
     except (ValueError, RecursionError) as error:
         if _is_json_lines(data):
             raise ReleaseError(
-                f"{labels}: holds one JSON object a line (JSON Lines), not a list of entries; make it a list: "
+                f"{shown}: holds one JSON object a line (JSON Lines), not a list of entries; make it a list: "
                 + _python("[json.loads(line) for line in sys.stdin if line.strip()]", labels)
             ) from None
-        raise ReleaseError(f"{labels}: is not JSON: {error}") from None
+        raise ReleaseError(f"{shown}: is not JSON: {error}") from None
 
 
 def _to_object(pairs: list[tuple[str, object]]) -> dict:
@@ -102,7 +104,7 @@ def _python(expression: str, labels: Path) -> str:
 
 
 def _describe_other(value: object, labels: Path) -> str:
-    """What a JSON is that is not a list, and what to do about it."""
+    """What the JSON is instead of a list, and what to do about it."""
     if not isinstance(value, dict):
         return f"is {json.dumps(value)[:50]}, not a list of entries"
     if "video_path" in value:
@@ -129,12 +131,12 @@ def _read_entry(entry: object, default_split: str | None) -> Video:
     problems = _name_problem(video.name), _folder_problem(video.label), _folder_problem(video.split)
     if any(problems):
         key, text, problem = next(found for found in zip(KEYS, video, problems, strict=True) if found[2])
-        raise ReleaseError(f'its {key} "{text}" {problem}, so it cannot name a file or folder')
+        raise ReleaseError(f'its {key} "{printable_name(text)}" {problem}, so it cannot name a file or folder')
     return video if IS_UTF8 else Video(*map(to_name, video))
 
 
 def _describe_unusable(entry: dict, values: dict[str, object]) -> str:
-    """Why an entry cannot be used of whose `values` (by key) one is not a string, and what to do about it."""
+    """Why an entry whose `values` (by key) are not all strings cannot be used, and what to do about it."""
     key, value = next((key, value) for key, value in values.items() if not isinstance(value, str))
     if key in entry:
         found = f'its "{key}" is {json.dumps(value)[:50]}, not a string'

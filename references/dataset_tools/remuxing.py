@@ -1,4 +1,4 @@
-"""What a worker does with one file: checks it and, if it is bad, tries a remux."""
+"""What a worker does with one file: check it and, if it is bad, try a remux."""
 
 import contextlib
 import os
@@ -20,7 +20,7 @@ class Inspection(NamedTuple):
 
 
 def inspect(path: str, options: ProbeOptions, remux_to: str | None) -> Inspection:
-    """Probes `path`; if it is bad and a remux repairs it, leaves the remux at `remux_to`."""
+    """Probe `path`; if it is bad and a remux repairs it, leave the remux at `remux_to`."""
     verdict = probe(path, options)
     # What is missing stays missing: a stream copy would only make the loss look whole.
     if verdict.status != "bad" or remux_to is None or verdict.tail_is_missing or not verdict.frames:
@@ -38,7 +38,7 @@ def inspect(path: str, options: ProbeOptions, remux_to: str | None) -> Inspectio
 
 
 def remux(path: str, target: str) -> None:
-    """Copies the streams of `path`, undecoded, into a new container of the same kind at `target`."""
+    """Copy the streams of `path`, undecoded, into a new container of the same kind at `target`."""
     path, target = os.path.abspath(path), os.path.abspath(target)
     with contextlib.ExitStack() as files:
         source = files.enter_context(open_video(path))
@@ -52,7 +52,7 @@ def remux(path: str, target: str) -> None:
         }
         for packet in demux_packets(source, [source.streams[index] for index in streams]):
             report_progress()
-            if packet.dts is not None:  # the last packet of a stream only says that it ends
+            if packet.size or packet.dts is not None:  # the last packet of a stream only says that it ends
                 packet.stream = streams[packet.stream.index]
                 output.mux(packet)
     with open(target, "r+b") as file:

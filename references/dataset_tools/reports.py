@@ -1,4 +1,4 @@
-"""What a run tells: what was done, which videos it concerns, and the files of `refactor_dataset.py --report-dir`."""
+"""What a run reports: what was done, which videos it concerns, and the files of `refactor_dataset.py --report-dir`."""
 
 import csv
 import json
@@ -81,7 +81,7 @@ def prepare(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for path in files_in(folder):
         if path.is_dir():
-            raise IsADirectoryError(f"{path} is a folder, so the report cannot be written")
+            raise IsADirectoryError(f"{printable_name(str(path))} is a folder, so the report cannot be written")
         partial = _partial(path)
         partial.touch()
         partial.unlink()

@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 from references.dataset_tools.names import composed, to_name, to_text
+from references.dataset_tools.progress import printable_name
 from references.dataset_tools.release import ReleaseError, Video, class_folder
 
 SPLITS = ("train", "val")  # the folders that check_videos.py and training look at
@@ -15,7 +16,7 @@ def read_classes(path: Path) -> list[str]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ReleaseError(f"{path}: is not text in UTF-8 ({error}); save it as UTF-8") from None
+        raise ReleaseError(f"{printable_name(str(path))}: is not text in UTF-8 ({error}); save it as UTF-8") from None
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 

@@ -8,12 +8,12 @@ from references.dataset_tools.names import composed
 
 
 class SourceFile(NamedTuple):
-    """A file in one of the sources, as the directory told of it."""
+    """A file in one of the sources."""
 
-    path: str
+    path: str  # of the file itself, where it was found through a symbolic link
     bytes: int
     mtime_ns: int
-    device: int
+    device: int  # the number of its file system
     inode: int
     through_link: bool = False  # it, or a folder on the way to it, is a symbolic link in the source
 
@@ -28,10 +28,16 @@ class Sources(NamedTuple):
 
 
 def find_sources(srcs: list[Path], wanted: set[str], skip: Path, listed: set[str] | None = None) -> Sources:
-    """Look for the `wanted` file names in the sources and their folders, but not in `skip` or in hidden folders.
+    """Look for files by their names, in the sources and all their folders but hidden ones.
 
-    `listed` are all names of the release, where `wanted` are only some. A name is found in whichever Unicode form the
-    disk holds it. Symbolic links are followed, after all else; but not to `skip`, nor to a folder that holds a source.
+    A name is found in whichever Unicode form the disk holds it. Symbolic links are followed, after all else; but not to
+    `skip`, nor to a folder that holds a source.
+
+    Args:
+        srcs: the source folders; of a name that is in several, the first counts.
+        wanted: the file names.
+        skip: a folder that is not searched.
+        listed: all names of the release, where `wanted` are only some.
     """
     listed = wanted if listed is None else listed
     found = Sources({}, {}, [], [])

@@ -41,7 +41,7 @@ class CheckedFiles:
         return verdict if facts == [stat.st_size, stat.st_mtime_ns] else None
 
     def remember(self, path: str, stat: os.stat_result, verdict: Verdict) -> None:
-        """Notes a readable file. `stat` must be of before it was read, so that a change since is seen."""
+        """Note a readable file. `stat` must be of before it was read, so that a change since is seen."""
         if self.path is None:
             return
         self._unwritten.append([path, stat.st_size, stat.st_mtime_ns, self.options, verdict])
@@ -49,6 +49,6 @@ class CheckedFiles:
             self._write()
 
     def _write(self) -> None:
-        if self._unwritten:
+        if self.path is not None and self._unwritten:
             append_lines(self.path, self._unwritten)
             self._unwritten = []

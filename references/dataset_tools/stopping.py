@@ -1,19 +1,33 @@
-"""How a dataset script ends: errors that its user can mend, Ctrl-C and SIGTERM, a reader that went away."""
+"""How a dataset script ends: wrong usage, errors that its user can mend, Ctrl-C, SIGTERM, a reader that went away."""
 
+import argparse
 import contextlib
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from typing import NoReturn
 
-from references.dataset_tools.progress import printable
+from references.dataset_tools.progress import printable, printable_name
 
 INTERRUPTED, TERMINATED = 130, 143  # as a shell reports a death by SIGINT and by SIGTERM
 
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM, the request of a job system or a service to end: it stops the work just as Ctrl-C does."""
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """A parser that takes no part of a flag's name, and whose errors are one line that is safe to print."""
+
+    def __init__(self, description: str | None):
+        super().__init__(
+            description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        )
+
+    def error(self, message: str) -> NoReturn:
+        super().error(printable_name(message))
 
 
 def exit_code_of(work: Callable[[], int], expected: tuple[type[Exception], ...], stopped: str) -> int:

@@ -1,4 +1,4 @@
-"""Finds the files of a tree that are to be checked."""
+"""Find the files of a tree that are to be checked."""
 
 import errno
 import os

@@ -18,18 +18,18 @@ PROGRESS, DONE = "progress", "done"  # kinds of messages from a worker
 
 
 class Task(NamedTuple):
-    """A call to make in a worker; `function` must be importable there."""
+    """A call to make in a worker."""
 
-    key: Any
-    function: Callable
+    key: Any  # by which its result is known
+    function: Callable  # that can be imported in the worker
     args: tuple
 
 
 class WorkerFailure(NamedTuple):
-    """Takes the place of a result. `is_inputs_fault` is False for an error in the function itself."""
+    """What a task that failed has in place of a result."""
 
     reason: str
-    is_inputs_fault: bool = True
+    is_inputs_fault: bool = True  # False for an error in the function itself
 
 
 class Worker:
@@ -61,18 +61,19 @@ class Worker:
         return kind, content
 
     def stop(self) -> int:
-        """Kills the process and what it has started, and returns its exit code."""
-        if self.is_ready and self.process.is_alive() and hasattr(os, "killpg"):  # not on Windows
+        """Kill the process and what it has started, and return its exit code."""
+        pid = self.process.pid
+        if pid is not None and self.is_ready and self.process.is_alive() and hasattr(os, "killpg"):  # not on Windows
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.process.pid, signal.SIGKILL)
+                os.killpg(pid, signal.SIGKILL)
         self.process.kill()
         self.process.join()
         self.pipe.close()
-        return self.process.exitcode
+        return self.process.exitcode or 0
 
 
 class WorkerPool:
-    """Runs tasks in worker processes. To be used as a context manager.
+    """Worker processes that run tasks; a context manager.
 
     A worker has one task at a time, so its death or a timeout concerns that task alone.
 
@@ -94,11 +95,13 @@ class WorkerPool:
             worker.stop()
 
     def run(self, tasks: Iterable[Task]) -> Iterator[tuple[Any, Any]]:
-        """Yields `(key, result or WorkerFailure)` for every task, in the order of completion.
+        """Yield `(key, result or WorkerFailure)` for every task, in the order of completion.
 
         Raises RuntimeError if a worker cannot even start.
         """
-        waiting, again, deaths = iter(tasks), [], Counter()
+        waiting = iter(tasks)
+        again: list[Task] = []
+        deaths: Counter[Any] = Counter()
         while True:
             for worker in self.workers:
                 if worker.is_ready and worker.task is None:
@@ -123,9 +126,11 @@ class WorkerPool:
                     continue
                 if kind == DONE and task is not None:
                     yield task.key, result
-            for worker in [worker for worker in self.workers if worker.deadline <= time.monotonic()]:
-                self._replace(worker)
-                yield worker.task.key, WorkerFailure(f"no progress for {self.timeout:g} seconds: it hangs")
+            for worker in list(self.workers):
+                task = worker.task
+                if task is not None and worker.deadline <= time.monotonic():
+                    self._replace(worker)
+                    yield task.key, WorkerFailure(f"no progress for {self.timeout:g} seconds: it hangs")
 
     def _wait(self) -> list[Worker]:
         """The workers that have sent something or died, as soon as there is one or a deadline has passed."""
@@ -165,7 +170,7 @@ _reports: _ProgressReports | None = None  # only in a worker
 
 
 def report_progress() -> None:
-    """Tells the pool that the worker's task advances, which gives it the whole timeout again. Cheap; call it often.
+    """Tell the pool that the worker's task advances, which gives it the whole timeout again. Cheap; call it often.
 
     Does nothing outside a worker.
     """
@@ -197,7 +202,7 @@ def _work(pipe: connection.Connection, timeout: float, memory_bytes: int) -> Non
 
 
 def _leave_terminal() -> None:
-    """Lets Ctrl-C reach only the parent, and the worker be stopped together with the processes that it starts."""
+    """Let Ctrl-C reach only the parent, and the worker be stopped together with the processes that it starts."""
     if hasattr(os, "setsid"):
         os.setsid()
     else:  # Windows: what a worker has started outlives it

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runtime.arguments import check_folders, check_inputs, check_outputs
+from runtime.files import check_writable, file_identity
 from runtime.script import run_script
 from training import options
 from training.option_checks import checked_device
@@ -41,6 +43,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("give two checkpoints or more")
     if args.greedy and args.data_path is None:
         parser.error("--greedy validates: add --data-path")
+    check_folders(parser, [("--cache-dir", args.cache_dir)])
     check_paths(parser, args.checkpoints, args.output)
     return run_script(lambda: run(args, checked_device(parser, args.device)))
 
@@ -49,15 +52,20 @@ def run(args: argparse.Namespace, device: "torch.device") -> None:
     """Reads, chooses, averages, writes."""
     # Heavy imports come after parsing, so that --help and wrong usage do not wait for torch.
     from caching.splits import ClipOptions, open_clips
-    from network.checkpoint import Checkpoint
+    from network.checkpoint import Checkpoint, CheckpointError
     from network.trained_model import load_trained_model
     from training.weight_averaging import averaged, check_alike, choose_greedily, validation_on
     from videos.folder import VideoFolder
 
+    check_writable("--output", args.output)
     checkpoints = [Checkpoint.read(path) for path in args.checkpoints]
     check_alike(args.checkpoints, checkpoints)
     chosen = list(range(len(checkpoints)))
     if args.greedy:
+        if any(checkpoint.seen_data == args.data_path.resolve() for checkpoint in checkpoints):
+            raise CheckpointError(
+                "--greedy chooses by the videos of val/, which --train-on-val has trained on: leave it out"
+            )
         trained = load_trained_model(args.checkpoints[0])
         clip_options = ClipOptions(
             trained.preprocessing,
@@ -77,24 +85,13 @@ def run(args: argparse.Namespace, device: "torch.device") -> None:
 
 def check_paths(parser: argparse.ArgumentParser, checkpoints: Sequence[Path], output: Path) -> None:
     """Refuses a checkpoint given twice, and an output that would replace one."""
-    if output.is_dir():
-        parser.error(f"--output {output} is a folder: give the name of a file")
     seen: dict[Any, Path] = {}
     for path in checkpoints:
         other = seen.setdefault(file_identity(path), path)
         if other is not path:
             parser.error(f"{other} and {path} are the same file, which would count twice: give it once")
-    if file_identity(output) in seen:
-        parser.error(f"--output {output} is one of the checkpoints and would replace it: give another name")
-
-
-def file_identity(path: Path) -> Any:
-    """The same for all names of a file: train.py gives the checkpoint of an epoch several, as hard links."""
-    try:
-        status = path.stat()
-    except OSError:  # there is none yet
-        return path.resolve()
-    return status.st_dev, status.st_ino
+    check_inputs(parser, [("FILE.pth", path) for path in checkpoints])
+    check_outputs(parser, [("--output", output)], checkpoints)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runtime.arguments import positive_int
-from runtime.files import write_json
+from runtime.arguments import check_folders, check_outputs, positive_int
+from runtime.files import check_writable, write_json
 from runtime.script import run_script
 from training import options
 from training.option_checks import checked_device
@@ -37,6 +37,12 @@ def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
     parser.add_argument("benchmarks", nargs="+", choices=BENCHMARKS, metavar="NAME", help=", ".join(BENCHMARKS))
     parser.add_argument(
         "--data-path", type=Path, metavar="DIR", help="any folder with videos in it (some are generated)"
+    )
+    parser.add_argument(
+        "--model",
+        default=options.MODELS[0],
+        choices=options.MODELS,
+        help=f"of step, epoch and model ({options.MODELS[0]})",
     )
     options.add_device_argument(parser)
     options.add_amp_argument(parser)
@@ -67,22 +73,28 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.workers == 0:
         parser.error("--workers 0: benchmarks measure worker processes: give 1 or more")
-    return run_script(lambda: run(args, checked_device(parser, args.device)))
+    check_folders(parser, [("--data-path", args.data_path), ("--scratch", args.scratch)], must_exist=True)
+    check_outputs(parser, [("--json", args.json)], [])
+    return run_script(lambda: run(parser, args, checked_device(parser, args.device)))
 
 
-def run(args: argparse.Namespace, device: "torch.device") -> None:
+def run(parser: argparse.ArgumentParser, args: argparse.Namespace, device: "torch.device") -> None:
     """Videos, the benchmarks asked for, figures."""
     # Heavy imports come after parsing, so that --help and wrong usage do not wait for torch.
     from benchmarks.measuring import AnyVideos, BenchmarkOptions, generated_videos
     from clips.preprocessing import Preprocessing
     from network.precision import resolve_amp
 
+    given = AnyVideos(args.data_path) if args.data_path else None
+    check_outputs(parser, [("--json", args.json)], map(given.path, range(len(given))) if given else [])
+    if args.json:
+        check_writable("--json", args.json)
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="benchmark-", dir=args.scratch) as folder:
         scratch = Path(folder)
         resize_size, crop_size = tuple(args.resize_size), tuple(args.crop_size)
         setup = BenchmarkOptions(
-            videos=AnyVideos(args.data_path) if args.data_path else generated_videos(scratch / "videos"),
+            videos=given or generated_videos(scratch / "videos"),
             scratch=scratch,
             device=str(device),
             amp=resolve_amp(args.amp, device),
@@ -91,6 +103,7 @@ def run(args: argparse.Namespace, device: "torch.device") -> None:
             rounds=args.rounds,
             batch_size=args.batch_size,
             steps=args.steps,
+            model=args.model,
         )
         for name in args.benchmarks:
             module = importlib.import_module(f"benchmarks.{BENCHMARKS[name]}")

@@ -4,8 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from runtime.arguments import non_negative_int
-from runtime.files import printable
+from runtime.arguments import check_outputs, non_negative_int
+from runtime.files import check_writable, printable
 from runtime.script import run_script
 
 
@@ -25,15 +25,19 @@ def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the script: 0 when done, 1 when the runs cannot be compared, 2 on wrong usage."""
-    args = get_args_parser().parse_args(argv)
-    return run_script(lambda: run(args))
+    parser = get_args_parser()
+    args = parser.parse_args(argv)
+    return run_script(lambda: run(parser, args))
 
 
-def run(args: argparse.Namespace) -> None:
+def run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Reads, compares, and prints."""
     # Heavy imports come after parsing, so that --help and wrong usage do not wait for them.
-    from evaluation.predictions import Comparison, read_predictions, write_changes
+    from evaluation.predictions import Comparison, predictions_file, read_predictions, write_changes
 
+    check_outputs(parser, [("--output", args.output)], map(predictions_file, (args.run_a, args.run_b)))
+    if args.output:
+        check_writable("--output", args.output)
     comparison = Comparison.of(read_predictions(args.run_a), read_predictions(args.run_b))
     if args.output:
         write_changes(args.output, comparison.changes())

@@ -1,22 +1,17 @@
 """Exports the network of a checkpoint to ONNX for a device, float or int8, and proves that it computes what validation
-computes before it is written.
+computes before it is written. Of torchvision's networks r2plus1d_18, r3d_18 and mc3_18 consist of what devices accept.
 """
 
 import argparse
 import sys
-import tempfile
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from runtime.arguments import non_negative_float, positive_int
+from runtime.arguments import check_folders, check_inputs, check_outputs, non_negative_float, positive_int
 from runtime.errors import require
-from runtime.files import replaced_file
+from runtime.files import check_writable, replaced_file
 from runtime.script import run_script
 from training import options
-
-if TYPE_CHECKING:
-    from caching.splits import Clips
-    from network.trained_model import TrainedModel
 
 LAYOUTS = ("NCTHW", "NTHWC")
 NORMALIZE = ("inside", "outside")
@@ -35,16 +30,21 @@ def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
         "--normalize", default="inside", choices=NORMALIZE, help="normalize inside the network, or before it (inside)"
     )
     parser.add_argument("--dynamic-batch", action="store_true", help="any number of clips at once instead of one")
-    parser.add_argument("--opset", default=DEFAULT_OPSET, type=int, metavar="N", help=f"ONNX opset ({DEFAULT_OPSET})")
+    parser.add_argument(
+        "--opset", default=DEFAULT_OPSET, type=positive_int, metavar="N", help=f"ONNX opset ({DEFAULT_OPSET})"
+    )
     parser.add_argument(
         "--classes-file", type=Path, metavar="FILE", help="class names, one a line, for a checkpoint without them"
     )
+    options.add_class_map_argument(parser)
     data = parser.add_argument_group("proof on videos")
     data.add_argument("--data-path", type=Path, metavar="DIR", help="also compare on the videos DIR/val/<class>/")
     data.add_argument("--cache-dir", type=Path, metavar="DIR", help="folder of the index (<data-path>/.clip_cache)")
     options.add_skip_unreadable_argument(data)
     options.add_workers_argument(data)
-    data.add_argument("--dump-tensors", type=Path, metavar="DIR", help="write the val clips as tensors for a device")
+    data.add_argument(
+        "--dump-tensors", type=Path, metavar="DIR", help="write the val clips for a device: .npy, and .h5 for AI Hub"
+    )
     int8 = parser.add_argument_group("quantization")
     int8.add_argument("--quantize", choices=("int8",), help="write int8 to --output, and float to <output>_float.onnx")
     int8.add_argument(
@@ -67,8 +67,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Refuses arguments that do not go together, and fills in what depends on others."""
-    if args.output.is_dir():
-        parser.error(f"--output {args.output} is a folder: name a file in it")
+    check_inputs(parser, [("CHECKPOINT", Path(args.checkpoint)), ("--classes-file", args.classes_file)])
+    check_folders(parser, [("--cache-dir", args.cache_dir), ("--dump-tensors", args.dump_tensors)])
+    outputs = [("--output", path) for path in output_files(args)]
+    check_outputs(parser, outputs, [args.checkpoint, args.classes_file])
     for flag in ("quantize", "dump_tensors"):
         if getattr(args, flag) and args.data_path is None:
             parser.error(f"--{flag.replace('_', '-')} needs videos: give --data-path")
@@ -76,6 +78,12 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
         parser.error("--keep-float is about --quantize: give both")
     if args.cache_dir is None and args.data_path is not None:
         args.cache_dir = args.data_path / ".clip_cache"
+
+
+def output_files(args: argparse.Namespace) -> list[Path]:
+    """The network to write, and with --quantize the float one before it."""
+    float_file = args.output.with_name(f"{args.output.stem}_float.onnx")
+    return [float_file, args.output] if args.quantize else [args.output]
 
 
 def check_opset(parser: argparse.ArgumentParser, opset: int) -> None:
@@ -87,62 +95,51 @@ def check_opset(parser: argparse.ArgumentParser, opset: int) -> None:
 
 def run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Model, data, export, proof, quantization, files."""
-    for name in ("onnx", "onnxscript", "onnxruntime"):
+    check_writable("--output", args.output)
+    if args.dump_tensors:
+        check_writable("--dump-tensors", args.dump_tensors / "manifest.jsonl")
+    for name in ("onnx", "onnxscript", "onnxruntime", *(["h5py"] if args.dump_tensors else [])):
         require(name)
     check_opset(parser, args.opset)
     # Heavy imports come after parsing, so that --help and wrong usage do not wait for torch.
     from deployment import parity
-    from deployment.device_tensors import dump_tensors
-    from deployment.onnx_network import QUANTIZATION_OPERATORS, DeviceFormat, to_onnx
+    from deployment.device_tensors import dump_tensors, open_official_clips
+    from deployment.onnx_network import QUANTIZATION_OPERATORS, DeviceFormat
     from deployment.quantization import calibration_tensors, quantize_int8
+    from network.class_map import check_class_map
     from network.trained_model import load_trained_model
 
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=args.output.parent):
-        pass  # the folder can be written to: better known now than after the work
     model = load_trained_model(args.checkpoint, args.classes_file)
+    if args.class_map:
+        check_class_map(args.class_map, model.classes, args.checkpoint)
     device_format = DeviceFormat(args.layout, args.normalize, args.dynamic_batch, args.opset)
-    val = open_split(args, model, "val") if args.data_path else None
-    train = open_split(args, model, "train") if args.quantize else None
+    open_split = partial(
+        open_official_clips,
+        model=model,
+        cache_dir=args.cache_dir,
+        skip_unreadable=args.skip_unreadable,
+        num_workers=args.workers,
+    )
+    val = open_split(args.data_path / "val") if args.data_path else None
+    train = open_split(args.data_path / "train") if args.quantize else None
 
-    proto = to_onnx(model, device_format)
-    parity.check_structure(proto, "float")
-    networks: dict[str, parity.Network] = {"PyTorch": parity.TorchNetwork(model)}
-    networks["float"] = parity.OnnxNetwork(proto.SerializeToString(), device_format, model.preprocessing)
-    clips = parity.random_clips(model.preprocessing)
-    difference = parity.check_parity(networks["PyTorch"](clips), networks["float"](clips))
-    print(f"parity: {len(clips)} random clips, largest difference in logits {difference:.2g}, same classes")
-    files = {args.output: proto}
+    proto, networks = parity.export(model, device_format)
+    contents = [proto]
     if train is not None:
         tensors = calibration_tensors(train, model, device_format, args.calibration_clips)
         quantized = quantize_int8(proto, tensors, args.keep_float)
         parity.check_structure(quantized, "int8", QUANTIZATION_OPERATORS)
         networks["int8"] = parity.OnnxNetwork(quantized.SerializeToString(), device_format, model.preprocessing)
-        files = {args.output.with_name(f"{args.output.stem}_float.onnx"): proto, args.output: quantized}
+        contents = [proto, quantized]
     if val is not None:
         parity.prove_on_videos(networks, val, len(model.classes), args.max_drop)
-    parity.print_latencies(networks, clips[:1])
+    parity.print_latencies(networks, parity.random_clips(model.preprocessing, 1))
     if args.dump_tensors and val is not None:
         print(f"wrote {dump_tensors(args.dump_tensors, val, device_format, model.preprocessing)}")
-    for path, content in files.items():
+    for path, content in zip(output_files(args), contents, strict=True):
         with replaced_file(path) as file:
             file.write(content.SerializeToString())
         print(f"wrote {path}, {path.stat().st_size / 2**20:.1f} MiB")
-
-
-def open_split(args: argparse.Namespace, model: "TrainedModel", split: str) -> "Clips":
-    """The official clips of a split, from the videos in float."""
-    from caching.splits import ClipOptions, open_clips
-    from videos.folder import VideoFolder
-
-    clip_options = ClipOptions(
-        model.preprocessing,
-        cache_dir=args.cache_dir,
-        skip_unreadable=args.skip_unreadable,
-        batch_size=1,
-        num_workers=args.workers,
-    )
-    return open_clips(VideoFolder(args.data_path / split, model.classes), clip_options)
 
 
 if __name__ == "__main__":

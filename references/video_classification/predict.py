@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from runtime.arguments import positive_int
-from runtime.files import replaced_file
+from runtime.arguments import check_folders, check_inputs, check_outputs, positive_int
+from runtime.files import check_writable, replaced_file
 from runtime.script import run_script
 from training import options
 from training.option_checks import checked_device
@@ -56,28 +56,37 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the script: 0 when done, 1 when a video could not be read or nothing could be done, 2 on wrong usage."""
     parser = get_args_parser()
     args = parser.parse_args(files_first(sys.argv[1:] if argv is None else argv))
-    if args.output is not None and args.output.is_dir():
-        parser.error(f"--output {args.output} is a folder: name a file in it")
-    return run_script(lambda: run(args, checked_device(parser, args.device)))
+    if args.output is None and sys.stdout is None:
+        parser.error("standard output is closed: name a file with --output")
+    check_inputs(parser, [("CHECKPOINT", Path(args.checkpoint)), ("--classes-file", args.classes_file)])
+    check_folders(parser, [("--annotate", args.annotate)])
+    check_outputs(parser, [("--output", args.output)], [args.checkpoint, args.classes_file])
+    return run_script(lambda: run(parser, args, checked_device(parser, args.device)))
 
 
-def run(args: argparse.Namespace, device: "torch.device") -> int:
-    """Model, videos, predictions, copies."""
+def run(parser: argparse.ArgumentParser, args: argparse.Namespace, device: "torch.device") -> int:
+    """Videos, model, predictions, copies."""
     # Heavy imports come after parsing, so that --help and wrong usage do not wait for torch.
-    from deployment.annotating import plan_copies, write_copies
+    from deployment.annotating import destinations, prepare_copies, write_copies
     from deployment.prediction import FORMATTERS, Prediction, predict
     from deployment.video_files import find_videos, read_clips
     from network.acceleration import freed_memory_kept
     from network.trained_model import load_trained_model
     from runtime.progress import Progress
 
+    paths = find_videos(args.videos)
+    copies = destinations(paths, args.annotate) if args.annotate else []
+    outputs = [("--output", args.output), *(("--annotate", copy) for copy in copies)]
+    check_outputs(parser, outputs, [args.checkpoint, args.classes_file, *paths])
+    if args.output is not None:
+        check_writable("--output", args.output)
+    if copies:
+        prepare_copies(args.annotate)
     model = load_trained_model(args.checkpoint, args.classes_file)
     if args.frame_selection:
         preprocessing = dataclasses.replace(model.preprocessing, frame_selection=args.frame_selection)
         model = dataclasses.replace(model, preprocessing=preprocessing)
     model.network.to(device)
-    paths = find_videos(args.videos)
-    copies = plan_copies(args.annotate, paths) if args.annotate else []
     top_k = min(args.top_k, len(model.classes))
     print(settings_line(model, device, len(paths), args.clips_per_video), file=sys.stderr)
     done: list[Prediction] = []

@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from runtime.arguments import seed
+from runtime.arguments import check_folders, seed
 from runtime.errors import UserError
 from runtime.script import run_script
 
@@ -63,9 +63,18 @@ def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Runs the script: 0 when done, 1 when a step failed."""
     argv = sys.argv[1:] if argv is None else argv
-    args = get_args_parser().parse_args(argv)
+    parser = get_args_parser()
+    args = parser.parse_args(argv)
+    check_folders(parser, [("--output-dir", args.output_dir)])
+    if args.weights and is_within(args.weights, args.output_dir):
+        parser.error(f"--weights {args.weights} is in --output-dir, where the run would replace it: choose another")
     same_command = shlex.join(["python", sys.argv[0], *argv])
     return run_script(lambda: run_pipeline(args.output_dir, args.weights, args.seed), resume_command=same_command)
+
+
+def is_within(weights: str, folder: Path) -> bool:
+    """Whether the weights are a file below the folder, links followed."""
+    return Path(os.path.realpath(folder)) in Path(os.path.realpath(weights)).parents
 
 
 def run_pipeline(output_dir: Path, weights: str | None, seed: int) -> None:
@@ -83,7 +92,7 @@ def run_pipeline(output_dir: Path, weights: str | None, seed: int) -> None:
 def check_output_dir(output_dir: Path, weights: str | None) -> None:
     """Raises StepError if a run in this folder, which would be continued, began with other weights."""
     earlier = output_dir / "run" / "args.json"
-    if earlier.exists() and (other := json.loads(earlier.read_text()).get("weights")) != weights:
+    if earlier.exists() and (other := json.loads(earlier.read_text(encoding="utf-8")).get("weights")) != weights:
         raise StepError(f"{output_dir} holds a run that began with --weights {other}: choose another --output-dir")
 
 
@@ -132,8 +141,9 @@ def run(command: list[str]) -> str:
     lines = []
     # The command's progress bar may stand where the line comes.
     clear = "\r\033[K" if sys.stdout.isatty() and sys.stderr.isatty() else ""
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True, env=environment) as process:
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
+    whole = [sys.executable, *command]
+    with subprocess.Popen(whole, stdout=subprocess.PIPE, encoding="utf-8", env=environment) as process:
         for line in process.stdout or ():
             print(f"{clear}{line}", end="", flush=True)
             lines.append(line)

@@ -39,8 +39,9 @@ def main(argv: list[str] | None = None) -> int:
 def run(args: argparse.Namespace, command: ResumeCommand) -> None:
     """Data, model, optimizer, resume, loop; with --test-only data, model, validation."""
     # Heavy imports come after parsing, so that --help and wrong usage do not wait for torch.
+    from network.checkpoint import BEST, NEWEST
     from reporting.html_report import REPORT
-    from runtime.distributed import print_main
+    from runtime.distributed import broadcast_object, print_main
     from training import loop, recipe, running
     from training.overfitting import check_overfits
     from training.planning import print_plan
@@ -59,20 +60,21 @@ def run(args: argparse.Namespace, command: ResumeCommand) -> None:
         running.test(args, start, device, begin)
         return
 
+    teachers = recipe.load_teachers(args, start.classes)
     train_clips, val_clips = recipe.load_clips(args, start.classes)
-    targets = recipe.load_targets(args, train_clips)
     network, train_inputs, val_inputs = recipe.load_network(args, start, device), train_clips, val_clips
+    targets = recipe.load_targets(args, train_clips, network.precision, teachers)
     if args.cache_features:
         network, train_inputs, val_inputs = recipe.load_features(args, network, train_clips, val_clips)
     trainer = recipe.load_trainer(args, network, targets, train_inputs)
-    progress = recipe.resume(args, start, trainer)
+    progress = recipe.resume(args, start, trainer, train_inputs, val_inputs)
 
     if progress.epoch < args.epochs:
         epochs = range(progress.epoch, args.epochs)
         running.print_start(args, start, network, val_inputs, train_inputs, epochs, targets.counted_by)
     else:
         print_main(f"Nothing is left to train: the next epoch is {progress.epoch}, --epochs {args.epochs}")
-        if start.path is None or (args.output_dir / REPORT).is_file():
+        if not start.continues(args.output_dir) or broadcast_object((args.output_dir / REPORT).is_file()):
             return
     if args.sanity_overfit:
         check_overfits(trainer, train_inputs)
@@ -80,11 +82,12 @@ def run(args: argparse.Namespace, command: ResumeCommand) -> None:
     log = running.open_log(args, start, progress)
     shown = replace(val_clips, pixels=val_inputs.pixels)  # the videos, where features are what is validated
     report = running.open_report(args, args.output_dir, start, shown, begin, progress.epoch)
-    fit_options = loop.FitOptions(args.epochs, args.early_stop, args.bn_recalibrate)
+    fit_options = loop.FitOptions(args.epochs, args.early_stop, args.bn_recalibrate, chooses=not args.train_on_val)
     with StopRequest() as stop:
         saver = running.open_saver(args, start, trainer, progress, stop, command)
         best = loop.fit(trainer, train_inputs, val_inputs, saver, log, report, fit_options)
-    path = running.best_checkpoint(args.output_dir, start.path)
+    name = NEWEST if args.train_on_val else BEST
+    path = broadcast_object(running.best_checkpoint(args.output_dir, start.path, name))  # one process looks for all
     loop.report_best(report, log, trainer, val_inputs, best, path)
 
 

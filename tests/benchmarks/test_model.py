@@ -10,7 +10,8 @@ for package in ("onnx", "onnxscript", "onnxruntime"):
 
 def test_figures_of_small_clips(tmp_path):
     preprocessing = Preprocessing(clip_len=8, resize_size=(32, 42), crop_size=(28, 28))
-    options = SimpleNamespace(preprocessing=preprocessing, steps=2, rounds=1, workers=1, scratch=tmp_path)
+    sizes = {"steps": 2, "rounds": 1, "workers": 1}
+    options = SimpleNamespace(preprocessing=preprocessing, **sizes, scratch=tmp_path, model="r2plus1d_18")
     figures = benchmark_model(options)
     # 31,300,125 of r2plus1d_18 without its last layer (torchvision), and 512 weights and a bias for each class.
     assert figures.pop("model_parameters") == 31_300_125 + 513 * 100

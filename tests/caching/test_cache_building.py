@@ -1,5 +1,6 @@
 """Building the clip cache: what decoding gives, every fault that must not be served, and unreadable files."""
 
+import errno
 import os
 import shutil
 import signal
@@ -11,11 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import av
 import numpy as np
 import pytest
 
 from caching import cache_building, shards
-from caching.cache_building import DecodeStrip, Unreadable, build
+from caching.cache_building import DecodeStrip, build
 from caching.clip_cache import CacheError, CacheSettings, ClipCache
 from caching.shards import ShardFile, ShardWriter
 from helpers.clip_caches import (
@@ -32,6 +34,7 @@ from helpers.small_datasets import write_moving_bar
 from runtime.worker_pool import WorkerDied
 from videos.decoding import VideoError, WholeVideo, probe_video
 from videos.folder import VideoFolder
+from videos.index import Unreadable
 
 SCRIPTS = Path(__file__).parents[2] / "references" / "video_classification"
 
@@ -249,6 +252,23 @@ def test_a_rate_by_which_no_frames_can_be_chosen_is_unreadable(root, tmp_path, m
     monkeypatch.setattr(WholeVideo, "promised_timing", lambda self: (30, fps))
     cache = open_cache(root, tmp_path / "cache")
     assert len(cache.index.reasons) == 4 and f"{fps=}" in cache.index.reasons[0]
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+def test_a_file_that_the_system_refuses_is_tried_again(root, tmp_path, monkeypatch, decoded, number):
+    real = av.open
+
+    def refuse(path, *args, **kwargs):
+        if Path(path).name == "1.mp4":
+            raise av.error.OSError(number, os.strerror(number))
+        return real(path, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(av, "open", refuse)
+        assert list(open_cache(root, tmp_path / "cache").index.reasons.values()) == [os.strerror(number)]
+    decoded.clear()
+    assert_serves_the_videos(open_cache(root, tmp_path / "cache"))
+    assert decoded == ["1.mp4"]
 
 
 def test_a_file_on_which_a_worker_died_is_tried_again(root, tmp_path, monkeypatch, decoded):

@@ -17,6 +17,8 @@ from helpers import training_processes
 from helpers.small_datasets import SMALL
 from network.models import build_model, freeze
 from network.precision import Precision, to_device
+from runtime import distributed
+from runtime.distributed import FolderSharers
 from training import recipe
 from training.engine import Trainer
 
@@ -271,8 +273,8 @@ def test_processes_share_the_work(folder, monkeypatch, computed_samples):
     shares = []
     for rank in (0, 1):
         with monkeypatch.context() as patch:
-            patch.setattr(feature_building, "world_size", lambda: 2)
-            patch.setattr(feature_building, "rank", lambda rank=rank: rank)
+            patch.setattr(distributed, "rank", lambda rank=rank: rank)
+            patch.setattr(feature_building, "folder_sharers", lambda folder: FolderSharers((0, 0)))
             patch.setattr(feature_cache.FeatureCache, "missing", share_of_all_missing)
             Features(folder, "1")
         shares.append({(sample.video, sample.epoch) for sample in computed_samples[-8:]})

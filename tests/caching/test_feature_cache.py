@@ -1,3 +1,6 @@
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -41,3 +44,11 @@ def test_caches_of_earlier_versions_are_found(tmp_path):
     settings = FeatureSettings("t" * 32, "decoded x", selection, "cpu None", "fp16", (256, 1, 2, 2))
     assert settings.folder(tmp_path) == tmp_path / "features" / "be3b44ab3e48527f"
     assert settings.entry_bytes == 256 * 4 * 2
+
+
+def test_a_rate_is_the_same_however_it_is_written():
+    def described(frame_rate, candidate_rate):
+        preprocessing = replace(PREPROCESSING, frame_rate=frame_rate, candidate_rate=candidate_rate)
+        return json.dumps(ClipDataset(None, None, None, preprocessing).describe(drawn=False))
+
+    assert described(4, 8) == described(4.0, 8.0) != described(4.5, 8)

@@ -1,12 +1,14 @@
 import numpy as np
 import pytest
 import torch
+from torchvision.transforms._presets import VideoClassification
 
 from clips.dataset import Augmentation, ClipDataset, DecodingReader
 from clips.preprocessing import Preprocessing
 from clips.presets import flippable
 from clips.samplers import Sample
 from helpers.numbered_videos import frame_number, write_numbered_video
+from videos.decoding import read_frames
 from videos.folder import VideoFolder
 from videos.frame_selection import VideoTiming, official_clip
 
@@ -82,3 +84,34 @@ def test_sides_are_never_flipped_and_the_others_half_of_the_time(make):
 def test_candidates_bind_the_choice(make):
     dataset = make("uniform", candidate_rate=6)
     assert all(index % 5 == 0 for index in dataset.plan(Sample(0)).indices.tolist())
+
+
+def test_a_shorter_side_is_that_of_each_video(tmp_path):
+    """A wide and a tall video: each keeps its shape, and gives clips of one size, as torchvision's transforms do."""
+    for name, width, height in (("a/wide", 96, 64), ("b/tall", 64, 96)):
+        write_numbered_video(tmp_path / f"{name}.mp4", 30, width=width, height=height)
+    folder = VideoFolder(tmp_path)
+    preprocessing = Preprocessing(4, resize_size=(48,), crop_size=(40, 32), mean=(0.45,) * 3, std=(0.225,) * 3)
+    reader = DecodingReader(folder, preprocessing)
+    still, drawn = (
+        ClipDataset(folder, lambda _: VideoTiming(30, 30.0), reader, preprocessing, augmentation=augmentation)
+        for augmentation in (None, Augmentation())
+    )
+    official = VideoClassification(crop_size=(40, 32), resize_size=(48,), mean=(0.45,) * 3, std=(0.225,) * 3)
+    for video in (0, 1):
+        clip, _ = read(still, Sample(video))
+        frames = read_frames(folder.path(video), still.plan(Sample(video)).indices)
+        expected = official(frames.permute(0, 3, 1, 2) / 255)
+        found = still.to_inputs(torch.from_numpy(clip)[None], torch.zeros(1, dtype=torch.bool))[0]
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+        clips = [read(drawn, Sample(video, 0, epoch))[0] for epoch in range(4)]
+        assert all(clip.shape == (4, 40, 32, 3) for clip in clips)
+        assert any((clip != clips[0]).any() for clip in clips[1:])
+
+
+def test_what_features_depend_on_is_as_it_was_unless_the_network_is_fed_otherwise(make):
+    sizes = {"resize_size": (128, 171), "crop_size": (112, 112)}
+    assert make(**sizes).describe(drawn=False)["crop"] == [(16, 59), (112, 112)]
+    assert "normalize" not in make(**sizes).describe(drawn=False)
+    other = make(resize_size=(128,), crop_size=(112, 112), mean=(0.45,) * 3).describe(drawn=False)
+    assert other["crop"] == [(128,), (112, 112)] and other["normalize"][0] == (0.45,) * 3

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torchvision.transforms.functional import normalize as torchvision_normalize
 
-from clips.presets import MEAN, STD, FlipMapError, flip, flippable, normalize, read_flip_map
+from clips.preprocessing import MEAN, STD, Preprocessing
+from clips.presets import FlipMapError, flip, flippable, normalize, read_flip_map
 
 
 @pytest.mark.parametrize(
@@ -14,6 +15,12 @@ from clips.presets import MEAN, STD, FlipMapError, flip, flippable, normalize, r
         ("arm raise RIGHT", False),
         ("lunge-Left-leg", False),
         ("left", False),
+        ("punches (left)", False),
+        ("lunge,_left,_deep", False),
+        ("knee_raise-left", False),
+        ("kick.right.", False),
+        ("left2", False),
+        ("righté", True),
         ("leftover_stretch", True),
         ("bright_lights", True),
         ("upright row", True),
@@ -29,7 +36,7 @@ def test_normalize_is_torchvisions():
     expected = torch.stack([torchvision_normalize(clip.permute(0, 3, 1, 2) / 255, MEAN, STD) for clip in clips])
     expected = expected.permute(0, 2, 1, 3, 4)  # B T C H W -> B C T H W
     for pixels in (clips, clips / 255):
-        found = normalize(pixels)
+        found = normalize(pixels, Preprocessing())
         assert found.shape == (2, 3, 3, 8, 9) and found.dtype == torch.float32
         assert torch.allclose(found, expected, atol=1e-5)
 

@@ -86,3 +86,9 @@ def test_neighbouring_keys_give_unrelated_draws():
     grid = torch.tensor(draws).reshape(30, 30)
     assert abs(torch.corrcoef(torch.stack([grid[:-1].flatten(), grid[1:].flatten()]))[0, 1]) < 0.15
     assert len(set(draws)) > 890 and 0.45 < grid.mean() < 0.55
+
+
+def test_an_epoch_whose_last_step_was_filled_up_has_no_clips_left():
+    for rank in range(2):  # 7 clips under two processes: 8 are seen
+        assert training_samples(torch.arange(7), 1, 0, 0, rank, 2, seen=8) == []
+    assert training_samples(torch.arange(3), 1, 0, 0, seen=5) == []  # of seven videos that then were there

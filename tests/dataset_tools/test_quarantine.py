@@ -265,3 +265,134 @@ def test_a_part_of_a_placed_tree_is_recorded_at_its_root(root, folder):
     (root / records.FOLDER / "placed.jsonl").touch()
     Quarantine(folder, root / "train").withdraw("squats/1.mp4", "bad")
     assert records.read_withdrawn(root) == {CLIP: "quarantined"}
+
+
+def states_in(folder: Path) -> list[str]:
+    return [line["state"] for line in records.read_lines(folder / "journal.jsonl")]
+
+
+def test_each_root_has_its_own_files(root, folder, tmp_path):
+    shutil.copytree(root, tmp_path / "root2")
+    first, second = Quarantine(folder, root), Quarantine(folder, tmp_path / "root2")
+    first.withdraw(CLIP, "bad")
+    second.withdraw("train/squats/2.mp4", "bad")
+    second.withdraw("train/squats/0.mp4", "bad")
+    assert first.paths_taken_from_root() == {CLIP}
+    assert second.paths_taken_from_root() == {"train/squats/2.mp4", "train/squats/0.mp4"}
+    assert [entry["path"] for entry in second.restorable()] == ["train/squats/0.mp4", "train/squats/2.mp4"]
+    assert first.count_of_other_roots() == {str(tmp_path / "root2"): 2}
+    assert second.count_of_other_roots() == {str(root): 1}
+    first.restore(first.restorable()[0])
+    assert first.paths_taken_from_root() == {CLIP} and second.count_of_other_roots() == {}
+
+
+def test_a_remux_that_is_kept_beside_the_original(root, folder):
+    quarantine = Quarantine(folder, root)
+    for content in (b"repaired", b"repaired again"):
+        remux = root / "train/squats/.1.remux"
+        remux.write_bytes(content)
+        quarantine.keep_remuxed(CLIP, str(remux))
+    assert files_in(folder) == {f"remuxed/{CLIP}": b"repaired", "remuxed/train/squats/1.1.mp4": b"repaired again"}
+    assert not list(root.rglob("*.remux"))
+
+
+@pytest.mark.parametrize("line", ['{"id": "a"}', '{"state": "done"}', "[1]", '{"id": "a", "state": "planned"}'])
+def test_a_journal_of_somebody_else_is_refused(root, folder, line):
+    folder.mkdir()
+    (folder / "journal.jsonl").write_text(line + "\n")
+    for action in (Quarantine.restorable, Quarantine.settle):
+        with pytest.raises(records.RecordError, match="journal.jsonl"):
+            action(Quarantine(folder, root))
+
+
+def test_a_line_that_a_kill_broke_is_passed_over(root, folder):
+    quarantine = Quarantine(folder, root)
+    quarantine.withdraw(CLIP, "bad")
+    with (folder / "journal.jsonl").open("a") as file:
+        file.write('{"id": "abc", "sta')
+    quarantine.withdraw("train/squats/2.mp4", "bad")
+    assert len(quarantine.restorable()) == 2
+
+
+def test_each_line_of_the_journal_is_on_the_disk_before_the_next_step(root, folder, monkeypatch):
+    synced, fsync, move = [], os.fsync, moving.move
+
+    def note(descriptor):
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    def check_move(source, target):
+        assert synced == [str(folder / "journal.jsonl")]
+        move(source, target)
+
+    monkeypatch.setattr(os, "fsync", note)
+    monkeypatch.setattr(moving, "move", check_move)
+    Quarantine(folder, root).withdraw(CLIP, "bad")
+    assert synced.count(str(folder / "journal.jsonl")) == 2
+
+
+@pytest.mark.parametrize("is_moved", [False, True])
+def test_a_restore_that_was_killed_is_finished_or_undone(root, folder, monkeypatch, is_moved):
+    """Killed just before the move, or just after it."""
+    quarantine = Quarantine(folder, root)
+    quarantine.withdraw(CLIP, "bad")
+    move = moving.move
+
+    def move_and_end(source, target):
+        if is_moved:
+            move(source, target)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(moving, "move", move_and_end)
+        quarantine.restore(quarantine.restorable()[0])
+    quarantine.settle()
+    assert states_in(folder) == ["planned", "done", "restoring", "restored" if is_moved else "done"]
+    assert (root / CLIP).exists() is is_moved and len(quarantine.restorable()) == (not is_moved)
+    assert records.read_withdrawn(root) == ({} if is_moved else {CLIP: "quarantined"})
+    quarantine.settle()
+    assert len(states_in(folder)) == 4, "settled once"
+
+
+@pytest.mark.parametrize("is_moved", [False, True])
+def test_a_withdrawal_that_was_killed_is_finished_or_undone(root, folder, monkeypatch, is_moved):
+    move = moving.move
+
+    def move_and_end(source, target):
+        if is_moved:
+            move(source, target)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(moving, "move", move_and_end)
+        Quarantine(folder, root).withdraw(CLIP, "bad")
+    Quarantine(folder, root.parent).settle()  # by a run on another root, which is told nothing of it
+    assert states_in(folder) == ["planned", "done" if is_moved else "undone"]
+    assert records.read_withdrawn(root) == {CLIP: "quarantined"}
+    assert not (root.parent / records.FOLDER).exists()
+
+
+def test_a_name_whose_bytes_are_not_utf_8_keeps_them(root, folder):
+    stem = os.fsdecode(b"\xff" + b"x" * 248)  # which with .1.mp4 is as long as can be
+    quarantine = Quarantine(folder, root)
+    for _ in range(2):
+        (root / f"{stem}.mp4").write_bytes(b"bad")
+        quarantine.withdraw(f"{stem}.mp4", "bad")
+    assert sorted(files_in(folder)) == sorted([f"{stem}.mp4", f"{stem}.1.mp4"])
+
+
+def test_names_are_cut_at_255_bytes_where_the_system_does_not_tell(root, folder, monkeypatch):
+    monkeypatch.delattr(os, "pathconf")
+    test_a_name_as_long_as_can_be(root, folder)
+
+
+def test_the_record_of_a_tree_far_above_the_root_is_left_alone(root, folder):
+    (root / records.FOLDER).mkdir()
+    (root / records.FOLDER / "placed.jsonl").touch()
+    for deep, recorded_at in (("train", root), ("train/squats", root), ("train/squats/deep", None)):
+        (root / deep).mkdir(exist_ok=True)
+        (root / deep / "9.mp4").write_bytes(b"bad")
+        Quarantine(folder, root / deep).withdraw("9.mp4", "bad")
+        found = records.read_withdrawn(recorded_at or root / deep)
+        assert found.get(f"{deep}/9.mp4" if recorded_at else "9.mp4") == "quarantined"
+    assert len(records.read_withdrawn(root)) == 2

@@ -1,11 +1,9 @@
 """Kinds of sound videos that look damaged at first sight; and that damage to them is still seen."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import av
-import imageio_ffmpeg
 import numpy as np
 import pytest
 
@@ -17,16 +15,8 @@ from references.dataset_tools.reading import demux_packets
 from references.dataset_tools.remuxing import remux
 
 PROBERS = ["av", "ffmpeg"]
+pytestmark = pytest.mark.usefixtures("ffmpeg_on_path")
 FPS = 30
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ffmpeg_on_path(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("bin")
-    (folder / "ffmpeg").symlink_to(imageio_ffmpeg.get_ffmpeg_exe())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PATH", str(folder), prepend=os.pathsep)
-        yield
 
 
 def verdicts(path: Path) -> list[Verdict]:

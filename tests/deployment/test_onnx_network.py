@@ -41,4 +41,4 @@ def test_device_tensors_are_clips_in_the_layout():
     assert clips.min() >= 0 and clips.max() <= 1
     np.testing.assert_array_equal(DeviceFormat("NTHWC").tensor(clips, preprocessing), clips)
     normalised = DeviceFormat("NCTHW", "outside").tensor(clips, preprocessing)
-    np.testing.assert_allclose(normalised, presets.normalize(torch.from_numpy(clips)), atol=1e-6)
+    np.testing.assert_allclose(normalised, presets.normalize(torch.from_numpy(clips), preprocessing), atol=1e-6)

@@ -132,10 +132,3 @@ def test_what_is_written_is_read_back(folder, tmp_path):
     writer.write(folder)
     assert [path.name for path in path.parent.iterdir()] == ["logits.npz"]
     torch.testing.assert_close(read_teacher(path, folder, torch.arange(4), 1.0), logits.softmax(1))
-
-
-def test_a_place_that_cannot_be_written_is_known_at_once(tmp_path):
-    (tmp_path / "file").write_bytes(b"")
-    for path in (tmp_path / "file" / "x.npz", tmp_path):
-        with pytest.raises(LogitsFileError, match=str(path)):
-            LogitsWriter(path)

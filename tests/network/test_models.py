@@ -1,9 +1,22 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from network.models import ModelError, build_model, check_fits, freeze, load_state, parameter_counts, set_train_mode
+from network.models import (
+    MODELS,
+    ModelError,
+    build_model,
+    check_deterministic,
+    check_fits,
+    freeze,
+    load_state,
+    parameter_counts,
+    pretrained_state,
+    set_train_mode,
+)
 from network.trunk_and_head import check_split, split, trunk_blocks
+from training.starting import start_from_weights
 
 STEM_TO_LAYER3 = ["stem", "layer1", "layer2", "layer3"]
 
@@ -17,6 +30,7 @@ def clips(count=2, frames=8, size=28):
     [
         ("r2plus1d_18", ["layer4", "fc"], STEM_TO_LAYER3, 256),
         ("r3d_18", ["layer3", "layer4", "fc"], ["stem", "layer1", "layer2"], 128),
+        ("r2plus1d_34", ["layer4", "fc"], STEM_TO_LAYER3, 256),
         ("mc3_18", ["fc"], [*STEM_TO_LAYER3, "layer4", "avgpool"], 512),
         ("mc3_18", ["layer4.1", "fc"], [*STEM_TO_LAYER3, "layer4.0"], 512),
         ("mc3_18", ["layer4.1.conv2"], [*STEM_TO_LAYER3, "layer4.0"], 512),
@@ -111,7 +125,7 @@ def test_errors_list_blocks_and_sizes():
             check_fits("r3d_18", 3, 4, (28, 28), [block])
     with pytest.raises(ModelError, match=r"does not accept clips of 4x28x28 .*Its blocks.*conv_proj"):
         check_fits("mvit_v1_b", 3, 4, (28, 28), ["head"])
-    with pytest.raises(ModelError, match="no video model 'resnet50'; it has .*r2plus1d_18"):
+    with pytest.raises(ModelError, match="no video model 'resnet50'; there are .*r2plus1d_18, r2plus1d_34"):
         build_model("resnet50", 3)
     check_fits("r3d_18", 3, 4, (28, 28), ["layer4.0", "fc"])
 
@@ -122,7 +136,64 @@ def test_weights_are_loaded_with_or_without_their_head():
     own_head = target.fc.weight.clone()
     load_state(target, source.state_dict(), keep_head=False)
     assert torch.equal(target.fc.weight, own_head) and torch.equal(target.stem[0].weight, source.stem[0].weight)
-    with pytest.raises(ModelError, match="another network's: 2 entries differ, such as fc.weight"):
+    with pytest.raises(ModelError, match="in other shapes fc.weight 4x512 instead of 3x512, fc.bias 4 instead of 3"):
         load_state(target, source.state_dict(), keep_head=True)
     with pytest.raises(ModelError, match="another network's"):
         load_state(target, build_model("r3d_18", 3).state_dict(), keep_head=False)
+
+
+@pytest.mark.parametrize("name", ["s3d", "mvit_v2_s"])
+def test_a_network_without_a_deterministic_gradient_on_cuda_is_refused(name):
+    size = (16, (224, 224))
+    with pytest.raises(ModelError, match=f"--use-deterministic-algorithms: {name} has MaxPool3d"):
+        check_deterministic(name, 2, *size, ["all"])
+    head = {"s3d": "classifier", "mvit_v2_s": "head"}[name]
+    check_deterministic(name, 2, *size, [head])  # no gradient passes through the pooling
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_tested_networks_have_deterministic_gradients(name):
+    check_deterministic(name, 2, 16, (112, 112), ["all"])
+
+
+def test_the_34_is_the_published_ports():
+    """Counted by the authors of the port: 63.7 million parameters with 400 classes; 76.2 GMAC at 16x112x112."""
+    with torch.device("meta"):
+        model = build_model("r2plus1d_34", 400).eval()
+        clip = torch.empty(1, 3, 16, 112, 112)
+    assert parameter_counts(model) == (63_697_175, 63_697_175)
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        model(clip)
+    assert counter.get_total_flops() / 2e9 == pytest.approx(76.2, abs=0.05)
+    state = model.state_dict()
+    middles = {stage: state[f"layer{stage}.0.conv2.0.0.weight"].shape[0] for stage in (2, 3, 4)}
+    assert middles == {2: 288, 3: 576, 4: 1152}
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm3d)]
+    assert {norm.eps for norm in norms} == {1e-3} and {norm.momentum for norm in norms} == {0.1}
+    assert sum(name.startswith("layer3.") and name.endswith("conv1.0.0.weight") for name in state) == 6
+
+
+@pytest.mark.parametrize("classes, data", [(359, "IG-65M"), (400, "Kinetics-400"), (487, "IG-65M")])
+def test_the_34s_published_heads_are_recognized(classes, data, tmp_path, capsys):
+    with torch.device("meta"):
+        shapes = build_model("r2plus1d_34", classes).state_dict()
+    # One number, seen as a tensor of each shape: the file stays small.
+    state = {name: torch.zeros((), dtype=value.dtype).expand(value.shape) for name, value in shapes.items()}
+    torch.save(state, tmp_path / "ig65m.pth")
+    start = start_from_weights("r2plus1d_34", str(tmp_path / "ig65m.pth"), ["a", "b"])
+    assert f"its head of {classes} outputs, {data}'s, is replaced" in capsys.readouterr().out
+    assert start.classes == ["a", "b"] and not start.keep_head
+
+
+def test_the_34_has_no_weights_by_name():
+    with pytest.raises(ModelError, match="torchvision has no weights of r2plus1d_34: give a file, .*ig65m-pytorch"):
+        pretrained_state("r2plus1d_34", "KINETICS400_V1")
+
+
+def test_random_weights_of_the_34_keep_the_size_of_what_flows_through():
+    torch.manual_seed(0)
+    model = build_model("r2plus1d_34", 3)
+    with torch.no_grad():
+        middle = model.layer4[0].conv2[0]
+        spread = middle[0].weight.std().item() / (2 / (1152 * 9)) ** 0.5
+    assert spread == pytest.approx(1, abs=0.02)

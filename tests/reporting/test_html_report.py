@@ -56,6 +56,37 @@ def test_no_script_but_the_pages_own_may_run():
     assert "default-src 'none'" in policy and re.search(r"script-src 'sha256-[\w+/=]+'$", policy)
 
 
+DEVICE = {
+    "acc1": 61.25,
+    "acc5": 93.75,
+    "pytorch_acc1": 62.5,
+    "pytorch_acc5": 93.75,
+    "acc1_difference": -1.25,
+    "acc1_difference_interval": [-4.5, 2.0],
+    "latency_ms": 20.8,
+    "limit_ms": 34.0,
+    "within_limit": True,
+    "layers": {"NPU": 88, "CPU": 1},
+    "videos": 80,
+    "largest_logit_difference": 0.012,
+    "device": f"EVK {ATTACK}",
+    "runtime": "qnn_dlc",
+    "quantize": "none",
+    "jobs": {"compile": {"id": "jabc", "url": "https://hub.example/jobs/jabc/"}},
+}
+
+
+def test_the_section_of_a_device():
+    page = render(replace(report_of(made_up_evaluation()), device=DEVICE))
+    section = page[page.index('<section id="device"') :].split("</section>")[0]
+    text = re.sub(r"<[^>]*>", " ", section)
+    for words in ("20.80  ms", "within 34 ms", "61.2  %", "62.5 by PyTorch", "-1.25", "-4.50 to +2.00", "0.012"):
+        assert words in text, words
+    assert re.search(r"NPU\s+88\s+CPU\s+1\s", text) and '<a href="https://hub.example/jobs/jabc/">jabc</a>' in section
+    assert "<script" not in section and "80 videos" in text
+    assert 'id="device"' not in render(report_of(made_up_evaluation()))
+
+
 def test_the_numbers_are_there():
     evaluation = made_up_evaluation(4, 6)
     page = render(report_of(evaluation))

@@ -2,6 +2,8 @@
 
 import os
 import re
+import shlex
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -115,6 +117,56 @@ def test_torchrun_starts_a_run_again_that_lost_a_process(options, tmp_path):
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 3
 
 
+# Ends the first attempt of train.py under torchrun, and not torchrun itself.
+ENDS_THE_FIRST_ATTEMPT = """
+import os, sys
+if os.environ.get("TORCHELASTIC_RESTART_COUNT") == "0" and os.environ.get("RANK"):
+    os._exit(9)
+"""
+
+
+@pytest.mark.parametrize("flags, code", [(["--overwrite"], 0), ([], 1)])
+def test_torchrun_does_not_go_on_with_a_run_that_it_did_not_write(options, alone, tmp_path, monkeypatch, flags, code):
+    """Its first attempt ends before it has looked into the folder, which holds a run of before."""
+    (tmp_path / "sitecustomize.py").write_text(ENDS_THE_FIRST_ATTEMPT)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    shutil.copytree(alone[0], tmp_path / "run")
+    before = (tmp_path / "run" / "log.jsonl").read_text()
+    command = [*options, "--epochs", "2", "--output-dir", str(tmp_path / "run"), *flags]
+    with start_torchrun(command, 1, "--max-restarts=1") as launcher:
+        output, _ = launcher.communicate(timeout=240)
+    assert launcher.returncode == code and "Resuming" not in output, output
+    if code:
+        assert "holds another run already" in output and (tmp_path / "run" / "log.jsonl").read_text() == before
+    else:
+        assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == 2
+
+
+def test_the_command_told_by_stopped_processes_of_torchrun_continues_them(options, tmp_path):
+    """Of two processes one tells it, with what it saved."""
+    command = [
+        *options,
+        "--epochs",
+        "50",
+        "--batch-size",
+        "1",
+        "--checkpoint-minutes",
+        "0",
+        "--output-dir",
+        str(tmp_path),
+    ]
+    launcher = start_torchrun([*command, "--overwrite", "--print-freq", "1"], 2)
+    for line in launcher.stdout:
+        if line.startswith("Epoch: [0]  [1/"):
+            launcher.terminate()
+            break
+    output, _ = launcher.communicate(timeout=240)
+    (told,) = re.findall("the run is saved. Continue with: (.*)", output)
+    words = shlex.split(told)
+    assert words[:2] == ["torchrun", "--nproc_per_node=2"] and words[2].endswith("train.py")
+    assert words[3:] == [*command, "--print-freq", "1", "--resume", "auto"]
+
+
 def test_what_is_validated_is_what_is_saved(options, tmp_path):
     """Each process's BatchNorms see other clips: the statistics must be the same before each scores its videos."""
     own = ["--trainable", "layer4", "fc", "--lr", "0.05", "--model-ema", "--output-dir", str(tmp_path)]
@@ -138,3 +190,11 @@ def test_little_shared_memory_is_no_matter_where_nccl_does_not_use_it(monkeypatc
         distributed._check_shared_memory()
     monkeypatch.setenv("NCCL_SHM_DISABLE", "1")
     distributed._check_shared_memory()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attempt", range(3))
+def test_three_processes_that_are_done_end(options, tmp_path, attempt):
+    """Under torch 2.7 half of such runs printed their report and then stood still."""
+    code, output = torchrun([*options, "--output-dir", str(tmp_path)], processes=3)
+    assert code == 0 and "Report: " in output, output

@@ -5,6 +5,8 @@ import stat
 
 import pytest
 
+from references.dataset_tools import names
+from runtime import files
 from runtime.files import printable, replaced_file, sha256_of, write_csv, write_json
 
 
@@ -77,3 +79,15 @@ def test_sha256(tmp_path):
     (tmp_path / "abc").write_bytes(b"abc")
     # FIPS 180-2, appendix B.1.
     assert sha256_of(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_names_are_texts_under_every_locale_as_the_dataset_tools_have_them(monkeypatch, encoding):
+    for module in (files, names):
+        monkeypatch.setattr(module, "IS_UTF8", encoding == "utf-8")
+    monkeypatch.setattr(os, "fsencode", lambda name: name.encode(encoding, "surrogateescape"))
+    monkeypatch.setattr(os, "fsdecode", lambda data: data.decode(encoding, "surrogateescape"))
+    for data in (b"squats", "Übung 深蹲".encode(), b"x\xff \xc3\xa9"):
+        name, text = data.decode(encoding, "surrogateescape"), data.decode("utf-8", "surrogateescape")
+        assert files.text_of(name) == names.to_text(name) == text
+        assert files.name_of(text) == names.to_name(text) == name

@@ -1,10 +1,12 @@
 """Runs that are killed, stopped, or out of space go on to the very end that they would have had."""
 
 import json
+import os
 import random
 import shlex
 import signal
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,8 +15,10 @@ import train
 from helpers.small_datasets import SMALL, make_dataset
 from helpers.template_process import Run
 from helpers.training_processes import TRAIN, run, start
-from runtime.signals import ResumeCommand, Stopped, StopRequest
-from training import loop, recipe, running
+from network.checkpoint import Checkpoint
+from runtime import signals
+from runtime.signals import HeldSignals, ResumeCommand, Stopped, StopRequest
+from training import loop, recipe, running, starting
 from training.engine import Trainer
 
 LIVE = ("seconds", "data_seconds", "val_seconds", "val_data_seconds")
@@ -102,8 +106,11 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(options, tmp_path):
     command = [*options, "--output-dir", str(tmp_path), "--checkpoint-minutes", "0"]
     assert run([*command, "--epochs", "1"])[0] == 0
     limit = 1 << 20  # no file may grow beyond this: the write fails in the middle
-    code, output = run([*command, "--resume", "auto"], file_limit=limit)
-    assert code == 1 and "cannot be written" in output and "Traceback" not in output, output
+    for flags in (["--resume", "auto"], ["--output-dir", str(tmp_path / "new")]):
+        code, output = run([*command, *flags], file_limit=limit)
+        assert code == 1 and "cannot be written" in output and "Traceback" not in output, output
+        told = shlex.split(output.split("Make room. Continue with: ")[1])
+        assert told[2:] == [*command, *flags]  # nothing was saved by this run: it begins as it did
     assert not list(tmp_path.glob("*.tmp")) and not list(tmp_path.glob(".*.tmp"))
     assert torch.load(tmp_path / "checkpoint.pth", weights_only=True)["epoch"] == 0
 
@@ -127,6 +134,37 @@ def test_a_report_that_a_stop_left_out_is_made_up_for(options, tmp_path):
         code, output = run(command)
         assert code == 0 and "Nothing is left to train" in output and ("Report: " in output) == again, output
     assert (tmp_path / "report.html").is_file()
+
+
+def test_the_report_of_a_run_that_was_extended_and_stopped_is_made_up_for(options, tmp_path, monkeypatch, capsys):
+    command = [*options, "--output-dir", str(tmp_path), "--checkpoint-minutes", "0", "--resume", "auto"]
+    assert run([*command, "--epochs", "1"])[0] == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "report_best", stopped)
+        assert train.main(command) == 138
+    code, output = run(command_told(capsys))
+    assert code == 0 and "Nothing is left to train" in output and "Report: " in output, output
+    assert (tmp_path / "report.html").stat().st_mtime_ns >= (tmp_path / "log.jsonl").stat().st_mtime_ns
+
+
+def test_a_run_that_branches_off_reports_on_its_own_epochs(options, tmp_path):
+    """From an earlier epoch of a run whose best comes later, into another folder and within its own."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    assert run([*options, "--output-dir", str(old), "--checkpoint-minutes", "0"])[0] == 0
+    for epoch, best in ((0, 100.0), (1, 200.0)):  # which no epoch can beat
+        path = old / f"model_{epoch}.pth"
+        replace(Checkpoint.read(path), best_video_acc1=best, epochs_since_best=0).write(path)
+    for name in ("model_best.pth", "checkpoint.pth"):
+        (old / name).unlink()
+        (old / name).hardlink_to(old / "model_1.pth")
+    branch = [*options, "--resume", str(old / "model_0.pth"), "--checkpoint-minutes", "0"]
+    code, output = run([*branch, "--output-dir", str(new)])
+    assert code == 0 and "the best is counted from epoch 1" in output, output
+    assert json.loads((new / "metrics.json").read_text())["checkpoint"] == str(new / "model_best.pth")
+    assert os.path.samefile(new / "model_best.pth", new / "model_1.pth")
+    code, output = run([*branch, "--output-dir", str(old)])
+    assert code == 0, output
+    assert os.path.samefile(old / "model_best.pth", old / "model_0.pth")
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_names_the_videos(options, tmp_path):
@@ -222,11 +260,15 @@ def test_once_a_run_has_saved_it_continues_from_there(options, tmp_path, monkeyp
 
 def test_a_run_that_torchrun_started_again_is_continued_by_its_command(options, tmp_path, monkeypatch, capsys):
     command = [*options, "--output-dir", str(tmp_path)]
-    checkpoint_of(options, tmp_path)
+    newest = checkpoint_of(options, tmp_path)
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    monkeypatch.setattr(starting, "launch_ids", lambda: ["this launch"])
     monkeypatch.setattr(recipe, "load_clips", stopped)
-    assert train.main([*command, "--overwrite"]) == 138
-    assert command_told(capsys) == [*command, "--resume", "auto"]
+    begin = [*command, "--overwrite"]
+    for written_by, told in (None, begin), (["another"], begin), (["this launch"], [*command, "--resume", "auto"]):
+        replace(Checkpoint.read(newest), launch=written_by).write(newest)
+        assert train.main(begin) == 138
+        assert command_told(capsys) == told
 
 
 def test_ctrl_c_tells_the_same_command(options, tmp_path, monkeypatch, capsys):
@@ -274,3 +316,47 @@ def test_the_resume_command_starts_as_many_processes(monkeypatch, processes, her
     monkeypatch.setenv("WORLD_SIZE", processes)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", here)
     assert resume_command(["train.py"], has_saved) == f"{launcher} train.py" + " --resume auto" * has_saved
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
+    assert resume_command(["train.py"], False) == f"{launcher} --max-restarts=3 train.py"
+
+
+@pytest.mark.parametrize("seconds, finishes", [(600.0, True), (-1.0, False)])
+def test_a_stop_that_is_sent_twice_is_one(monkeypatch, seconds, finishes):
+    """Slurm and torchrun both send it: what is saved on the way out is saved. Much later it is another."""
+    monkeypatch.setattr(signals, "SAME_STOP_SECONDS", seconds)
+    saved = []
+    with pytest.raises(Stopped, match="SIGTERM"), StopRequest(at_once=True):
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            signal.raise_signal(signal.SIGTERM)
+            saved.append("what was built")
+    assert bool(saved) == finishes
+
+
+@pytest.mark.parametrize("number, error", [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Stopped)])
+def test_a_held_signal_acts_when_the_block_has_ended(capsys, number, error):
+    done = []
+    with pytest.raises(error), StopRequest(at_once=True), HeldSignals("the id is known"):
+        signal.raise_signal(number)
+        done.append("the id")
+    assert done == ["the id"] and "stopping once the id is known" in capsys.readouterr().err
+
+
+def test_a_second_held_signal_acts_at_once():
+    done = []
+    with pytest.raises(KeyboardInterrupt), HeldSignals("the id is known"):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        done.append("the id")
+    assert not done and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_signal_that_is_ignored_stays_ignored(capsys):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with HeldSignals("the id is known"):
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert not capsys.readouterr().err

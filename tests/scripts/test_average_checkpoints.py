@@ -91,7 +91,7 @@ def test_what_does_not_go_together_is_refused(run, tmp_path, capsys):
         (["a.pth", "b.pth", "sub/../a.pth", "--output", "c.pth"], "a.pth and sub/../a.pth are the same file"),
         (["a.pth", "link.pth", "--output", "c.pth"], "a.pth and link.pth are the same file"),
         (["absent.pth", "absent.pth", "--output", "c.pth"], "are the same file"),
-        (["a.pth", "b.pth", "--output", "./b.pth"], "--output b.pth is one of the checkpoints"),
+        (["a.pth", "b.pth", "--output", "./b.pth"], "--output b.pth is one of the files to read"),
         (["a.pth", "b.pth", "--output", "sub"], "--output sub is a folder"),
     ],
 )

@@ -24,7 +24,10 @@ FIGURES = {
     },
     "startup": {"startup_100k_seconds", "startup_190k_megabytes"},
     "step": {"step_frozen_clips_per_second", "step_full_clips_per_second", "step_frozen_peak_megabytes"},
-    "epoch": {"epoch_frozen_clips_per_second", "epoch_frozen_model_share_of_time", "epoch_frozen_waiting_percent"},
+    "epoch": {
+        *("epoch_frozen_clips_per_second", "epoch_frozen_model_share_of_time", "epoch_frozen_waiting_percent"),
+        *("epoch_full_seconds", "epoch_taught_seconds", "epoch_taught_to_full_time"),
+    },
 }
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import train
+from caching.shards import Shard
 from helpers.small_datasets import SMALL, make_dataset
 from helpers.training_processes import run, torchrun
 
@@ -104,3 +105,26 @@ def test_a_failure_on_one_rank_ends_all_of_them(dataset, tmp_path):
     own = ["--data-path", str(dataset), "--cache-dir", str(tmp_path / "cache"), "--cache-only"]
     code, output = torchrun([*SMALL, *own], processes=2)
     assert code != 0 and "cannot be written" in output and "--cache-dir" in output
+
+
+def test_machines_without_a_common_disk_make_an_index_a_cache_and_features_each(dataset, tmp_path):
+    common = [
+        *SMALL,
+        "--data-path",
+        str(dataset),
+        "--epochs",
+        "1",
+        "--workers",
+        "0",
+        "--output-dir",
+        str(tmp_path / "run"),
+    ]
+    own = [["--cache-dir", str(tmp_path / name)] for name in ("here", "there")]
+    code, output = run([*common, "--cache-dataset", "--cache-features"], 2, own=own)
+    assert code == 0, output
+    for name in ("here", "there"):
+        videos = [len(Shard(path)) for path in (tmp_path / name).glob("*/*.shard")]
+        features = [len(Shard(path)) for path in (tmp_path / name).glob("features/*/*.shard")]
+        assert (sum(videos), sum(features)) == (15, 15)
+    code, output = run([*common, "--overwrite"], 2, own=own)
+    assert code == 0 and all(len(list((tmp_path / name).glob("*.index"))) == 2 for name in ("here", "there")), output

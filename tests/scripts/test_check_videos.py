@@ -376,6 +376,12 @@ def test_a_strange_name_is_reported(root, videos, capsys):
     name = os.fsdecode(b'train/squats/-\xff,"\n.mp4')
     (root / name).write_bytes(videos["cut"])
     assert run_bytes(root)[name] == "bad"
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("bad ")]
+    assert sorted(line.split(": ")[0] for line in lines) == [
+        "bad train/lunges/4.ts",
+        r'bad train/squats/-\udcff,"\n.mp4',
+        "bad train/squats/3.mp4",
+    ]
 
 
 def test_nothing_to_check_is_an_error_unless_all_is_in_quarantine(root, tmp_path, capsys):
@@ -430,7 +436,9 @@ def test_a_run_that_is_stopped_leaves_a_report_and_no_remux(root, tmp_path, monk
         patch.setattr(checking.WorkerPool, "run", stop_after_the_first)
         code, statuses = run(root, "--quarantine", tmp_path / "bad", "--remux", "--jobs", 2)
     assert code == 128 + stop and len(statuses) == 1
-    assert f"stopped by {'SIGTERM' if stop == signal.SIGTERM else 'Ctrl-C'}" in capsys.readouterr().err
+    assert capsys.readouterr().err.endswith(
+        "stopped; what was done so far is in the report and the journal, run again to go on\n"
+    )
     assert (
         not list(root.rglob("*.remux")) and before.items() <= {**list_files(root), **files_in(tmp_path / "bad")}.items()
     )
@@ -520,3 +528,36 @@ def test_the_check_works_without_what_only_unix_has(root, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "1 remuxed" in done.stdout and "1 quarantined" in done.stdout and "2 ok" in done.stdout
+
+
+STRANGE = "a\n\x1b[31mb"
+
+
+@pytest.mark.parametrize(
+    "arguments, code",
+    [
+        (["--root", "no"], 2),
+        (["--root", "{root}", "--shard", STRANGE], 2),
+        (["--root", "{root}", STRANGE], 2),
+        (["--root", "{root}", "--quarantine", "{file}"], 2),
+        (["--root", "{root}"], 1),
+        (["--root", "{root}", "--state", "{file}"], 1),
+        (["--root", "{root}", "--report", "{file}/report.csv"], 1),
+        (["--root", "{root}", "--quarantine", "{root}x", "--restore"], 1),
+    ],
+)
+def test_an_error_is_one_line_whatever_the_names_in_it(tmp_path, capsys, arguments, code):
+    (tmp_path / STRANGE).mkdir()
+    file = tmp_path / f"{STRANGE}.txt"
+    file.write_text("of somebody else")
+    values = {"root": tmp_path / STRANGE, "file": file}
+    if arguments == ["--root", "no"]:
+        arguments = ["--root", str(tmp_path / f"no {STRANGE}")]
+    try:
+        found = check_videos.main([argument.format(**values) for argument in arguments])
+    except SystemExit as stop:
+        found = stop.code
+    assert found == code
+    output = capsys.readouterr()
+    errors = [line for line in output.err.splitlines() if not line.startswith(("usage: ", " "))]
+    assert len(errors) == 1 and r"\n\x1b[31mb" in errors[0] and output.out == ""

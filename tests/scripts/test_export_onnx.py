@@ -15,6 +15,7 @@ import export_onnx
 import quickstart
 import train
 from clips import presets
+from clips.preprocessing import MEAN, STD, Preprocessing
 from deployment import onnx_network, quantization
 from deployment.video_files import find_videos, read_clips
 from helpers.extras import require_extra
@@ -60,7 +61,7 @@ def trained(tmp_path_factory):
     labels = torch.tensor([COLOURS.index(Path(path).parent.name) for path in paths])
     untrained = load_trained_model(small_checkpoint(tmp_path_factory.mktemp("run") / "model.pth", classes=COLOURS))
     clips = torch.from_numpy(np.concatenate(list(read_clips(paths, untrained.preprocessing, 1, 0))))
-    network = fit_head(untrained.network, presets.normalize(clips), labels)
+    network = fit_head(untrained.network, presets.normalize(clips, untrained.preprocessing), labels)
     return data, small_checkpoint(Path(untrained.path), classes=COLOURS, model=network.state_dict())
 
 
@@ -90,8 +91,8 @@ def test_the_file_computes_what_validation_computes(capsys, tmp_path, network, l
     assert f"Conv {num_convolutions}," in capsys.readouterr().out
     clips = torch.rand(3, 8, 28, 28, 3)  # B T H W C
     with torch.inference_mode():
-        expected = load_trained_model(checkpoint).network(presets.normalize(clips))
-    video = clips if normalize == "inside" else (clips - torch.tensor(presets.MEAN)) / torch.tensor(presets.STD)
+        expected = load_trained_model(checkpoint).network(presets.normalize(clips, Preprocessing()))
+    video = clips if normalize == "inside" else (clips - torch.tensor(MEAN)) / torch.tensor(STD)
     tensor = (video if layout == "NTHWC" else video.permute(0, 4, 1, 2, 3)).numpy()
     batches = [tensor] if "--dynamic-batch" in flags else np.split(tensor, 3)
     given = np.concatenate([onnx_logits(path, batch) for batch in batches])
@@ -224,6 +225,14 @@ def test_wrong_usage_exits_2(checkpoint, flags):
     with pytest.raises(SystemExit) as stop:
         export(checkpoint, "--output", "model.onnx", *flags)
     assert stop.value.code == 2
+
+
+def test_another_order_of_classes_is_refused_before_the_export(checkpoint, tmp_path, capsys):
+    path = tmp_path / "class_map.json"
+    path.write_text(json.dumps({name: index for index, name in enumerate(reversed(CLASSES))}))
+    assert export(checkpoint, "--output", tmp_path / "model.onnx", "--class-map", path) == 1
+    error = capsys.readouterr().err
+    assert "class 0 is 'dips' there and 'left lunge' in the map" in error and not (tmp_path / "model.onnx").exists()
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import av
 import numpy as np
 import pytest
 
-from caching.cache_building import DecodeStrip, Unreadable
+from caching.cache_building import DecodeStrip
 from caching.clip_cache import CacheSettings
 from caching.splits import ClipOptions, UnreadableVideos, open_clips
 from clips.dataset import DecodingReader
@@ -30,7 +30,7 @@ from training.screen import print_results
 from videos import decoding, motion
 from videos.decoding import VideoError, iter_rgb, probe_video
 from videos.folder import VIDEO_ENDINGS, VideoFolder
-from videos.index import Scan
+from videos.index import Scan, Unreadable
 from videos.resizing import Region, resize_crop
 
 pytestmark = pytest.mark.evaluator
@@ -115,9 +115,10 @@ def test_what_pyav_raises_is_a_video_error_everywhere(tmp_path, monkeypatch, err
     monkeypatch.setattr(motion, "_luma_bits", lambda pix_fmt: 0)  # so that motion goes the same way
     with pytest.raises(VideoError, match=r"bad\.mp4: \w+"):
         list(iter_rgb(bad))
-    assert isinstance(Scan(with_motion=True)(str(bad)), str)
+    scanned = Scan(with_motion=True)(str(bad))
     result = DecodeStrip(CacheSettings(PREPROCESSING))(str(bad))
-    assert isinstance(result, Unreadable) and result.is_lasting == (not isinstance(error, MemoryError))
+    for found in (scanned, result):
+        assert isinstance(found, Unreadable) and found.is_lasting == (not isinstance(error, MemoryError))
     reader = DecodingReader(VideoFolder(tmp_path / "data"), PREPROCESSING)
     with pytest.raises(VideoError, match=r"bad\.mp4: \w+"):
         reader.read_into(np.empty((1, 32, 40, 3), np.float32), 0, np.array([0]), Region(0, 0, 32, 40))

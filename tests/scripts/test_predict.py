@@ -192,8 +192,6 @@ def test_annotated_copies_show_every_frame(capsys, tmp_path, data, checkpoint):
     written = find_videos([str(copies)])
     assert len(written) == 6
     assert {probe_video(path)[:2] for path in written} == {(24, 12.0)}
-    code, _, err = run(capsys, checkpoint, data / "val", "--annotate", data / "val", "-j", 0)
-    assert code == 1 and "take the place" in err
 
 
 def test_one_copy_that_fails_leaves_the_others(capsys, tmp_path, data, checkpoint, monkeypatch):
@@ -221,13 +219,6 @@ def test_an_interruption_leaves_no_unfinished_copy(capsys, tmp_path, checkpoint,
     assert [path.name for path in copies.iterdir()] == ["a.mp4"]
 
 
-def test_a_folder_of_copies_that_cannot_be_made_stops_before_the_work(capsys, tmp_path, data, checkpoint):
-    require_extra("PIL")
-    (tmp_path / "file").write_text("")
-    code, out, err = run(capsys, checkpoint, data / "val", "--annotate", tmp_path / "file")
-    assert code == 1 and "file: File exists" in err and not out
-
-
 @pytest.mark.parametrize("flags", [["--device", "abacus"], ["--output", "."], ["--top-k", "0"]])
 def test_wrong_usage_exits_2(checkpoint, flags):
     with pytest.raises(SystemExit) as stop:
@@ -241,3 +232,11 @@ def test_a_network_whose_outputs_are_not_numbers_predicts_nothing(capsys, tmp_pa
     torch.save(state, tmp_path / "nan.pth")
     code, out, _ = run(capsys, tmp_path / "nan.pth", data / "val" / "dips", "-j", 0, "--format", "json")
     assert code == 1 and all(row["label"] is None and "not numbers" in row["error"] for row in json.loads(out))
+
+
+def test_a_closed_standard_output_is_wrong_usage(capsys, monkeypatch, checkpoint):
+    monkeypatch.setattr("sys.stdout", None)
+    with pytest.raises(SystemExit) as stop:
+        predict.main([str(checkpoint), "any.mp4"])
+    monkeypatch.undo()
+    assert stop.value.code == 2 and "standard output is closed" in capsys.readouterr().err

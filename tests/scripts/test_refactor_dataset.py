@@ -215,7 +215,7 @@ def test_a_link_to_itself_is_named_and_the_rest_is_placed(release, capsys):
     (srcs[0] / "1.mp4").symlink_to("1.mp4")
     assert run(release) == 1
     output = capsys.readouterr()
-    assert f"a link to nothing or no file: 1 ({srcs[0]}/1.mp4)" in output.out and "1.mp4" in output.err
+    assert f"a broken link or not a file: 1 ({srcs[0]}/1.mp4)" in output.out and "1.mp4" in output.err
     assert len(list_files(dest)) == 2
 
 
@@ -422,7 +422,7 @@ def test_a_selection_of_nothing_prunes_nothing(release):
 def test_a_file_that_nothing_would_look_at_is_not_placed(release, capsys):
     write_labels(release[1], [*ENTRIES, ("4.gif", "squats", "val")])
     assert run(release) == 1 and list_files(release[2]) == {}
-    assert "1 names have no ending of a video (4.gif)" in capsys.readouterr().err
+    assert "1 names have no video extension (4.gif)" in capsys.readouterr().err
 
 
 def write_copy(release) -> None:

@@ -12,6 +12,7 @@ import benchmark
 import export_onnx
 import predict
 import quickstart
+import run_on_ai_hub
 import train
 from helpers.template_process import SCRIPTS
 from training import options
@@ -28,6 +29,7 @@ WRONG = {
     "export_onnx": ["a.pth", "--output", "a.onnx", "--quantize", "int8"],
     "predict": ["a.pth", "a.mp4", "--output", "."],
     "quickstart": ["--seed", "-1"],
+    "run_on_ai_hub": ["a.pth", "--data-path", "data", "--output-dir", "out", "--calibration-clips", "8"],
     "train": ["--data-path", "data", "--train-crop-size", "200", "200"],
 }
 PROGRAM = """
@@ -85,6 +87,7 @@ def test_choices_are_the_keys_that_they_are_looked_up_by():
     from clips import preprocessing
     from clips.presets import AUGMENTATIONS
     from deployment import onnx_network
+    from deployment.device_run import ACTIVATION_BITS
     from deployment.prediction import FORMATTERS
     from network import models
     from network.acceleration import CHANNELS_LAST
@@ -106,6 +109,7 @@ def test_choices_are_the_keys_that_they_are_looked_up_by():
     assert tuple(FORMATTERS) == predict.FORMATS
     assert tuple(onnx_network.LAYOUTS) == export_onnx.LAYOUTS
     assert (export_onnx.NORMALIZE, export_onnx.DEFAULT_OPSET) == (onnx_network.NORMALIZE, onnx_network.DEFAULT_OPSET)
+    assert ("none", *ACTIVATION_BITS) == run_on_ai_hub.QUANTIZATIONS
     assert quickstart.NUM_PARTS == NUM_PARTS
     for name, module in benchmark.BENCHMARKS.items():
         assert callable(getattr(importlib.import_module(f"benchmarks.{module}"), f"benchmark_{name}"))

@@ -172,7 +172,9 @@ def test_a_given_start_epoch_wins(finished_run, tmp_path, capsys):
     assert train.main([*options, *resume, "--start-epoch", "1"]) == 0
     assert [json.loads(line)["epoch"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()] == [1]
     capsys.readouterr()
-    assert train.main([*options, *resume, "--epochs", "2"]) == 0
+    assert train.main([*options, *resume, "--epochs", "2"]) == 1
+    assert "holds another run already" in capsys.readouterr().err
+    assert train.main([*options, *resume, "--resume", "auto", "--epochs", "2"]) == 0
     assert "Nothing is left to train" in capsys.readouterr().out
 
 
@@ -221,6 +223,20 @@ def test_classes_are_matched_by_name(finished_run, tmp_path, capsys):
     write_moving_bar(data / "val" / "planks" / "v.mp4", seed=4)
     assert train.main([*options, *resume]) == 1
     assert "planks" in capsys.readouterr().err
+
+
+def test_a_checkpoint_with_the_order_of_a_class_map_is_validated_and_another_refused(finished_run, tmp_path, capsys):
+    folder, options = finished_run
+    path = tmp_path / "class_map.json"
+    test = [*options, "--resume", str(folder / "checkpoint.pth"), "--test-only", "--class-map", str(path)]
+    path.write_text('{"0": "left raise", "1": "pushups", "2": "squats"}')
+    assert train.main(test) == 0
+    path.write_text('{"0": "left raise", "1": "squats", "2": "pushups"}')
+    assert train.main(test) == 1
+    assert "class 1 is 'pushups' there and 'squats' in the map" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        train.main([*options, "--class-map", str(path)])
+    assert stop.value.code == 2 and "--test-only" in capsys.readouterr().err
 
 
 def test_absent_classes_keep_their_index(finished_run, dataset, tmp_path):
@@ -323,7 +339,13 @@ def test_a_frozen_trunk_without_weights_is_warned_of(dataset, tmp_path, small_op
         (["--resume", "absent.pth"], 1, ["absent.pth"]),
         (["--weights", "./absent.pth"], 1, ["absent.pth"]),
         (["--data-path", "absent"], 1, ["absent"]),
-        (["--resume", "a.pth", "--overwrite"], 2, ["--overwrite"]),
+        (["--resume", "auto", "--overwrite"], 2, ["--overwrite"]),
+        (["--weights", "run/model_best.pth", "--output-dir", "run"], 2, ["--weights", "another --output-dir"]),
+        (
+            ["--resume", "run/model_3.pth", "--output-dir", "run", "--overwrite"],
+            2,
+            ["--resume", "another --output-dir"],
+        ),
     ],
 )
 def test_bad_input_is_one_clear_message(dataset, tmp_path, small_options, capsys, flags, code, words):
@@ -410,7 +432,14 @@ def test_what_a_resumed_run_is_told_anew_holds(finished_run, tmp_path, capsys):
 def test_what_cannot_come_to_an_end_is_refused_before_the_cache_is_built(finished_run, dataset, tmp_path, capsys):
     folder, options = finished_run
     anew = [*options, "--cache-dir", str(tmp_path / "cache")]
-    for flags in (["--output-dir", str(folder)], ["--model", "resnet18", "--output-dir", str(tmp_path / "run")]):
+    (tmp_path / "file").write_text("")
+    for flags in (
+        ["--output-dir", str(folder)],
+        ["--model", "resnet18", "--output-dir", str(tmp_path / "run")],
+        ["--output-dir", str(tmp_path / "file" / "run")],
+        ["--test-only", "--output-dir", str(tmp_path / "file" / "x")],
+        ["--test-only", "--save-logits", str(tmp_path / "file" / "a.npz")],
+    ):
         assert train.main([*anew, *flags]) == 1
     assert not (tmp_path / "cache").exists()
 

@@ -23,13 +23,12 @@ def make_batches(sizes):
     return batches
 
 
-def train(batches, model=None, precision=None, lr=0.1, parallel=None, **options):
-    """An epoch of a small network: (model, summary)."""
+def make_trainer(model=None, precision=None, lr=0.1, parallel=None, average=None, **options):
     if model is None:
         torch.manual_seed(0)
         model = nn.Sequential(nn.Flatten(), nn.Linear(96, 8), nn.ReLU(), nn.Linear(8, 3))
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
-    trainer = Trainer(
+    return Trainer(
         model=model,
         network=model,
         frozen=[],
@@ -40,10 +39,16 @@ def train(batches, model=None, precision=None, lr=0.1, parallel=None, **options)
         targets=TargetMaker(3),
         options=StepOptions(print_freq=100, **options),
         parallel=parallel,
+        average=average,
     )
+
+
+def train(batches, *args, **options):
+    """An epoch of a small network: (model, summary)."""
+    trainer = make_trainer(*args, **options)
     num_steps = -(-len(batches) // trainer.options.batches_per_step)
     summary = trainer.train_epoch(batches, lambda clips, flips, seeds: clips, epoch=0, num_steps=num_steps)
-    return model, summary
+    return trainer.model, summary
 
 
 def weights(model):
@@ -90,6 +95,56 @@ def test_a_loss_that_is_not_finite_stops_before_the_step():
         train(batches, model, batches_per_step=2)
     assert stop.value.videos == [0, 1, 2, 3]
     assert torch.equal(weights(model), before)
+
+
+class ScalerThatSkips:
+    """Leaves out the given steps, as GradScaler does where a gradient is not finite: its scale then drops."""
+
+    def __init__(self, skipped):
+        self._skipped, self._step, self._scale = skipped, -1, 8.0
+
+    def scale(self, loss):
+        return loss
+
+    def get_scale(self):
+        return self._scale
+
+    def step(self, optimizer):
+        self._step += 1
+        if self._step not in self._skipped:
+            optimizer.step()
+
+    def update(self):
+        self._scale *= 0.5 if self._step in self._skipped else 1.0
+
+    def state_dict(self):
+        return {}
+
+
+def test_a_step_that_the_scaler_skips_does_not_count(capsys):
+    class Average:
+        steps = []
+
+        def after_step(self, step):
+            self.steps.append(step)
+
+        def added_to(self, state):
+            return state
+
+    precision = Precision(CPU, None, ScalerThatSkips({0, 2}))
+    trainer = make_trainer(precision=precision, average=Average())
+    saved = []
+
+    def after_step(*_):
+        saved.append((trainer.scheduler.last_epoch, trainer.state().skipped_steps))
+
+    inputs = lambda clips, flips, seeds: clips  # noqa: E731
+    trainer.train_epoch(make_batches([2] * 4), inputs, epoch=0, num_steps=4, after_step=after_step)
+    assert saved == [(0, 1), (1, 1), (1, 2), (2, 2)] and Average.steps == [1, 2]
+    # An epoch that goes on keeps the count, the next one begins anew.
+    trainer.train_epoch(make_batches([2]), inputs, epoch=0, num_steps=5, first_step=4, after_step=after_step)
+    trainer.train_epoch(make_batches([2]), inputs, epoch=1, num_steps=1, after_step=after_step)
+    assert [count for _, count in saved[4:]] == [2, 0]
 
 
 def test_processes_exchange_gradients_once_a_step():

@@ -189,6 +189,32 @@ def test_a_teacher_that_lacks_videos_stops_the_run(options, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--val-resize-size", "32"], "--val-resize-size 32 43"),
+        (["--train-resize-size", "32"], "--train-resize-size 32 43"),
+        (["--val-resize-size", "32", "40", "3"], "not 3 values"),
+        (["--val-resize-size", "20"], "28 28 does not fit into 20"),
+        (["--model", "mvit_v2_s"], "--train-resize-size 256 342"),
+        (["--std", "0", "1", "1"], "--std"),
+    ],
+)
+def test_sizes_that_cannot_be_are_refused_with_those_to_give(options, flags, words, capsys):
+    model_alone = [*options[:2], *options[options.index("--data-path") :]] if "--model" in flags else options
+    with pytest.raises(SystemExit) as stop:
+        train.main([*model_alone, *flags])
+    assert stop.value.code == 2 and words in capsys.readouterr().err
+
+
+def test_strong_augmentation_needs_both_sides(options, capsys):
+    options = [option for option in options if option != "--cache-dataset"]
+    with pytest.raises(SystemExit):
+        train.main([*options, "--augment", "strong", "--train-resize-size", "32"])
+    error = capsys.readouterr().err
+    assert "--augment strong needs frames of one size" in error and "--train-resize-size 32 43" in error
+
+
+@pytest.mark.parametrize(
     "flags, word",
     [
         (["--save-logits", "x.npz"], "--test-only"),

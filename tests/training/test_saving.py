@@ -1,7 +1,11 @@
+import errno
+import signal
+
 import pytest
 import torch
 
 from network.checkpoint import Checkpoint
+from runtime.errors import CutShort
 from runtime.signals import ResumeCommand, Stopped, StopRequest
 from training import saving
 from training.saving import RunProgress, RunSaver
@@ -20,7 +24,7 @@ def saver(folder, progress=None, minutes=0.0, keep=None):
 
 
 def test_progress_survives_a_checkpoint():
-    progress = RunProgress(3, 8, [[1.0, 2.0, 3.0]], 62.5, 2)
+    progress = RunProgress(3, 8, [[1.0, 2.0, 3.0]], 62.5, 2, epoch_order="a", best_videos="b")
     checkpoint = progress.added_to(STATE)
     assert (checkpoint.epoch, checkpoint.world_size, checkpoint.classes) == (2, 1, ["a"])
     assert RunProgress.of(checkpoint) == progress
@@ -56,6 +60,18 @@ def test_a_signal_saves_the_step_and_stops(tmp_path):
     assert Checkpoint.read(tmp_path / "checkpoint.pth").clips_seen == 2 and command.has_saved
 
 
+def test_a_full_disk_cuts_the_run_short(tmp_path, monkeypatch):
+    def full_disk(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    run, _, command = saver(tmp_path, minutes=1e-9)
+    monkeypatch.setattr(torch, "save", full_disk)
+    for save in (lambda: run.after_step(2, [1.0, 1.0, 2.0]), lambda: run.after_epoch(50.0)):
+        with pytest.raises(CutShort, match="cannot be written: No space left on device. Make room"):
+            save()
+    assert not command.has_saved and not list(tmp_path.iterdir())
+
+
 def test_an_epoch_counts_from_the_best(tmp_path):
     run, _, _ = saver(tmp_path, keep=1)
     for accuracy in (50.0, 40.0, 50.0):
@@ -66,3 +82,24 @@ def test_an_epoch_counts_from_the_best(tmp_path):
     assert Checkpoint.read(tmp_path / "model_best.pth").epoch == 0  # one that is as good is not better
     assert Checkpoint.read(tmp_path / "checkpoint.pth").temperature == 1.5
     assert {path.name for path in tmp_path.iterdir()} == {"model_2.pth", "checkpoint.pth", "model_best.pth"}
+
+
+def test_the_best_is_of_the_videos_that_it_was_chosen_on(tmp_path):
+    run, _, _ = saver(tmp_path, RunProgress(best_video_acc1=50.0, val_videos="now", best_videos="then"))
+    for accuracy, expected in ((40.0, "then"), (60.0, "now")):
+        run.after_epoch(accuracy)
+        assert Checkpoint.read(tmp_path / "checkpoint.pth").best_videos == expected
+
+
+def test_an_epoch_is_saved_before_it_is_validated_and_a_stop_then_needs_no_more(tmp_path):
+    run, stop, command = saver(tmp_path)
+    run.after_step(4, [1.0, 2.0, 4.0])
+    with run.validating():
+        saved = Checkpoint.read(tmp_path / "checkpoint.pth")
+        assert (saved.epoch, saved.clips_seen, saved.epoch_totals) == (-1, 4, [[1.0, 2.0, 4.0]]) and command.has_saved
+    with pytest.raises(Stopped, match="the run is saved"), stop, run.validating():
+        signal.raise_signal(signal.SIGTERM)
+    signal_number, stop.signal_number = stop.signal_number, 10
+    with pytest.raises(Stopped), run.validating():
+        pytest.fail("it had been asked to stop before")
+    assert signal_number == 15

@@ -57,7 +57,7 @@ def settings_of(*flags):
     args = parser.parse_args(["--data-path", "somewhere", *flags])
     check_args(parser, args)
     check_with_torch(parser, args)
-    return plain(vars(args)), plain(default_settings(args.data_path, args.epochs))
+    return plain(vars(args)), plain(default_settings(args.data_path, args.epochs, args.model))
 
 
 def test_settings_that_follow_from_others_are_no_changes():

@@ -7,7 +7,7 @@ from network.checkpoint import Checkpoint, CheckpointError
 from runtime.signals import ResumeCommand
 from training import starting
 from training.running import find_start
-from training.starting import Start, check_same_start, checkpoint_to_resume
+from training.starting import Start, check_same_start, checkpoint_to_resume, folder_classes
 
 
 def start(epoch, **changes):
@@ -43,6 +43,7 @@ def test_processes_that_find_the_same_go_on(monkeypatch):
 @pytest.mark.parametrize("further", [[], ["--test-only"]])
 def test_auto_reads_the_checkpoint_once(tmp_path, monkeypatch, further):
     (tmp_path / "data" / "train" / "a").mkdir(parents=True)
+    (tmp_path / "data" / "train" / "a" / "1.mp4").write_bytes(b"x")
     (tmp_path / "run").mkdir()
     start(2).checkpoint.write(tmp_path / "run" / "checkpoint.pth")
     options = ["--data-path", str(tmp_path / "data"), "--output-dir", str(tmp_path / "run"), "--resume", "auto"]
@@ -65,3 +66,26 @@ def test_an_epoch_past_the_last_without_a_checkpoint_is_nothing_to_do(dataset, t
     options += ["--output-dir", str(tmp_path / "run"), "--epochs", "2", "--start-epoch", "2"]
     assert train.main(options) == 0
     assert "Nothing is left to train" in capsys.readouterr().out and not (tmp_path / "run").exists()
+
+
+def test_folders_that_are_no_class_are_said_and_classes_without_validation_warned_of(tmp_path, capsys):
+    for name in (
+        "train/squats/1.mp4",
+        "train/lunges/1.mp4",
+        "train/@eaDir/1.mp4",
+        "val/squats/1.mp4",
+        "val/lunges/a.txt",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "train" / "planks").mkdir()
+    assert folder_classes(tmp_path, test_only=False) == ["lunges", "squats"]
+    out = capsys.readouterr().out
+    assert f"{tmp_path / 'train' / '@eaDir'} (a system's), {tmp_path / 'train' / 'planks'} (without a video)" in out
+    assert f"WARNING: {tmp_path / 'val'} has no video of 1 classes that are trained: lunges" in out
+    assert folder_classes(tmp_path, test_only=True) == ["lunges", "squats"]
+    assert "WARNING" not in capsys.readouterr().out
+    (tmp_path / "val" / "lunges" / "1.mp4").write_bytes(b"x")
+    (tmp_path / "train" / "planks").rmdir()
+    folder_classes(tmp_path, test_only=False)
+    assert "WARNING" not in capsys.readouterr().out

@@ -1,10 +1,15 @@
+import errno
 import os
+import signal
 
+import av
 import numpy as np
 import pytest
 
 from helpers.small_datasets import write_moving_bar
 from runtime.columns import Ragged, pack_columns, unpack_columns
+from runtime.signals import Stopped, StopRequest
+from runtime.worker_pool import WorkerDied
 from videos import index
 from videos.folder import VideoFolder
 from videos.index import RowMatcher, scan_videos
@@ -97,7 +102,7 @@ def test_a_damaged_index_is_made_anew(root, tmp_path, content):
         lambda columns: columns.pop("motion"),
         lambda columns: columns.update(names=np.arange(5)),
         lambda columns: columns.update(num_frames=columns["num_frames"][:2]),
-        lambda columns: columns.update(reasons=np.frombuffer(b"[]", np.uint8)),
+        lambda columns: columns.update(unreadable=np.frombuffer(b"[]", np.uint8)),
     ],
 )
 def test_a_table_that_is_not_an_index_is_made_anew(root, tmp_path, change):
@@ -113,6 +118,71 @@ def test_an_index_that_cannot_be_kept_is_said(root, tmp_path, capsys):
     (tmp_path / "file").write_text("in the way")
     index = scan_videos(VideoFolder(root), tmp_path / "file" / "x.index", 0)
     assert index.num_frames[0] == 10 and "cannot be kept" in capsys.readouterr().out
+
+
+PASSING = {
+    "no permission": av.error.PermissionError(errno.EACCES, "Permission denied"),
+    "a disk error": av.error.OSError(errno.EIO, "Input/output error"),
+    "no memory": MemoryError(),
+    "gone for a moment": av.error.FileNotFoundError(errno.ENOENT, "No such file or directory"),
+}
+
+
+@pytest.mark.parametrize("error", PASSING.values(), ids=PASSING)
+def test_a_failure_that_may_pass_is_tried_again_by_the_next_run(root, tmp_path, monkeypatch, scanned, error):
+    real = av.open
+
+    def refuse(path, *args, **kwargs):
+        if os.path.basename(path) == "2.mp4":
+            raise error
+        return real(path, *args, **kwargs)
+
+    store = tmp_path / "x.index"
+    with monkeypatch.context() as patch:
+        patch.setattr(av, "open", refuse)
+        assert list(scan_videos(VideoFolder(root), store, 0).reasons) == [2, 4]
+    scanned.clear()
+    again = scan_videos(VideoFolder(root), store, 0)
+    assert again.num_frames.tolist() == [10, 11, 12, 13, 0] and list(again.reasons) == [4] and scanned == ["2.mp4"]
+
+
+def test_a_video_on_which_a_worker_died_is_tried_again(root, tmp_path, monkeypatch, scanned):
+    def results(function, paths, *_, on_death):
+        for number, path in enumerate(paths):
+            yield on_death(WorkerDied(path, -9)) if number == 1 else function(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(index, "map_in_workers", results)
+        assert "SIGKILL" in scan_videos(VideoFolder(root), tmp_path / "x.index", 0).reasons[1]
+    scanned.clear()
+    assert list(scan_videos(VideoFolder(root), tmp_path / "x.index", 0).reasons) == [4] and scanned == ["1.mp4"]
+
+
+def test_bytes_that_a_disk_does_not_give_are_not_blamed_on_the_file(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(index, "_reads_to_its_end", lambda path: False)
+    store = tmp_path / "x.index"
+    assert list(scan_videos(VideoFolder(root), store, 0).reasons) == [4]
+    monkeypatch.undo()
+    assert unpack_columns(store.read_bytes())["unreadable"].tobytes() == b"{}"
+
+
+@pytest.mark.parametrize("processes", [0, 2])
+def test_a_stop_keeps_what_was_scanned(root, tmp_path, monkeypatch, scanned, processes):
+    done = []
+    real = index.Progress.update
+
+    def update(*args, **kwargs):
+        real(*args, **kwargs)
+        done.append(args)
+        if len(done) == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch, pytest.raises(Stopped), StopRequest(at_once=True):
+        patch.setattr(index.Progress, "update", update)
+        scan_videos(VideoFolder(root), tmp_path / "x.index", processes)
+    scanned.clear()
+    assert len(scan_videos(VideoFolder(root), tmp_path / "x.index", 0).reasons) == 1
+    assert scanned == ["2.mp4", "3.mp4", "bad.mp4"]
 
 
 def test_rows_are_matched_by_name_size_and_time(root):

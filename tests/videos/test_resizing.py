@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
+from torchvision.transforms.v2 import functional as transforms
 
-from videos.resizing import Region, resize_crop, to_uint8
+from videos.resizing import Crop, Region, resize_crop, resized_size, to_uint8
 
 SIZES = [(480, 854), (720, 1280), (1080, 1920), (854, 480), (121, 161), (128, 171), (60, 40), (1, 1), (2160, 3840)]
 
@@ -46,3 +47,27 @@ def test_views_with_negative_strides_are_read_right(frame_of):
     frame = frame_of(90, 50)
     turned = frame[::-1, ::-1].transpose(1, 0, 2)
     assert np.array_equal(resize_crop(turned, (20, 30)), resize_crop(np.ascontiguousarray(turned), (20, 30)))
+
+
+@pytest.mark.parametrize("size", [*SIZES, (333, 500), (500, 333), (224, 225), (255, 257)])
+@pytest.mark.parametrize("side", [256, 31])
+def test_a_shorter_side_keeps_the_shape_as_torchvision_does(size, side):
+    expected = transforms.resize(torch.zeros(1, *size), [side]).shape[1:] if size != (1, 1) else (side, side)
+    assert resized_size(size, (side,)) == tuple(expected)
+    assert resized_size(size, (128, 171)) == (128, 171)
+
+
+@pytest.mark.parametrize("size", [(60, 107), (107, 60), (64, 64)])
+def test_pixels_of_a_shorter_side_are_torchvisions(frame_of, size):
+    frame = frame_of(*size)
+    picture = torch.from_numpy(frame).permute(2, 0, 1) / 255
+    expected = transforms.center_crop(transforms.resize(picture, [32], antialias=False), [28, 24])
+    found = resize_crop(frame, (32,), Crop(28, 24)) / 255
+    np.testing.assert_allclose(found, expected.permute(1, 2, 0), atol=2e-6)
+
+
+def test_a_drawn_crop_reaches_every_place_and_none_beyond():
+    draws = [0.0, 0.4999, 0.5, 0.9999]
+    assert [Crop(30, 40, (draw, 0)).within((31, 40)).top for draw in draws] == [0, 0, 1, 1]
+    assert [Crop(30, 40, (0, draw)).within((30, 43)).left for draw in draws] == [0, 1, 2, 3]
+    assert Region(1, 2, 3, 4).within((99, 99)) == Region(1, 2, 3, 4)

@@ -83,7 +83,9 @@ def benchmark_startup(options: BenchmarkOptions) -> dict[str, float]:
         runs = []
         for _ in range(options.rounds):
             command = [sys.executable, "-c", STARTUP_SCRIPT, str(root), str(cache_dir)]
-            done = subprocess.run(command, cwd=Path(__file__).parents[1], check=True, stdout=subprocess.PIPE, text=True)
+            done = subprocess.run(
+                command, cwd=Path(__file__).parents[1], check=True, stdout=subprocess.PIPE, encoding="utf-8"
+            )
             runs.append(json.loads(done.stdout.splitlines()[-1]))
         for figure in runs[0]:
             figures[f"{name}_{figure}"] = statistics.median(run[figure] for run in runs)

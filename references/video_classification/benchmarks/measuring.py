@@ -34,6 +34,7 @@ class BenchmarkOptions:
     rounds: int  # measurements of each kind, of which the medians count
     batch_size: int
     steps: int  # training steps measured
+    model: str = "r2plus1d_18"  # the network of step, epoch and model
 
 
 class AnyVideos(VideoFolder):
@@ -139,7 +140,7 @@ def peak_megabytes() -> float:
 
         return _megabytes(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     # getrusage would count the memory of the process that started this one.
-    fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
+    fields = dict(line.split(":", 1) for line in status.read_text(encoding="utf-8").splitlines())
     return int(fields["VmHWM"].split()[0]) * 1024 / 1e6
 
 

@@ -19,7 +19,6 @@ from network.trained_model import load_trained_model
 from runtime.errors import require
 from runtime.worker_pool import map_in_workers
 
-MODEL = "r2plus1d_18"
 NUM_CLASSES = 100
 CALIBRATION_CLIPS = 2  # of noise: the speed does not depend on the ranges
 
@@ -59,7 +58,7 @@ class _Files:
 
 def _arithmetic(options: BenchmarkOptions) -> dict[str, float]:
     with torch.device("meta"):
-        network = build_model(MODEL, NUM_CLASSES).eval()
+        network = build_model(options.model, NUM_CLASSES).eval()
         clip = torch.empty(1, *options.preprocessing.clip_shape)
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         network(clip)
@@ -71,8 +70,8 @@ def _write_files(folder: Path, options: BenchmarkOptions) -> _Files:
     preprocessing = options.preprocessing
     files = _Files(folder / "model.pth", folder / "float.onnx", folder / "int8.onnx", preprocessing)
     classes = [str(number) for number in range(NUM_CLASSES)]
-    state = build_model(MODEL, NUM_CLASSES).state_dict()
-    Checkpoint(state, classes, preprocessing, {"model": MODEL}).write(files.checkpoint)
+    state = build_model(options.model, NUM_CLASSES).state_dict()
+    Checkpoint(state, classes, preprocessing, {"model": options.model}).write(files.checkpoint)
     model = load_trained_model(files.checkpoint)
     float_proto = to_onnx(model, DeviceFormat())
     clips = random_clips(model.preprocessing, CALIBRATION_CLIPS)

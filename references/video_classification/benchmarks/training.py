@@ -1,6 +1,7 @@
 """How fast the network is trained: its steps alone, and real epochs beside them.
 
-In three ways: with most blocks frozen, the same on cached features, and with all blocks trained.
+In four ways: with most blocks frozen, the same on cached features, with all blocks trained, and the same with a teacher
+that is shown every clip.
 """
 
 import functools
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.cache import built_cache
@@ -20,18 +22,26 @@ from caching.splits import ClipOptions, Clips
 from clips import presets
 from clips.dataset import Batch
 from clips.loading import ClipLoader
+from clips.preprocessing import Preprocessing
 from clips.samplers import training_samples
 from network.acceleration import freed_memory_kept, set_up_hardware
 from network.models import DEFAULT_TRAINABLE, build_model, freeze, set_train_mode
 from network.precision import Precision, to_device
+from network.trained_model import TrainedModel
 from network.trunk_and_head import split, trunk_blocks
 from training.engine import EpochSummary, StepOptions, Trainer
-from training.losses import TrainingLoss
+from training.losses import Targets, TrainingLoss
 from training.optimization import OPTIMIZERS, build_schedule, parameter_groups
 from training.targets import TargetMaker
+from training.teaching import Teachers
 
-MODEL = "r2plus1d_18"
-TRAINABLE = {"frozen": list(DEFAULT_TRAINABLE), "features": list(DEFAULT_TRAINABLE), "full": ["all"]}
+TRAINABLE = {
+    "frozen": list(DEFAULT_TRAINABLE),
+    "features": list(DEFAULT_TRAINABLE),
+    "full": ["all"],
+    "taught": ["all"],
+}
+TEACHER, TEMPERATURE = "r2plus1d_34", 2.0
 WARMUP_STEPS = 2
 MATRIX_SIZE = 8192  # of the matrix products that measure the device's rate
 
@@ -63,6 +73,7 @@ def benchmark_step(options: BenchmarkOptions) -> dict[str, float]:
             figures[f"step_{name}_share_of_matrix_rate"] = run.operations_per_step() / seconds / rate
     for name in ("features", "full"):
         figures[f"step_{name}_to_frozen_rate"] = figures["step_frozen_seconds"] / figures[f"step_{name}_seconds"]
+    figures["step_taught_to_full_time"] = figures["step_taught_seconds"] / figures["step_full_seconds"]
     return figures
 
 
@@ -79,6 +90,7 @@ def benchmark_epoch(options: BenchmarkOptions) -> dict[str, float]:
     figures: dict[str, float] = {"epoch_steps": options.steps}
     for name, measured in rounds.items():
         figures |= {
+            f"epoch_{name}_seconds": statistics.median(of.seconds for of in measured),
             f"epoch_{name}_clips_per_second": statistics.median(of.clips_per_second for of in measured),
             f"epoch_{name}_model_share_of_time": statistics.median(of.model_share for of in measured),
             f"epoch_{name}_waiting_percent": statistics.median(of.waiting_percent for of in measured),
@@ -89,6 +101,8 @@ def benchmark_epoch(options: BenchmarkOptions) -> dict[str, float]:
         figures[f"epoch_{name}_to_frozen_rate"] = statistics.median(
             of.clips_per_second / frozen.clips_per_second for of, frozen in pairs
         )
+    taught = zip(rounds["taught"], rounds["full"], strict=True)
+    figures["epoch_taught_to_full_time"] = statistics.median(of.seconds / full.seconds for of, full in taught)
     return figures | _build_figures(options, clips) | {"epoch_peak_megabytes": peak_megabytes()}
 
 
@@ -96,6 +110,7 @@ def benchmark_epoch(options: BenchmarkOptions) -> dict[str, float]:
 class _Epoch:
     """A measured epoch."""
 
+    seconds: float
     clips_per_second: float
     model_share: float  # the time that bare steps take, as a share of the epoch's
     waiting_percent: float  # of the time, for data
@@ -106,8 +121,9 @@ class _Run:
 
     def __init__(self, options: BenchmarkOptions, name: str, clips: Clips | None = None) -> None:
         self._options, self._device = options, torch.device(options.device)
+        self._num_classes = max(2, len(options.videos.classes))
         torch.manual_seed(0)
-        model = build_model(MODEL, max(2, len(options.videos.classes)))
+        model = build_model(options.model, self._num_classes)
         self._frozen = freeze(model, TRAINABLE[name])
         self._network = model.to(self._device)
         self._precision = Precision.of(options.amp, self._device)
@@ -116,12 +132,19 @@ class _Run:
             torch.backends.cudnn.benchmark = True
             torch.cuda.reset_peak_memory_stats()
         self._clips, self._batch = clips, _made_up_batch(options)
-        self._inputs = _inputs(self._batch, self._precision)
+        self._inputs = _inputs(self._batch, self._precision, options.preprocessing)
         if name == "features":
             self._take_head(model)
-        self._criterion = nn.CrossEntropyLoss(reduction="none")
+        self._teachers = self._made_up_teachers() if name == "taught" else None
+        self._criterion = TrainingLoss(alpha=0.5, temperature=TEMPERATURE)
         self._optimizer = OPTIMIZERS["sgd"](parameter_groups(model, 1e-4), 1e-4, 0.9)
         self._targets = self._batch.targets.to(self._device)
+
+    def _made_up_teachers(self) -> Teachers:
+        classes = tuple(map(str, range(self._num_classes)))
+        network, preprocessing = build_model(TEACHER, self._num_classes), self._options.preprocessing
+        teacher = TrainedModel(TEACHER, network, classes, preprocessing, temperature=1.0, path="")
+        return Teachers([teacher], classes, TEMPERATURE, self._precision)
 
     def _take_head(self, model: nn.Module) -> None:
         trunk, self._network = split(model, trunk_blocks(model, TRAINABLE["features"]))
@@ -146,7 +169,8 @@ class _Run:
         samples = training_samples(videos, 1, 0, epoch)[:num_clips]
         summary = self._train(clips.loader.batches(samples), clips.loader.dataset.to_inputs, epoch)
         waiting = 100 * summary.data_seconds / summary.seconds
-        return _Epoch(num_clips / summary.seconds, bare * options.steps / summary.seconds, waiting)
+        seconds = summary.seconds
+        return _Epoch(seconds, num_clips / seconds, bare * options.steps / seconds, waiting)
 
     def operations_per_step(self) -> float:
         """The floating-point operations of a step."""
@@ -160,8 +184,10 @@ class _Run:
 
     def _step(self) -> None:
         self._optimizer.zero_grad(set_to_none=True)
+        shares = F.one_hot(self._targets, self._num_classes).float()
+        targets = Targets(shares, self._teachers(self._inputs) if self._teachers else None)
         with self._precision.autocast():
-            loss = self._criterion(self._network(self._inputs), self._targets).mean()
+            loss = self._criterion(self._network(self._inputs), targets).mean()
         scaler = self._precision.scaler
         (scaler.scale(loss) if scaler else loss).backward()
         if scaler:
@@ -181,8 +207,8 @@ class _Run:
             precision=self._precision,
             optimizer=self._optimizer,
             scheduler=schedule,
-            criterion=TrainingLoss(),
-            targets=TargetMaker(max(2, len(self._options.videos.classes))),
+            criterion=self._criterion,
+            targets=TargetMaker(self._num_classes, teachers=self._teachers),
             options=StepOptions(print_freq=steps),
         )
         return trainer.train_epoch(batches, to_inputs, epoch=epoch, num_steps=steps)
@@ -203,13 +229,13 @@ def matrix_rate(options: BenchmarkOptions) -> float:
 def _build_figures(options: BenchmarkOptions, clips: Clips) -> dict[str, float]:
     """How long building features takes, beside forward passes of the trunk over as many clips that are ready."""
     precision = Precision.of(options.amp, torch.device(options.device))
-    model = build_model(MODEL, 2)
+    model = build_model(options.model, 2)
     frozen = freeze(model, TRAINABLE["features"])
     trunk, _ = split(model.to(precision.device), trunk_blocks(model, TRAINABLE["features"]))
     size = TRUNK_BATCH_SIZES[precision.device.type]
     num_batches = max(1, min(options.steps * options.batch_size, len(clips.videos)) // size)
     part = Clips(clips.loader, clips.videos[: num_batches * size], 0, clips.pixels, clips.options)
-    inputs = _inputs(_made_up_batch(options, size), precision)
+    inputs = _inputs(_made_up_batch(options, size), precision, options.preprocessing)
 
     @torch.inference_mode()
     def forward() -> None:
@@ -266,6 +292,10 @@ def _made_up_batch(options: BenchmarkOptions, size: int | None = None) -> Batch:
     return Batch(clips, zeros, zeros, zeros.bool())
 
 
-def _inputs(batch: Batch, precision: Precision) -> Tensor:
+def _inputs(batch: Batch, precision: Precision, preprocessing: Preprocessing) -> Tensor:
     """The network's input of a batch, on the device."""
-    return to_device(batch, lambda clips, flips, _: presets.normalize(presets.flip(clips, flips)), precision)[0]
+
+    def to_inputs(clips: Tensor, flips: Tensor, seeds: Tensor | None) -> Tensor:
+        return presets.normalize(presets.flip(clips, flips), preprocessing)
+
+    return to_device(batch, to_inputs, precision)[0]

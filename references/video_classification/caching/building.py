@@ -1,13 +1,14 @@
-"""What building a cache takes, whatever it holds: one process prepares the folder, and all fail together."""
+"""What building a cache takes, whatever it holds: one process prepares the folder for those that see it."""
 
 import contextlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from caching.shards import CacheError, Shard, ShardError, build_lock, remove_leftovers
-from runtime.distributed import broadcast_object, is_main, print_main
+from runtime.distributed import FolderSharers, gather_objects, print_main
+from runtime.errors import reason_of
 
 
 class Cache(Protocol):
@@ -21,15 +22,20 @@ class Cache(Protocol):
         """Reads the shards again."""
 
 
-def on_main(action: Callable[[], None]) -> None:
-    """Runs `action` on rank 0 while the others wait; all raise its CacheError."""
+def on_first(sharers: FolderSharers, action: Callable[[], None]) -> None:
+    """Runs `action` on the first process that sees each folder while the others wait; all raise its CacheError."""
     error = None
-    if is_main():
+    if sharers.is_first:
         try:
             action()
         except CacheError as caught:
             error = caught
-    if (error := broadcast_object(error)) is not None:
+    raise_first(gather_objects(error))
+
+
+def raise_first(errors: Sequence[Exception | None]) -> None:
+    """Raises the first error among those of all processes, if there is one."""
+    if error := next((error for error in errors if error is not None), None):
         raise error
 
 
@@ -64,7 +70,7 @@ def cache_errors(name: str, folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise CacheError(
-            f"the {name} is not complete, and {folder} cannot be written ({error.strerror or error}): "
+            f"the {name} is not complete, and {folder} cannot be written ({reason_of(error)}): "
             "make room or get the right to write there, or name another folder with --cache-dir"
         ) from error
 

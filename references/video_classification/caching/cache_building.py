@@ -8,22 +8,21 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from caching.building import building, cache_errors, check_space, gigabytes, on_main
+from caching.building import building, cache_errors, check_space, gigabytes, on_first, raise_first
 from caching.clip_cache import CacheSettings, ClipCache, write_unreadable
 from caching.jpeg import encode_jpeg
 from caching.shards import CacheError, ShardWriter
 from runtime.columns import Ragged
-from runtime.distributed import gather_objects, is_main, print_main, rank, world_size
+from runtime.distributed import barrier, folder_sharers, gather_objects, is_main, print_main
 from runtime.files import replaced_file
 from runtime.progress import Progress
-from runtime.worker_pool import WorkerDied, map_in_workers
+from runtime.worker_pool import map_in_workers
 from videos.decoding import VideoError, open_whole, to_rgb
-from videos.index import Files
+from videos.index import Files, Unreadable, unreadable, unreadable_by_death
 from videos.motion import MotionMeter
 from videos.resizing import resize_crop, to_uint8
 
@@ -34,13 +33,6 @@ ENCODERS = {
     "raw": lambda pixels: pixels.tobytes(),
     "jpeg": lambda pixels: encode_jpeg(torch.from_numpy(pixels).permute(2, 0, 1)).numpy().tobytes(),
 }
-
-
-class Unreadable(NamedTuple):
-    """A video that cannot be read."""
-
-    reason: str
-    is_lasting: bool  # until the file changes; else the next run tries again
 
 
 @dataclass
@@ -68,14 +60,13 @@ class DecodeStrip:
             if (entry.num_frames, entry.fps) != expected:  # the header was wrong: choose again by what decoded
                 entry, _ = self._decode(path, (entry.num_frames, entry.fps))
         except VideoError as error:
-            # Another time there may be more memory.
-            return Unreadable(error.reason, is_lasting=not isinstance(error.__cause__, MemoryError))
+            return unreadable(error)
         return entry
 
     def _decode(self, path: str, timing: tuple[int, float] | None = None) -> tuple[Entry, tuple[int, float]]:
         """The entry, and the frame count and rate that its frames were chosen by: `timing`, or the header's promise."""
         encode, meter, blobs = ENCODERS[self.settings.encoding], MotionMeter(), []
-        size = self.settings.preprocessing.resize_size
+        size = self.settings.frame_size
         with open_whole(path) as video:
             timing = timing or video.promised_timing()
             keep = _frames_to_keep(self.settings, path, timing)
@@ -100,7 +91,7 @@ def _frames_to_keep(settings: CacheSettings, path: str, timing: tuple[int, float
 
 
 def complete_cache(cache: ClipCache, num_workers: int, later: Sequence[ClipCache] = ()) -> None:
-    """Builds what `cache` lacks. Every process calls it, and each video is decoded by one of them.
+    """Builds what `cache` lacks. Every process calls it, and each video is decoded by one of those that see the folder.
 
     Args:
         cache: to complete.
@@ -112,26 +103,29 @@ def complete_cache(cache: ClipCache, num_workers: int, later: Sequence[ClipCache
     """
     if not any(gather_objects(len(cache.missing))):
         return
+    sharers = folder_sharers(cache.folder)
     with contextlib.ExitStack() as stack:
-        on_main(lambda: _prepare(cache, stack, later))
+        on_first(sharers, lambda: _prepare(cache, stack, later))
         cache.reload()
-        unreadable, error = {}, None
+        own = sharers.share(cache.missing)
+        barrier()  # every process has seen what is missing before any of them adds to it
+        built, error = {}, None
         try:
-            unreadable = build(cache, cache.missing[rank() :: world_size()], num_workers, quiet=not is_main())
+            built = build(cache, own, num_workers, quiet=not is_main())
         except CacheError as caught:
             error = caught
-        parts = gather_objects((unreadable, error))
-        if errors := [error for _, error in parts if error is not None]:
-            raise errors[0]
-        found = {video: why for unreadable, _ in parts for video, why in unreadable.items()}
+        parts = gather_objects((built, error))
+        raise_first([error for _, error in parts])
+        found = {video: why for other in sharers.ranks for video, why in parts[other][0].items()}
         lasting = {video: why.reason for video, why in found.items() if why.is_lasting}
-        if lasting:
-            on_main(lambda: _note_unreadable(cache, lasting))
+        on_first(sharers, lambda: _note_unreadable(cache, lasting))
     cache.reload()
     cache.index.reasons.update({video: why.reason for video, why in found.items()})
 
 
 def _note_unreadable(cache: ClipCache, reasons: dict[int, str]) -> None:
+    if not reasons:
+        return
     with cache_errors("clip cache", cache.folder):
         write_unreadable(cache.folder, cache.files, {**cache.index.reasons, **reasons})
 
@@ -145,9 +139,9 @@ def build(cache: ClipCache, videos: np.ndarray, num_workers: int, quiet: bool = 
     Raises:
         CacheError: the folder cannot be written.
     """
-    unreadable: dict[int, Unreadable] = {}
+    found: dict[int, Unreadable] = {}
     paths = map(cache.files.path, videos.tolist())
-    results = map_in_workers(DecodeStrip(cache.settings), paths, num_workers, on_death=_unreadable_by_death)
+    results = map_in_workers(DecodeStrip(cache.settings), paths, num_workers, on_death=unreadable_by_death)
     total_bytes = 0
     with (
         cache_errors("clip cache", cache.folder),
@@ -157,12 +151,12 @@ def build(cache: ClipCache, videos: np.ndarray, num_workers: int, quiet: bool = 
     ):
         for video, result in zip(videos.tolist(), results, strict=True):
             if isinstance(result, Unreadable):
-                unreadable[video] = result
+                found[video] = result
             else:
                 total_bytes += len(result.blob)
                 writer.add(result.blob, (video, replace(result, blob=b"")))
             progress.update(note=f"{total_bytes / 1e6:.0f} MB")
-    return unreadable
+    return found
 
 
 def _raw_bytes(cache: ClipCache) -> int:
@@ -175,19 +169,21 @@ def _raw_bytes(cache: ClipCache) -> int:
     for path in map(cache.files.path, sample.tolist()):
         with contextlib.suppress(VideoError), open_whole(path) as video:
             frames.append(len(_frames_to_keep(settings, path, video.promised_timing())))
-    height, width = settings.preprocessing.resize_size
+    height, width = settings.frame_size
     return int(np.mean(frames or [0]) * len(videos)) * 3 * height * width
 
 
 def _prepare(cache: ClipCache, stack: contextlib.ExitStack, later: Sequence[ClipCache]) -> None:
     """Takes the lock, and checks that there is space for the missing videos of all caches. Raises CacheError."""
+    if not len(cache.missing):
+        return  # other machines have a folder that lacks some
     stack.enter_context(building(cache, "clip cache", "its videos are decoded again"))
     with (
         cache_errors("clip cache", cache.folder),
         replaced_file(cache.folder / "settings.json") as file,  # for people who wonder what this folder holds
     ):
         file.write(json.dumps(cache.settings.key(cache.files.root), indent=2).encode())
-    if len(cache.missing):
+    if len(cache.missing):  # the lock was another run's, which may have built them
         own, *others = map(_raw_bytes, [cache, *later])
         raw, jpeg = own + sum(others), int((own + sum(others)) * JPEG_SHARE)
         is_raw = cache.settings.encoding == "raw"
@@ -216,8 +212,3 @@ def entry_writer(folder: Path, files: Files) -> ShardWriter:
         }
 
     return ShardWriter(folder, columns)
-
-
-def _unreadable_by_death(death: WorkerDied) -> Unreadable:
-    """The decoder may have crashed, or the memory run out: the next run tries again."""
-    return Unreadable(f"decoding it ended the process, {death.how}", is_lasting=False)

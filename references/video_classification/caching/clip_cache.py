@@ -22,15 +22,15 @@ from caching.jpeg import decode_jpeg
 from caching.shards import CacheError, open_shards
 from clips.preprocessing import Preprocessing
 from runtime.columns import Ragged
-from runtime.files import replaced_file
+from runtime.files import replaced_file, text_of
 from videos.decoding import RGB_RULE
 from videos.frame_selection import official_strip
 from videos.index import Files, RowMatcher, VideoIndex
-from videos.resizing import Region
+from videos.resizing import Crop, Region
 
 FORMAT_VERSION = 2
 CACHE_FORMATS = ("raw", "jpeg")
-UNREADABLE = "unreadable.json"
+UNREADABLE = "unreadable_videos.json"  # unreadable.json of earlier versions also has what may have passed since
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,13 @@ class CacheSettings:
         key = json.dumps(self.key(root), sort_keys=True)
         return cache_dir / hashlib.sha256(key.encode()).hexdigest()[:16]
 
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """Height and width of every frame. Raises CacheError where they would depend on the video."""
+        if (size := self.preprocessing.frame_size) is None:
+            raise CacheError("a clip cache holds frames of one size: give the resize sizes as height and width")
+        return size
+
     def key(self, root: Path) -> dict[str, Any]:
         """What tells this cache of `root` from any other. Crop, mean, std and selection do not: entries ignore them."""
         wanted = self.preprocessing
@@ -52,7 +59,7 @@ class CacheSettings:
             "version": FORMAT_VERSION,
             "libraries": {name: av.library_versions[name] for name in ("libavcodec", "libswscale")},
             "rgb": RGB_RULE,
-            "root": str(root.resolve()),
+            "root": text_of(str(root.resolve())),
             "size": wanted.resize_size,
             "clip_len": wanted.clip_len,
             # 4 and 4.0 are the same rate, but would not be the same text.
@@ -114,9 +121,10 @@ class ClipCache:
             return np.zeros(0, np.uint8)
         return self._shards[self._shard_of[video]].columns[name][self._row_of[video]]
 
-    def read_into(self, clip: np.ndarray, video: int, indices: np.ndarray, region: Region) -> None:
+    def read_into(self, clip: np.ndarray, video: int, indices: np.ndarray, region: Region | Crop) -> None:
         """Writes the crop of the frames at `indices` to `clip`, uint8 (T, H, W, C). Raises CacheError."""
-        COPIERS[self.settings.encoding](clip, self.stored_frames(video), self.positions(video, indices), region)
+        frames, positions = self.stored_frames(video), self.positions(video, indices)
+        COPIERS[self.settings.encoding](clip, frames, positions, region.within(self.settings.frame_size))
 
     def positions(self, video: int, indices: np.ndarray) -> np.ndarray:
         """Positions in `stored_frames` of the frames at `indices`. Raises CacheError for a frame that is not kept."""
@@ -133,7 +141,7 @@ class ClipCache:
         """All frames kept of a video: raw, a uint8 (F, H, W, C) view of the map; jpeg, the bytes of each."""
         blob = self._shards[self._shard_of[video]].blob(self._row_of[video])
         if self.settings.encoding == "raw":
-            return blob.reshape(-1, *self.settings.preprocessing.resize_size, 3)
+            return blob.reshape(-1, *self.settings.frame_size, 3)
         return list(torch.from_numpy(blob).split(self._frame_bytes[video].tolist()))
 
 

@@ -8,7 +8,7 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
-from caching.building import building, cache_errors, on_main
+from caching.building import building, cache_errors, on_first
 from caching.feature_cache import FeatureCache, FeatureDataset, FeatureSettings, state_digest
 from caching.splits import Clips
 from clips.dataset import Batch, ClipDataset
@@ -17,7 +17,7 @@ from clips.samplers import Sample
 from network.acceleration import freed_memory_kept
 from network.precision import Precision, to_device
 from network.trunk_and_head import check_split, split, trunk_blocks
-from runtime.distributed import barrier, gather_objects, is_main, print_main, rank, world_size
+from runtime.distributed import barrier, folder_sharers, gather_objects, is_main, print_main
 from runtime.progress import Progress
 
 # Clips that the trunk takes at once. Its activations are 29 MB per clip at 16x112x112; 32 keep a GPU busy, and on a CPU
@@ -123,16 +123,17 @@ def keep_features(trunk: Trunk, clips: Clips, what: str, views: int = 1) -> Clip
 
 
 def _complete(cache: FeatureCache, trunk: Trunk, clips: Clips, what: str) -> None:
-    """Computes what `cache` lacks of `clips`; every process calls it."""
+    """Computes what `cache` lacks of `clips`; every process calls it, and those that see the folder share the work."""
     if not any(gather_objects(len(cache.missing(clips.videos)))):
         return
+    sharers = folder_sharers(cache.folder)
     with contextlib.ExitStack() as stack:
-        on_main(lambda: _prepare(cache, clips.videos, stack))
+        on_first(sharers, lambda: _prepare(cache, clips.videos, stack))
         cache.reload()
         missing = cache.missing(clips.videos)  # none if another run has made them meanwhile
         size = f"{cache.settings.entry_bytes / 1e3:.0f} kB each"
         print_main(f"Features of {what}: {len(missing)} to compute, {size}, in {cache.folder}")
-        own = missing[rank() :: world_size()]
+        own = sharers.share(missing)
         barrier()  # every process has looked before any of them writes
         with (
             cache_errors("feature cache", cache.folder),
@@ -146,6 +147,8 @@ def _complete(cache: FeatureCache, trunk: Trunk, clips: Clips, what: str) -> Non
 
 def _prepare(cache: FeatureCache, videos: Tensor, stack: contextlib.ExitStack) -> None:
     """Takes the lock, and checks the space. Raises CacheError."""
+    if not cache.missing(videos):
+        return  # other machines have a folder that lacks some
     stack.enter_context(building(cache, "feature cache", "its features are computed again"))
     cache.check_space(len(cache.missing(videos)))
 

@@ -214,7 +214,7 @@ def build_lock(folder: Path) -> Iterator[None]:
     Raises OSError where `folder` cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w") as file:
+    with open(folder / "lock", "wb") as file:
         try:
             import fcntl
         except ImportError:  # not POSIX: two runs would both build, which costs time only

@@ -1,8 +1,10 @@
 """Plans and reads clips: which frames of a video, which crop, flipped or not."""
 
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -12,18 +14,18 @@ import torch
 from torch import Tensor
 
 from clips import presets
-from clips.preprocessing import Preprocessing
+from clips.preprocessing import MEAN, STD, Preprocessing
 from clips.samplers import EVALUATION, Sample, seeded_generator
 from videos.decoding import RGB_RULE, iter_rgb
 from videos.frame_selection import FRAME_SELECTORS, VideoTiming, official_strip, snap
-from videos.resizing import Region, resize_crop
+from videos.resizing import Crop, Region, resize_crop
 
 
 class ClipPlan(NamedTuple):
     """Everything that was chosen or drawn for a clip; reading it draws nothing more."""
 
     indices: Tensor  # int64 (T,), of the frames
-    region: Region
+    region: Region | Crop  # the latter where the size of resized frames depends on the video
     flip: bool
 
 
@@ -62,7 +64,7 @@ class ClipReader(Protocol):
     def source(self) -> str:
         """Identifies everything that the pixels depend on beside the files."""
 
-    def read_into(self, clip: np.ndarray, video: int, indices: np.ndarray, region: Region) -> None:
+    def read_into(self, clip: np.ndarray, video: int, indices: np.ndarray, region: Region | Crop) -> None:
         """Writes the crop of the frames at `indices` to `clip`, (T, H, W, C)."""
 
 
@@ -81,13 +83,43 @@ class DecodingReader:
         versions = {name: av.library_versions[name] for name in ("libavcodec", "libswscale")}
         return f"decoded {self._folder.root.resolve()} {self._resize_size} {versions} {RGB_RULE}"
 
-    def read_into(self, clip: np.ndarray, video: int, indices: np.ndarray, region: Region) -> None:
+    def read_into(self, clip: np.ndarray, video: int, indices: np.ndarray, region: Region | Crop) -> None:
         """As in ClipReader. Raises VideoError."""
         wanted = indices.tolist()
         for index, frame in iter_rgb(self._folder.path(video), wanted):
             first = wanted.index(index)
             np.divide(resize_crop(frame, self._resize_size, region), 255, out=clip[first])
             clip[first + 1 : first + wanted.count(index)] = clip[first]
+
+
+class JoinedReader:
+    """Reads the videos of several datasets, numbered one dataset after the other; knows their timing too."""
+
+    def __init__(self, datasets: Sequence["ClipDataset"], counts: Sequence[int]) -> None:
+        """`counts`: videos of each."""
+        self._datasets, self._ends = datasets, list(accumulate(counts))
+        self.dtype: type = datasets[0].reader.dtype
+        self.is_fast = datasets[0].reader.is_fast
+
+    @property
+    def source(self) -> str:
+        """As in ClipReader."""
+        return ", ".join(dataset.reader.source for dataset in self._datasets)
+
+    def read_into(self, clip: np.ndarray, video: int, indices: np.ndarray, region: Region | Crop) -> None:
+        """As in ClipReader."""
+        dataset, row = self._place(video)
+        dataset.reader.read_into(clip, row, indices, region)
+
+    def timing(self, video: int) -> VideoTiming:
+        """What frame selection may know about a video."""
+        dataset, row = self._place(video)
+        return dataset.timing(row)
+
+    def _place(self, video: int) -> tuple["ClipDataset", int]:
+        """The dataset that a video is of, and its row there."""
+        part = bisect_right(self._ends, video)
+        return self._datasets[part], video - ([0, *self._ends][part])
 
 
 @dataclass(frozen=True)
@@ -120,10 +152,9 @@ class ClipDataset:
         clips_per_video: int = 1,
         augmentation: Augmentation | None = None,
     ) -> None:
-        self.folder, self._timing, self.reader = folder, timing, reader
+        self.folder, self.timing, self.reader = folder, timing, reader
         self.preprocessing, self.clips_per_video, self._augmentation = preprocessing, clips_per_video, augmentation
-        sizes = zip(preprocessing.resize_size, preprocessing.crop_size, strict=True)
-        self._slack = tuple(resize - crop for resize, crop in sizes)
+        self._frame_size = preprocessing.frame_size
         drawn = augmentation or Augmentation()
         self._may_flip = drawn.may_flip.tolist() if drawn.may_flip is not None else []
         is_official = preprocessing.frame_selection == "official"
@@ -135,13 +166,14 @@ class ClipDataset:
         generator = self._generator(sample)
         indices, crop_size = self._choose_frames(sample, generator), self.preprocessing.crop_size
         if generator is None:
-            # As torchvision's CenterCrop rounds.
-            top, left = (int(round(slack / 2.0)) for slack in self._slack)
-            return ClipPlan(indices, Region(top, left, *crop_size), False)
-        draws = torch.rand(3, generator=generator, dtype=torch.float64).tolist()
-        top, left = (int(draw * (slack + 1)) for draw, slack in zip(draws, self._slack, strict=False))
+            return ClipPlan(indices, self._placed(Crop(*crop_size)), False)
+        top, left, flip = torch.rand(3, generator=generator, dtype=torch.float64).tolist()
         may_flip = bool(self._may_flip) and self._may_flip[self.folder.labels[sample.video]]
-        return ClipPlan(indices, Region(top, left, *crop_size), may_flip and draws[2] < 0.5)
+        return ClipPlan(indices, self._placed(Crop(*crop_size, (top, left))), may_flip and flip < 0.5)
+
+    def _placed(self, crop: Crop) -> Region | Crop:
+        """The crop's rectangle where all resized frames have one size, else the crop for each frame to place."""
+        return crop if self._frame_size is None else crop.within(self._frame_size)
 
     def _generator(self, sample: Sample, *stream: int) -> torch.Generator | None:
         """Of what is drawn for a clip, None where nothing is; each further number gives an unrelated stream."""
@@ -150,7 +182,7 @@ class ClipDataset:
         return seeded_generator(self._augmentation.seed, sample.epoch, sample.video, sample.clip, *stream)
 
     def _choose_frames(self, sample: Sample, generator: torch.Generator | None) -> Tensor:
-        video, wanted = self._timing(sample.video), self.preprocessing
+        video, wanted = self.timing(sample.video), self.preprocessing
         select = partial(FRAME_SELECTORS[wanted.frame_selection], **self._selector_options)
         indices = select(
             video,
@@ -167,14 +199,19 @@ class ClipDataset:
 
     def describe(self, drawn: bool) -> dict[str, Any]:
         """Everything that a clip's plan depends on beside its file, as plain values; `drawn` adds the augmentation."""
+        rate = self.preprocessing.frame_rate
         official = {
             "selector": self.preprocessing.frame_selection,
             "clip_len": self.preprocessing.clip_len,
-            "frame_rate": self.preprocessing.frame_rate,
+            # 4 and 4.0 are the same rate, but would not be the same text; 4 is what the caches on disk have.
+            "frame_rate": int(rate) if rate == int(rate) else rate,
             "clips_per_video": self.clips_per_video,
-            "candidate_rate": self._candidate_rate,
-            "crop": [self._slack, self.preprocessing.crop_size],
+            "candidate_rate": self._candidate_rate and float(self._candidate_rate),
+            "crop": [self._room(), self.preprocessing.crop_size],
         }
+        wanted = self.preprocessing
+        if (wanted.mean, wanted.std) != (MEAN, STD):  # features of the others were computed before there was a choice
+            official["normalize"] = [wanted.mean, wanted.std]
         augmentation = self._augmentation
         random = {
             "options": self._selector_options,
@@ -184,13 +221,19 @@ class ClipDataset:
         }
         return {**official, **random} if drawn else official
 
+    def _room(self) -> tuple[int, ...]:
+        """How far the crop can be moved, down and to the right; of frames of any size, their shorter side."""
+        if self._frame_size is None:
+            return self.preprocessing.resize_size
+        return tuple(size - crop for size, crop in zip(self._frame_size, self.preprocessing.crop_size, strict=True))
+
     def device_seed(self, sample: Sample) -> int:
         """Seeds what is drawn for a clip on the device; here always EVALUATION, since nothing is."""
         return EVALUATION
 
     def to_inputs(self, clips: Tensor, flips: Tensor, seeds: Tensor | None = None) -> Tensor:
         """What the network takes: the batch's clips flipped and normalised, float32 (B, C, T, H, W)."""
-        return presets.normalize(presets.flip(clips, flips))
+        return presets.normalize(presets.flip(clips, flips), self.preprocessing)
 
     @property
     def clip_shape(self) -> tuple[int, ...]:

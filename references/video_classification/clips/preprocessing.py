@@ -1,11 +1,14 @@
 """What a video goes through before the network. Imports no torch, so that parsers can take their defaults from it."""
 
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-MEAN = (0.43216, 0.394666, 0.37645)  # of Kinetics-400, as torchvision's weights expect
-STD = (0.22803, 0.22145, 0.216989)
+Channels = tuple[float, float, float]
+
+MEAN: Channels = (0.43216, 0.394666, 0.37645)  # of Kinetics-400, as most of torchvision's weights expect
+STD: Channels = (0.22803, 0.22145, 0.216989)
 PIXELS = "RGB float in [0, 1], bilinear without antialias, centre crop, then (x - mean) / std"
 FRAME_SELECTIONS = ("official", "uniform", "segment", "motion")  # the keys of FRAME_SELECTORS
 
@@ -19,10 +22,29 @@ class Preprocessing:
     frame_selection: str = "official"  # one of FRAME_SELECTIONS
     # Frames a second that are chosen among, None for all. The official selection is from its own strip.
     candidate_rate: float | None = None
-    resize_size: tuple[int, int] = (128, 171)  # height, width
+    resize_size: tuple[int, int] | tuple[int] = (128, 171)  # height, width; or the shorter side, keeping the shape
     crop_size: tuple[int, int] = (112, 112)  # height, width
-    mean: tuple[float, float, float] = MEAN  # by channel, of RGB in [0, 1]
-    std: tuple[float, float, float] = STD
+    mean: Channels = MEAN  # by channel, of RGB in [0, 1]
+    std: Channels = STD
+
+    @classmethod
+    def of_model(cls, name: str) -> "Preprocessing":
+        """As the published weights of a network expect; the defaults for one that is not known."""
+        return replace(cls(), **FED_OTHERWISE.get(name, {}))
+
+    @property
+    def frame_size(self) -> tuple[int, int] | None:
+        """Height and width of all resized frames, None where they depend on the video."""
+        return self.resize_size if len(self.resize_size) == 2 else None
+
+    def differences(self, other: "Preprocessing") -> list[str]:
+        """In what this differs from `other`, in words; the candidates of a selection are not compared."""
+        pairs = ((field.name, getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
+        return [
+            f"{name} {_words(own)} instead of {_words(others)}"
+            for name, own, others in pairs
+            if own != others and name != "candidate_rate"
+        ]
 
     @property
     def rule(self) -> str:
@@ -44,7 +66,7 @@ class Preprocessing:
         """Reads what `plain` wrote.
 
         Raises:
-            ValueError: a value is missing or malformed, the selection is unknown, or mean and std are not ours.
+            ValueError: a value is missing or malformed, or the selection is unknown.
         """
         try:
             preprocessing = cls(
@@ -52,7 +74,7 @@ class Preprocessing:
                 frame_rate=float(values["frame_rate"]),
                 frame_selection=str(values["frame_selection"]),
                 candidate_rate=float(values["candidate_rate"]) if values.get("candidate_rate") else None,
-                resize_size=_size(values["resize_size"]),
+                resize_size=_size_or_side(values["resize_size"]),
                 crop_size=_size(values["crop_size"]),
                 mean=_channels(values["mean"]),
                 std=_channels(values["std"]),
@@ -61,11 +83,31 @@ class Preprocessing:
             raise ValueError(f"its `preprocessing` is incomplete: {error}") from error
         if preprocessing.frame_selection not in FRAME_SELECTIONS:
             raise ValueError(f"there is no frame selection {preprocessing.frame_selection!r} here")
-        for name, found, known in (("mean", preprocessing.mean, MEAN), ("std", preprocessing.std, STD)):
-            # Validation normalises with these alone; with others every prediction would silently be worse.
-            if found != known:
-                raise ValueError(f"its {name} {found} is not {known}")
+        if not all(map(math.isfinite, preprocessing.mean)) or not all(0 < s < math.inf for s in preprocessing.std):
+            raise ValueError(f"it normalizes by mean {preprocessing.mean} and std {preprocessing.std}")
         return preprocessing
+
+
+# What torchvision's weights of its other video models expect; a test holds it equal to their transforms.
+_MVIT: dict[str, Any] = {"resize_size": (256,), "crop_size": (224, 224), "mean": (0.45,) * 3, "std": (0.225,) * 3}
+_SWIN: dict[str, Any] = {**_MVIT, "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+FED_OTHERWISE: dict[str, dict[str, Any]] = {
+    "mvit_v1_b": _MVIT,
+    "mvit_v2_s": _MVIT,
+    "s3d": {"resize_size": (256, 256), "crop_size": (224, 224)},
+    "swin3d_b": _SWIN,
+    "swin3d_s": _SWIN,
+    "swin3d_t": _SWIN,
+}
+
+
+def _words(value: Any) -> str:
+    """A size as 128x171, a shorter side as such, channels as numbers."""
+    if not isinstance(value, tuple):
+        return str(value)
+    if len(value) == 1:
+        return f"{value[0]} (shorter side)"
+    return ("x" if isinstance(value[0], int) else " ").join(map(str, value))
 
 
 def _size(values: Any) -> tuple[int, int]:
@@ -73,6 +115,10 @@ def _size(values: Any) -> tuple[int, int]:
     return height, width
 
 
-def _channels(values: Any) -> tuple[float, float, float]:
+def _size_or_side(values: Any) -> tuple[int, int] | tuple[int]:
+    return (int(values[0]),) if len(values) == 1 else _size(values)
+
+
+def _channels(values: Any) -> Channels:
     red, green, blue = map(float, values)
     return red, green, blue

@@ -8,23 +8,23 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from clips.preprocessing import MEAN, STD
+from clips.preprocessing import Preprocessing
 from runtime.errors import UserError
 
 AUGMENTATIONS = ("none", "basic", "strong")
-SIDE = re.compile(r"(?:^|[\s_-])(?:left|right)(?:$|[\s_-])", re.IGNORECASE)
+SIDE = re.compile(r"(?<![^\W\d_])(?:left|right)(?![^\W\d_])", re.IGNORECASE)  # with no letter before or after it
 
 
 def flippable(classes: Sequence[str]) -> Tensor:
-    """Which classes look the same mirrored, bool (num_classes,): not those named `left` or `right` as a word."""
+    """Which classes look the same mirrored, bool (num_classes,): not those with `left` or `right` not inside a word."""
     return torch.tensor([SIDE.search(name) is None for name in classes], dtype=torch.bool)
 
 
-def normalize(clips: Tensor) -> Tensor:
-    """uint8, or float in [0, 1], B T H W C -> float32 B C T H W normalised by Kinetics' mean and standard deviation."""
+def normalize(clips: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """uint8, or float in [0, 1], B T H W C -> float32 B C T H W, normalized by the mean and standard deviation."""
     scale = 255.0 if clips.dtype == torch.uint8 else 1.0
-    mean = torch.tensor(MEAN, device=clips.device)
-    std = torch.tensor(STD, device=clips.device)
+    mean = torch.tensor(preprocessing.mean, device=clips.device)
+    std = torch.tensor(preprocessing.std, device=clips.device)
     return ((clips.float() / scale - mean) / std).permute(0, 4, 1, 2, 3).contiguous()
 
 

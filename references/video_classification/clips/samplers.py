@@ -53,7 +53,8 @@ def training_samples(
         repeats = torch.zeros_like(order)
     else:
         order, repeats = balanced_order(balance.repeat_interleave(clips_per_video), generator)
-    places = torch.arange(seen, len(order))
+    # A last step that was filled up has seen more clips than there are; videos may also have gone since.
+    places = torch.arange(min(seen, len(order)), len(order))
     needed = -(-len(places) // world_size) * world_size
     places = places.repeat(needed // max(len(places), 1) + 1)[:needed][rank::world_size]
     order, epochs = order[places], epoch + REPEAT * repeats[places]

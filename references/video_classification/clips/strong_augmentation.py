@@ -46,12 +46,19 @@ class StrongClipDataset(ClipDataset):
 
     def plan(self, sample: Sample) -> ClipPlan:
         """As ClipDataset, but without the crop, which is made on the device."""
-        return super().plan(sample)._replace(region=Region(0, 0, *self.preprocessing.resize_size))
+        return super().plan(sample)._replace(region=Region(0, 0, *self._whole_size))
 
     @property
     def clip_shape(self) -> tuple[int, ...]:
         """(T, H, W, C) of the frames before the crop."""
-        return (self.preprocessing.clip_len, *self.preprocessing.resize_size, 3)
+        return (self.preprocessing.clip_len, *self._whole_size, 3)
+
+    @property
+    def _whole_size(self) -> tuple[int, int]:
+        """Of the resized frames. Raises ValueError where they differ in size, and make no batch."""
+        if self._frame_size is None:
+            raise ValueError("strong augmentation needs frames of one size: give the resize size as height and width")
+        return self._frame_size
 
     def device_seed(self, sample: Sample) -> int:
         """Seeds what is drawn for the clip on the device; EVALUATION where nothing is."""
@@ -61,7 +68,7 @@ class StrongClipDataset(ClipDataset):
     def to_inputs(self, clips: Tensor, flips: Tensor, seeds: Tensor | None = None) -> Tensor:
         """What the network takes: the batch's clips flipped, augmented and normalised, float32 (B, C, T, H, W)."""
         seeds = torch.full((len(clips),), EVALUATION) if seeds is None else seeds
-        return normalize(augment(flip(clips, flips), seeds, self.preprocessing.crop_size))
+        return normalize(augment(flip(clips, flips), seeds, self.preprocessing.crop_size), self.preprocessing)
 
 
 def augment(clips: Tensor, seeds: Tensor, crop_size: tuple[int, int]) -> Tensor:

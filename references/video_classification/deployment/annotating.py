@@ -16,12 +16,11 @@ import av
 import numpy as np
 
 from deployment.prediction import Prediction
-from runtime.errors import require
-from runtime.files import printable, replaced_file
+from runtime.errors import reason_of, require
+from runtime.files import check_writable, printable, replaced_file
 from runtime.progress import Progress
 from runtime.worker_pool import map_in_workers
 from videos.decoding import VideoError, iter_rgb, probe_video
-from videos.folder import DatasetError
 from videos.resizing import resize_crop, to_uint8
 
 LINES_PER_PICTURE = 18  # lines of text that would fill the picture's height
@@ -38,23 +37,16 @@ class Annotation:
     lines: tuple[str, ...]  # drawn at the top left
 
 
-def plan_copies(folder: Path, paths: list[str]) -> list[Path]:
-    """The annotated copies of the videos `paths`; makes their folder.
+def prepare_copies(folder: Path) -> None:
+    """Makes the folder of the copies.
 
     Raises:
-        DatasetError: a copy would replace a video.
         MissingExtra: no Pillow.
-        OSError: the folder cannot be written to, which is better known before the work.
+        UserError: the folder cannot be written to, which is better known before the work.
     """
+    check_writable("--annotate", folder / "copy.mp4")
     require("PIL.ImageFont")
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder):
-        pass
-    copies = destinations(paths, folder)
-    videos = {os.path.realpath(path) for path in paths}
-    if taken := [copy for copy in copies if os.path.realpath(copy) in videos]:
-        raise DatasetError(f"--annotate {folder}: a copy would take the place of {taken[0]}: choose another folder")
-    return copies
 
 
 def write_copies(predictions: Sequence[Prediction], copies: Sequence[Path], folder: Path, workers: int) -> int:
@@ -62,7 +54,7 @@ def write_copies(predictions: Sequence[Prediction], copies: Sequence[Path], fold
 
     Args:
         predictions: one per video.
-        copies: one per video, from `plan_copies`.
+        copies: one per video, from `destinations`.
         folder: of the copies; nothing else is left in it.
         workers: processes.
 
@@ -105,7 +97,7 @@ def annotate(annotation: Annotation, unfinished: Path) -> str | None:
     except VideoError as error:
         return error.reason
     except (av.FFmpegError, OSError) as error:
-        return f"{annotation.destination} cannot be written: {error.strerror or error}"
+        return f"{annotation.destination} cannot be written: {reason_of(error)}"
     except Exception as error:  # whatever is wrong with this video, the other copies go on
         return f"{annotation.destination} cannot be written: {type(error).__name__}: {error}"
     return None

@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from clips.preprocessing import Preprocessing
+from network.models import MODELS
 from network.trained_model import TrainedModel
 from runtime.errors import UserError, require
 from runtime.files import sha256_of
@@ -135,6 +136,11 @@ def to_onnx(model: TrainedModel, device_format: DeviceFormat) -> Any:
     """
     require("onnx")
     require("onnxscript")
+    if model.name not in MODELS:
+        raise ExportError(
+            f"{model.name} cannot be exported: export supports {', '.join(MODELS)}, whose layers compilers for mobile "
+            "NPUs are known to accept"
+        )
     network = DeviceNetwork(fold_batch_norm(model.network), device_format, model.preprocessing).eval()
     batch = {0: torch.export.Dim("batch")} if device_format.dynamic_batch else None
     example = torch.zeros(device_format.shape(model.preprocessing, 2 if batch else 1))

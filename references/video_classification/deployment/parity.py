@@ -18,7 +18,7 @@ from caching.splits import Clips
 from clips import presets
 from clips.preprocessing import Preprocessing
 from clips.samplers import evaluation_samples
-from deployment.onnx_network import INPUT, OUTPUT, DeviceFormat, ExportError, check_operators, first_line
+from deployment.onnx_network import INPUT, OUTPUT, DeviceFormat, ExportError, check_operators, first_line, to_onnx
 from evaluation.intervals import paired_difference
 from evaluation.metrics import VideoResults, VideoScores
 from network.trained_model import TrainedModel
@@ -35,11 +35,11 @@ class TorchNetwork:
     """The trained network, with validation's preprocessing."""
 
     def __init__(self, model: TrainedModel) -> None:
-        self._network = model.network
+        self._network, self._preprocessing = model.network, model.preprocessing
 
     @torch.inference_mode()
     def __call__(self, clips: np.ndarray) -> Tensor:
-        return self._network(presets.normalize(torch.from_numpy(clips)))
+        return self._network(presets.normalize(torch.from_numpy(clips), self._preprocessing))
 
 
 class OnnxNetwork:
@@ -94,6 +94,26 @@ class Scored:
     def right(self) -> list[bool]:
         """Whether each video's class was predicted."""
         return (self.results.ranks < 1).tolist()
+
+
+def export(model: TrainedModel, device_format: DeviceFormat) -> tuple[Any, dict[str, Network]]:
+    """Exports a network and proves on random clips that it computes the same.
+
+    Returns:
+        The `onnx.ModelProto`; the networks that further proofs compare, `PyTorch` and `float`.
+
+    Raises:
+        ExportError: the export fails, or computes something else.
+        MissingExtra: no onnx, onnxscript or onnxruntime.
+    """
+    proto = to_onnx(model, device_format)
+    check_structure(proto, "float")
+    networks: dict[str, Network] = {"PyTorch": TorchNetwork(model)}
+    networks["float"] = OnnxNetwork(proto.SerializeToString(), device_format, model.preprocessing)
+    clips = random_clips(model.preprocessing)
+    difference = check_parity(networks["PyTorch"](clips), networks["float"](clips))
+    print(f"parity: {len(clips)} random clips, largest difference in logits {difference:.2g}, same classes")
+    return proto, networks
 
 
 def check_structure(proto: Any, name: str, further_operators: Collection[str] = ()) -> None:
@@ -155,7 +175,9 @@ def clip_arrays(clips: Clips, videos: Tensor, description: str) -> Iterator[tupl
                 progress.update()
 
 
-def prove_on_videos(networks: Mapping[str, Network], val: Clips, num_classes: int, max_drop: float) -> None:
+def prove_on_videos(
+    networks: Mapping[str, Network], val: Clips, num_classes: int, max_drop: float = 0.0
+) -> dict[str, Scored]:
     """Compares the networks on the validation videos and prints their accuracy.
 
     Args:
@@ -163,6 +185,9 @@ def prove_on_videos(networks: Mapping[str, Network], val: Clips, num_classes: in
         val: the validation videos' clips.
         num_classes: outputs of the networks.
         max_drop: points of accuracy that int8 may lose.
+
+    Returns:
+        What each network computed.
 
     Raises:
         ExportError: float differs from PyTorch, or int8 loses more than that.
@@ -172,20 +197,22 @@ def prove_on_videos(networks: Mapping[str, Network], val: Clips, num_classes: in
     difference = check_parity(expected.logits, exported.logits)
     check_accuracy(expected.results, exported.results)
     skipped = f", {val.skipped} unreadable not scored" if val.skipped else ""
+    seen = " of videos seen in training" if val.seen else ""
     print(
         f"proof: {len(val.videos)} validation videos{skipped}, {val.options.preprocessing.rule}, "
         f"largest difference in logits {difference:.2g}; video Acc@1 {expected.results.video.top1:.3f} by PyTorch, "
-        f"{exported.results.video.top1:.3f} by ONNX Runtime"
+        f"{exported.results.video.top1:.3f} by ONNX Runtime{seen}"
     )
     if "int8" not in scored:
-        return
+        return scored
     points, low, high = (100 * share for share in paired_difference(exported.right, scored["int8"].right))
     print(
         f"int8: video Acc@1 {scored['int8'].results.video.top1:.3f}, {points:+.3f} points against float "
-        f"(95 % interval, paired: {low:+.3f} to {high:+.3f})"
+        f"(95 % interval, paired: {low:+.3f} to {high:+.3f}){seen}"
     )
     if points < -max_drop:
         raise ExportError(f"int8 loses {-points:.3f} points, more than --max-drop {max_drop:g}: try --keep-float")
+    return scored
 
 
 def score(networks: Mapping[str, Network], clips: Clips, num_classes: int) -> dict[str, Scored]:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from caching.splits import Clips
+from deployment.device_tensors import drawn_videos
 from deployment.onnx_network import INPUT, DeviceFormat, ExportError
 from deployment.parity import clip_arrays
 from network.trained_model import TrainedModel
@@ -68,8 +68,7 @@ def calibration_tensors(
         device_format: what the network takes.
         count: clips at most.
     """
-    chosen = train.videos[torch.randperm(len(train.videos), generator=torch.Generator().manual_seed(0))[:count]]
-    for _, clip in clip_arrays(train, chosen, "Calibrating"):
+    for _, clip in clip_arrays(train, drawn_videos(train, count), "Calibrating"):
         yield device_format.tensor(clip, model.preprocessing)
 
 

@@ -13,11 +13,12 @@ from clips.loading import run_ahead
 from clips.preprocessing import Preprocessing
 from clips.samplers import Sample
 from runtime.columns import Ragged
+from runtime.files import name_of
 from runtime.worker_pool import WorkerDied, map_in_workers
 from videos.decoding import VideoError
 from videos.folder import VIDEO_ENDINGS, VideoFolder
 from videos.frame_selection import VideoTiming
-from videos.index import Scan
+from videos.index import Scan, Unreadable
 from videos.motion import motion_from_curve
 
 VIDEOS_AHEAD = 8  # read while the network computes
@@ -45,7 +46,7 @@ class VideoFiles(VideoFolder):
 
     def path(self, video: int) -> str:
         """The path of the file."""
-        return self.names.string(video)
+        return name_of(self.names.string(video))
 
 
 class ProbedTiming:
@@ -62,8 +63,8 @@ class ProbedTiming:
             if os.path.isdir(path):
                 raise VideoError(path, f"holds no video: no file name in it ends in {', '.join(VIDEO_ENDINGS)}")
             result = self._scan(path)
-            if isinstance(result, str):
-                raise VideoError(path, result)
+            if isinstance(result, Unreadable):
+                raise VideoError(path, result.reason, result.is_lasting)
             info, curve = result
             motion = motion_from_curve(curve) if len(curve) or info.frames == 1 else None
             self._last = video, VideoTiming(info.frames, info.fps, motion)

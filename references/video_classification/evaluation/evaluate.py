@@ -10,7 +10,7 @@ from clips.loading import ClipLoader
 from clips.samplers import Sample, evaluation_samples
 from evaluation.metrics import VideoResults, VideoScores
 from network.precision import Precision, to_device
-from runtime.distributed import rank, world_size
+from runtime.distributed import barrier, rank, world_size
 from runtime.progress import StepMeter
 
 
@@ -56,4 +56,5 @@ def evaluate(
             begin = step * loader.batch_size
             on_logits(samples[begin : begin + loader.batch_size], logits)
         meter.update(step, len(targets), loss=losses.mean().item())
+    barrier()  # unlike the sums that follow, a wait that a stop signal ends
     return replace(scores.reduce(videos), seconds=meter.seconds, data_seconds=meter.data_seconds)

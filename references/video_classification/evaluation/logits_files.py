@@ -9,7 +9,6 @@ objects:
     classes   text (K,): names of the columns, in their order
 """
 
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from torch import Tensor
 from clips.samplers import Sample
 from runtime.columns import read_arrays
 from runtime.distributed import gather_objects, is_main, print_main
-from runtime.errors import UserError
+from runtime.errors import UserError, reason_of
 from runtime.files import replaced_file
 from videos.folder import VideoFolder
 from videos.index import RowMatcher
@@ -35,24 +34,12 @@ class LogitsFileError(UserError):
 
 
 class LogitsWriter:
-    """Collects the logits of a validation from all processes and writes them to `path`.
-
-    Raises:
-        LogitsFileError: `path` cannot be written.
-    """
+    """Collects the logits of a validation from all processes and writes them to `path`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._samples: list[Sample] = []
         self._logits: list[Tensor] = []
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=path.parent):
-                pass
-        except OSError as error:
-            raise LogitsFileError(f"{path} cannot be written: {error.strerror}") from error
-        if path.is_dir():
-            raise LogitsFileError(f"{path} is a folder: give --save-logits the name of a file")
 
     def add(self, samples: Sequence[Sample], logits: Tensor) -> None:
         """Collects the logits (B, num_classes) of a batch."""
@@ -76,7 +63,7 @@ class LogitsWriter:
                     classes=np.array(folder.classes, str),
                 )
         except OSError as error:
-            raise LogitsFileError(f"{self._path} cannot be written: {error.strerror}") from error
+            raise LogitsFileError(f"{self._path} cannot be written: {reason_of(error)}") from error
         print_main(f"Logits of {len(samples)} clips: {self._path}")
 
 

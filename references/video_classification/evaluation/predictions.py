@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from evaluation.intervals import Interval, mcnemar_test, paired_difference, wilson_interval
-from runtime.errors import UserError
+from runtime.errors import UserError, reason_of
 from runtime.files import printable, write_csv
 
 PREDICTIONS = "predictions.csv"
@@ -43,13 +43,18 @@ def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
     write_csv(path, [Prediction._fields, *rows])
 
 
+def predictions_file(run: Path) -> Path:
+    """The file of a run's predictions, from its folder or from the file itself."""
+    return run / PREDICTIONS if run.is_dir() else run
+
+
 def read_predictions(run: Path) -> dict[str, Prediction]:
     """The predictions of a run by path, from its folder or from the file itself; `rank` and `clips` are not read.
 
     Raises:
         ResultError: the file is missing or empty, lacks a column, holds a bad number or names a video twice.
     """
-    path = run / PREDICTIONS if run.is_dir() else run
+    path = predictions_file(run)
     predictions: dict[str, Prediction] = {}
     try:
         # utf-8-sig: spreadsheets put a byte order mark in front.
@@ -64,7 +69,7 @@ def read_predictions(run: Path) -> dict[str, Prediction]:
                 predictions[video] = Prediction(video, label, prediction, float(probability))
     except OSError as error:
         raise ResultError(
-            f"{path} cannot be read: {error.strerror}; a finished training and train.py --test-only write it"
+            f"{path} cannot be read: {reason_of(error)}; a finished training and train.py --test-only write it"
         ) from error
     except (csv.Error, ValueError, TypeError) as error:
         raise ResultError(f"{path}, line {reader.line_num}: not a prediction: {error}") from error
@@ -138,7 +143,7 @@ def write_changes(path: Path, changes: Sequence[Change]) -> None:
     try:
         write_csv(path, [header, *rows])
     except OSError as error:
-        raise ResultError(f"{path} cannot be written: {error.strerror}; choose another --output") from error
+        raise ResultError(f"{path} cannot be written: {reason_of(error)}; choose another --output") from error
 
 
 def _verdict(difference: Interval, pvalue: float) -> str:

@@ -4,6 +4,7 @@ import argparse
 import math
 import os
 import pickle
+import re
 import shutil
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from clips.preprocessing import Preprocessing
-from runtime.errors import UserError
+from runtime.errors import UserError, reason_of
 from runtime.files import replaced_file
 
 NEWEST, BEST = "checkpoint.pth", "model_best.pth"
@@ -54,16 +55,26 @@ class Checkpoint:
     model_ema: AverageState | None = None
     epoch: int | None = None  # the last finished epoch, from 0; -1 within the first
     clips_seen: int | None = None  # of the next epoch, where it was saved within one
+    skipped_steps: int | None = None  # of that epoch, since their gradients were not finite
     epoch_totals: list[list[float]] | None = None  # sums of that epoch's steps, a list for each process
+    epoch_order: str | None = None  # tells that epoch's order of clips from others
+    best_videos: str | None = None  # tells the validation videos on which the best epoch was chosen from others
     best_video_acc1: float | None = None  # of all finished epochs, percent
     epochs_since_best: int | None = None
     world_size: int | None = None  # processes that trained together
+    launch: list[str] | None = None  # by torchrun, that wrote it: only its restarts go on from it unasked
     averaged_from: list[str] | None = None  # files whose weights `model` is the mean of
 
     @property
     def is_legacy(self) -> bool:
         """Whether it is of the public sample solution's form."""
         return self.classes is None
+
+    @property
+    def seen_data(self) -> Path | None:
+        """The data of a run with --train-on-val, whose val/ it was trained on too; None for another run."""
+        args = self.args or {}
+        return Path(args["data_path"]).resolve() if args.get("train_on_val") and "data_path" in args else None
 
     @property
     def num_outputs(self) -> int:
@@ -98,13 +109,11 @@ class Checkpoint:
         Raises:
             CheckpointError: no such file, cut short, not a checkpoint with weights, or a value that cannot be.
         """
-        try:
-            with torch.serialization.safe_globals([argparse.Namespace]):
-                content = torch.load(path, map_location="cpu", weights_only=True)
-        except OSError as error:
-            raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
-        except Exception as error:  # whatever the bytes of another file make the unpickler do
-            raise CheckpointError(f"{path} cannot be read as a checkpoint: {_first_line(error)}") from error
+        return cls.of(read_plain(path), path)
+
+    @classmethod
+    def of(cls, content: Any, path: str | os.PathLike) -> "Checkpoint":
+        """What `write` wrote, from the contents of the file at `path`. Raises CheckpointError."""
         if not isinstance(content, dict) or not isinstance(content.get("model"), dict) or not content["model"]:
             raise CheckpointError(f"{path} is not a training checkpoint: it has no `model`")
         if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content["model"].items()):
@@ -119,12 +128,27 @@ class Checkpoint:
             raise CheckpointError(f"{path}: {error}") from error
 
 
+def read_plain(path: str | os.PathLike) -> Any:
+    """The contents of a file of torch's, on the CPU: plain values, tensors and an argparse Namespace, nothing else.
+
+    Raises:
+        CheckpointError: no such file, another kind of file, cut short, or something else in it; the message says what.
+    """
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {reason_of(error)}") from error
+    except Exception as error:  # whatever the bytes of another file make the unpickler do
+        raise CheckpointError(f"{path} cannot be read as a checkpoint: {_first_line(error)}") from error
+
+
 _TYPES: dict[type | tuple[type, ...], tuple[str, ...]] = {
-    int: ("epoch", "clips_seen", "epochs_since_best", "world_size"),
+    int: ("epoch", "clips_seen", "epochs_since_best", "world_size", "skipped_steps"),
     (int, float): ("best_video_acc1", "temperature"),
     dict: ("args", "optimizer", "lr_scheduler", "scaler", "rng", "training_model", "model_ema"),
-    list: ("classes", "epoch_totals", "averaged_from"),
-    str: ("layout",),
+    list: ("classes", "epoch_totals", "launch", "averaged_from"),
+    str: ("layout", "epoch_order", "best_videos"),
 }
 
 
@@ -158,20 +182,13 @@ def _checked(values: dict[str, Any]) -> dict[str, Any]:
 
 def _first_line(error: Exception) -> str:
     if isinstance(error, pickle.UnpicklingError):  # torch's words are about its own settings
+        if found := re.search(r"Unsupported global: GLOBAL (\S+)", str(error)):
+            advice = "save the state dict alone, by torch.save(network.state_dict(), FILE)"
+            return f"it holds more than plain values, a {found[1]}: {advice}"
         return "it is another kind of file, or holds more than plain values"
+    if "TorchScript" in str(error):
+        return "it is a TorchScript archive: save the network's state dict instead"
     return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
-def save_newest(path: Path, checkpoint: Checkpoint) -> None:
-    """Writes a checkpoint of a run that goes on. Raises CheckpointError, which tells how to continue the run."""
-    try:
-        checkpoint.write(path)
-    except CheckpointError as error:
-        if path.with_name(NEWEST).exists():
-            raise CheckpointError(
-                f"{error}. The checkpoint before it is whole: make room, then --resume auto"
-            ) from error
-        raise CheckpointError(f"{error}. Make room, then start again") from error
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, is_best: bool, keep: int | None = None) -> Path:
@@ -180,10 +197,10 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, is_best: bool, keep: i
     Then removes the files of older epochs, except the `keep` newest; None keeps all.
 
     Raises:
-        CheckpointError: as `save_newest`.
+        CheckpointError: a file cannot be written; those of the epoch before are whole.
     """
     path = folder / f"model_{checkpoint.epoch}.pth"
-    save_newest(path, checkpoint)
+    checkpoint.write(path)
     # The newest last: it tells the best accuracy, so the best must be there before it.
     for name in (BEST, NEWEST) if is_best else (NEWEST,):
         _name_also(path, folder / name)
@@ -192,6 +209,32 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, is_best: bool, keep: i
         for old in written[written.index(path) :][keep:]:  # later ones are of a run that this one leaves behind
             old.unlink(missing_ok=True)
     return path
+
+
+def keep_best(folder: Path, checkpoint: Checkpoint, next_epoch: int) -> bool:
+    """Makes `model_best.pth` the best of the epochs before `next_epoch`, where a run in `folder` goes on from.
+
+    It may be of a later epoch, which the run now leaves behind; then it becomes a further name of the best before.
+
+    Args:
+        folder: the run's.
+        checkpoint: what it goes on from.
+        next_epoch: the first that will be trained.
+
+    Returns:
+        Whether there is such a file.
+    """
+    path = folder / f"model_{(checkpoint.epoch or 0) - (checkpoint.epochs_since_best or 0)}.pth"
+    for candidate in (folder / BEST, path):
+        try:
+            found = Checkpoint.read(candidate)
+        except CheckpointError:
+            continue
+        if found.epoch is not None and found.epoch < next_epoch and found.best_video_acc1 == checkpoint.best_video_acc1:
+            if candidate == path:
+                _name_also(path, folder / BEST)
+            return True
+    return False
 
 
 def epoch_checkpoints(folder: Path) -> list[Path]:
@@ -245,6 +288,6 @@ def _name_also(path: Path, name: Path) -> None:
             shutil.copyfile(path, temporary)
         os.replace(temporary, name)
     except OSError as error:
-        raise CheckpointError(f"{name} cannot be written: {error.strerror}") from error
+        raise CheckpointError(f"{name} cannot be written: {reason_of(error)}") from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -22,6 +22,7 @@ class TrainedModel:
     preprocessing: Preprocessing
     temperature: float  # divides the logits before the softmax; 1 where the checkpoint is not calibrated
     path: str  # of the checkpoint
+    seen_data: Path | None = None  # whose val/ it was trained on too
 
 
 def load_trained_model(path: str | os.PathLike, classes_file: Path | None = None) -> TrainedModel:
@@ -35,7 +36,11 @@ def load_trained_model(path: str | os.PathLike, classes_file: Path | None = None
         CheckpointError: not a checkpoint, one that contradicts itself, or one without names and no `classes_file`.
         ModelError: weights that are not those of the network it names.
     """
-    checkpoint = Checkpoint.read(path)
+    return trained_model(Checkpoint.read(path), path, classes_file)
+
+
+def trained_model(checkpoint: Checkpoint, path: str | os.PathLike, classes_file: Path | None = None) -> TrainedModel:
+    """As `load_trained_model`, of a checkpoint that was read from `path`."""
     classes = _classes(checkpoint, path, classes_file)
     preprocessing = _legacy_preprocessing(checkpoint, path) if checkpoint.is_legacy else checkpoint.preprocessing
     if preprocessing is None:
@@ -45,7 +50,8 @@ def load_trained_model(path: str | os.PathLike, classes_file: Path | None = None
     network = build_model(name, len(classes))
     load_state(network, checkpoint.model, keep_head=True)
     temperature = float(checkpoint.temperature or 1.0)
-    return TrainedModel(name, network.eval(), tuple(classes), preprocessing, temperature, os.fspath(path))
+    own_path, seen_data = os.fspath(path), checkpoint.seen_data
+    return TrainedModel(name, network.eval(), tuple(classes), preprocessing, temperature, own_path, seen_data)
 
 
 def read_classes(path: Path) -> list[str]:

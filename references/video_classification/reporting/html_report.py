@@ -64,6 +64,7 @@ class Report:
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)  # values by name, by the title of their table
     # Of settings, by name, by the title of their table; those that equal them are folded.
     defaults: dict[str, dict[str, Any]] = field(default_factory=dict)
+    device: dict[str, Any] | None = None  # the contents of `device.json`, None for a validation on this machine
 
 
 def write_report(folder: Path, report: Report) -> Path:
@@ -76,14 +77,14 @@ def write_report(folder: Path, report: Report) -> Path:
 
 def render(report: Report) -> str:
     """The page. All text is escaped, and the policy allows no script but the page's own."""
-    script = (PAGE / "report.js").read_text()
+    script = (PAGE / "report.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     sections = {name: (title, make(report)) for name, (title, make) in SECTIONS.items()}
-    return Template((PAGE / "report.html").read_text()).substitute(
+    return Template((PAGE / "report.html").read_text(encoding="utf-8")).substitute(
         policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",
         title=join([report.title]),
         subtitle=join([report.subtitle]),
-        style=(PAGE / "report.css").read_text(),
+        style=(PAGE / "report.css").read_text(encoding="utf-8"),
         script=script,
         links=join(tag("li", tag("a", title, href=f"#{name}")) for name, (title, body) in sections.items() if body),
         sections=join(
@@ -120,6 +121,10 @@ def headline_section(report: Report) -> Markup:
     ]
     clips = "1 clip" if metrics["clips_per_video"] == 1 else f"{metrics['clips_per_video']} clips"
     skipped, turned = metrics["videos_not_scored"], metrics["videos_turned"]
+    warning = (
+        "These videos were seen in training (--train-on-val): no figure on this page tells how well the network does "
+        "on others."
+    )
     text = (
         f"{metrics['videos']} videos of {metrics['classes_with_videos']} classes, {clips} each"
         f"{f', {skipped} unreadable videos not scored' if skipped else ''}"
@@ -128,7 +133,8 @@ def headline_section(report: Report) -> Markup:
         f"pixels: {metrics['pixel_path']}. The bands are 95\xa0% intervals: the range in which the accuracy on other "
         "videos of the same kind is likely to lie."
     )
-    return join([tag("p", text), tag("dl", *cards, class_="cards")])
+    seen = [tag("p", tag("strong", warning))] if report.evaluation.seen else []
+    return join([*seen, tag("p", text), tag("dl", *cards, class_="cards")])
 
 
 def _accuracy_card(label: str, share: Interval) -> Markup:
@@ -148,6 +154,45 @@ def _span(share: Interval) -> Markup:
 
 def _number(value: float | None, digits: int) -> str:
     return "not a number" if value is None else f"{value:.{digits}f}"
+
+
+def device_section(report: Report) -> Markup:
+    """Latency and accuracy on a device, its difference from PyTorch, and the jobs that measured them."""
+    device = report.device
+    if device is None:
+        return Markup()
+    low, high = device["acc1_difference_interval"]
+    verdict = "within" if device["within_limit"] else "beyond"
+    percent = tag("small", " %")
+    cards = (
+        _card(
+            "Latency",
+            join([f"{device['latency_ms']:.2f}", tag("small", " ms")]),
+            f"{verdict} {device['limit_ms']:g} ms",
+        ),
+        _card(
+            "Acc@1 on the device", join([f"{device['acc1']:.1f}", percent]), f"{device['pytorch_acc1']:.1f} by PyTorch"
+        ),
+        _card(
+            "Acc@5 on the device", join([f"{device['acc5']:.1f}", percent]), f"{device['pytorch_acc5']:.1f} by PyTorch"
+        ),
+        _card(
+            "Device minus PyTorch", f"{device['acc1_difference']:+.2f}", f"points of Acc@1; {low:+.2f} to {high:+.2f}"
+        ),
+        _card("Largest difference of a logit", f"{device['largest_logit_difference']:.2g}", "from PyTorch"),
+    )
+    target = f"{device['device']}, {device['runtime']}, quantization: {device['quantize']}, {device['videos']} videos"
+    text = f"{target}. The interval of the difference is a paired 95\xa0% one."
+    layers = [(tag("th", unit, scope="row"), _cell(count)) for unit, count in device["layers"].items()]
+    jobs = [
+        (tag("th", name, scope="row"), _cell(tag("a", job["id"], href=job["url"]), None))
+        for name, job in device["jobs"].items()
+    ]
+    tables = (
+        _table([("Compute unit", None), ("Layers", "number")], layers),
+        _table([("Job", None), ("AI Hub", None)], jobs),
+    )
+    return join([tag("p", text), tag("dl", *cards, class_="cards"), *tables])
 
 
 def curves_section(report: Report) -> Markup:
@@ -394,6 +439,7 @@ def _cell(content: object, kind: str | None = "number", **attributes: object) ->
 
 SECTIONS: dict[str, tuple[str, Callable[[Report], Markup]]] = {
     "headline": ("How good it is", headline_section),
+    "device": ("On the device", device_section),
     "curves": ("Did it converge", curves_section),
     "confusions": ("What is confused", confusion_section),
     "classes": ("Class by class", classes_section),

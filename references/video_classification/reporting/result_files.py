@@ -47,6 +47,7 @@ class Evaluation:
     checkpoint: Path | None = None  # the file, None for weights that come from elsewhere
     temperature: float = 1.0  # of the probabilities
     turned: int = 0  # videos turned or mirrored for display, which the challenge's evaluator would not do
+    seen: bool = False  # whether the network was trained on these videos
 
     @cached_property
     def predictions(self) -> Tensor:
@@ -123,6 +124,7 @@ class Evaluation:
             "pixel_path": self.pixels,
             "checkpoint": str(self.checkpoint) if self.checkpoint else None,
             "checkpoint_sha256": sha256_of(self.checkpoint) if self.checkpoint else None,
+            **({"seen_in_training": True} if self.seen else {}),
         }
 
 

@@ -17,12 +17,13 @@ from caching.splits import Clips
 from evaluation.calibration import fit_temperature, is_at_limit
 from evaluation.metrics import VideoResults
 from network.checkpoint import Checkpoint
-from reporting.html_report import Report, write_report
+from reporting.html_report import REPORT, Report, write_report
 from reporting.mistakes import worst_mistakes
 from reporting.result_files import Evaluation, write_result_files
 from reporting.run_folder import RunFolderError, read_log
 from reporting.tensorboard_log import TensorBoardLog
 from runtime.distributed import is_main, print_main
+from runtime.errors import reason_of
 
 WORST_MISTAKES = 12
 
@@ -40,7 +41,7 @@ def open_evaluation_folder(output_dir: Path, weights: str | None, split: str = "
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunFolderError(f"{folder} cannot be written: {error.strerror}; choose another --output-dir") from error
+        raise RunFolderError(f"{folder} cannot be written: {reason_of(error)}; choose another --output-dir") from error
     return folder
 
 
@@ -146,8 +147,10 @@ class RunReport:
             Path(checkpoint) if checkpoint else None,
             temperature,
             clips.turned,
+            clips.seen,
         )
         try:
+            (self.folder / REPORT).unlink(missing_ok=True)  # it would describe other results until it is written
             metrics = write_result_files(self.folder, evaluation)
             mistakes = worst_mistakes(evaluation, dataset, WORST_MISTAKES)
             settings = {**self.settings, "Software": software()}

@@ -13,6 +13,7 @@ from runtime.files import printable
 FOLDER = "tensorboard"
 IMAGE_SIDE = 512  # pixels of the confusion matrix, at least
 WHITE, BLUE = np.array([255.0, 255.0, 255.0]), np.array([8.0, 48.0, 107.0])
+SEEN = "seen_in_training/"  # in front of tags of videos that the network was trained on
 TAGS = {
     "train_loss": "loss/train",
     "val_loss": "loss/validation",
@@ -27,6 +28,11 @@ TAGS = {
     "val_seconds": "seconds/validation",
     "val_data_seconds": "seconds/validation_waiting_for_data",
 }
+
+
+def event_files(folder: Path) -> list[Path]:
+    """The files that TensorBoardLog wrote in a run's folder."""
+    return list((folder / FOLDER).glob("events.out.tfevents.*"))
 
 
 class TensorBoardLog:
@@ -49,13 +55,15 @@ class TensorBoardLog:
         """Writes the numbers of an entry of `log.jsonl`."""
         for name, tag in TAGS.items():
             if entry.get(name) is not None:
-                self._writer.add_scalar(tag, entry[name], entry["epoch"])
+                is_seen = name.startswith("val_") and entry.get("val_seen_in_training")
+                self._writer.add_scalar(f"{SEEN if is_seen else ''}{tag}", entry[name], entry["epoch"])
         self._writer.flush()
 
     def add_evaluation(self, evaluation: Evaluation, mistakes: list[Mistake], step: int) -> None:
         """Writes the accuracies, strips of the worst mistakes, and the confusion matrix."""
         for name, share in evaluation.accuracies.items():
-            self._writer.add_scalar(f"evaluation/{name}", 100 * share.value, step)
+            prefix = SEEN if evaluation.seen else ""
+            self._writer.add_scalar(f"{prefix}evaluation/{name}", 100 * share.value, step)
         for place, mistake in enumerate(mistakes, 1):
             strip = np.concatenate(list(mistake.frames), axis=1)
             self._writer.add_image(f"worst_mistakes/{place}", strip, step, dataformats="HWC")

@@ -1,8 +1,12 @@
 """Argument types for argparse."""
 
 import argparse
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TypeVar
+
+from runtime.files import file_identity, printable
 
 Number = TypeVar("Number", int, float)
 
@@ -35,6 +39,60 @@ def non_negative_float(text: str) -> float:
 def share(text: str) -> float:
     """A float from 0 to 1, for argparse."""
     return _number(text, float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
+
+
+Paths = Iterable[tuple[str, Path | None]]  # with the flags that name them; None for a flag that was not given
+
+
+def check_inputs(parser: argparse.ArgumentParser, files: Paths) -> None:
+    """Refuses files to read that are not there."""
+    for flag, path in files:
+        if path is None:
+            continue
+        if path.is_dir():
+            parser.error(f"{flag} {printable(path)} is a folder: name a file")
+        if not path.exists():
+            parser.error(f"{flag} {printable(path)}: there is no such file")
+        if not os.access(path, os.R_OK):
+            parser.error(f"{flag} {printable(path)}: there is no permission to read it")
+
+
+def check_folders(parser: argparse.ArgumentParser, folders: Paths, *, must_exist: bool = False) -> None:
+    """Refuses files in place of folders, and with `must_exist` folders that are not there."""
+    for flag, path in folders:
+        if path is None:
+            continue
+        if path.exists() and not path.is_dir():
+            parser.error(f"{flag} {printable(path)} is a file: name a folder")
+        if must_exist and not path.exists():
+            parser.error(f"{flag} {printable(path)}: there is no such folder")
+
+
+def check_outputs(
+    parser: argparse.ArgumentParser,
+    outputs: Paths,
+    inputs: Iterable[str | Path | None],
+) -> None:
+    """Refuses to write a file that is one of those to read, under whatever name, or that is written twice.
+
+    Args:
+        parser: tells of wrong usage.
+        outputs: files to write.
+        inputs: files to read; None for a flag that was not given.
+    """
+    read = {file_identity(Path(path)) for path in inputs if path is not None}
+    written = set()
+    for flag, path in outputs:
+        if path is None:
+            continue
+        if path.is_dir():
+            parser.error(f"{flag} {printable(path)} is a folder: name a file in it")
+        identity = file_identity(path)
+        if identity in read:
+            parser.error(f"{flag} {printable(path)} is one of the files to read, and would replace it: choose another")
+        if identity in written:
+            parser.error(f"{flag} {printable(path)} would be written twice: choose another")
+        written.add(identity)
 
 
 def _number(text: str, kind: Callable[[str], Number], is_valid: Callable[[Number], bool], expected: str) -> Number:

@@ -8,6 +8,8 @@ from typing import IO, Any
 
 import numpy as np
 
+from runtime.files import name_of, text_of
+
 ROWS_AT_ONCE = 4096  # rearranged together: positions take eight times the memory of the bytes they point to
 
 
@@ -28,7 +30,7 @@ class Ragged:
     @classmethod
     def of_strings(cls, strings: Iterable[str]) -> "Ragged":
         """Packs file names, including those that are not UTF-8."""
-        encoded = [os.fsencode(string) for string in strings]
+        encoded = [os.fsencode(name_of(string)) for string in strings]
         offsets = np.zeros(len(encoded) + 1, np.int64)
         np.cumsum([len(name) for name in encoded], out=offsets[1:])
         return cls(np.frombuffer(b"".join(encoded), np.uint8), offsets)
@@ -44,12 +46,12 @@ class Ragged:
 
     def string(self, row: int) -> str:
         """Row `row` of a table made by `of_strings`."""
-        return os.fsdecode(self[row].tobytes())
+        return text_of(os.fsdecode(self[row].tobytes()))
 
     def strings(self) -> list[str]:
         """All rows of a table made by `of_strings`."""
         data, ends = self.flat.tobytes(), self.offsets.tolist()
-        return [os.fsdecode(data[start:end]) for start, end in zip(ends, ends[1:], strict=False)]
+        return [text_of(os.fsdecode(data[start:end])) for start, end in zip(ends, ends[1:], strict=False)]
 
     def take(self, rows: np.ndarray) -> "Ragged":
         """The given rows, in that order."""

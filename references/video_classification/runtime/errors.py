@@ -11,12 +11,21 @@ class UserError(RuntimeError):
     """The message says what is wrong, with which file, and what to do; scripts print it and exit with code 1."""
 
 
+class CutShort(UserError):
+    """What ended a run can be removed, and the run continued; scripts add the command that continues it."""
+
+
 class MissingExtra(UserError):
     """An optional package is not installed; the message says how to install it."""
 
 
-def require(name: str) -> ModuleType:
-    """The module `name`, such as `onnxruntime`.
+def reason_of(error: Exception) -> str:
+    """Why, in words, without the name of the file: an OSError has no `strerror` where Python itself raises it."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def require(name: str, requirements: Path = REQUIREMENTS) -> ModuleType:
+    """The module `name`, such as `onnxruntime`; `requirements` is the file that its package is installed from.
 
     Raises:
         MissingExtra: it, or something that it needs, is not installed.
@@ -24,4 +33,4 @@ def require(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise MissingExtra(f"{name} cannot be imported ({error}): run pip install -r {REQUIREMENTS}") from error
+        raise MissingExtra(f"{name} cannot be imported ({error}): run pip install -r {requirements}") from error

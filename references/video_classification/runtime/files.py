@@ -5,16 +5,33 @@ import hashlib
 import io
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
+
+from runtime.errors import UserError, reason_of
 
 # Python keeps the bytes 0x80 to 0xff of a file name that is not UTF-8 as the surrogates U+DC80 to U+DCFF.
 _SURROGATES = {
     code: f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}" for code in range(0xD800, 0xE000)
 }
+
+
+# Elsewhere a name reads otherwise than its text: the bytes on the disk are UTF-8 under every locale.
+IS_UTF8 = sys.getfilesystemencoding() == "utf-8"
+
+
+def text_of(name: str) -> str:
+    """The text of a name as `os.listdir` gives it, the same under every locale; bytes that are not UTF-8 stay."""
+    return name if IS_UTF8 or name.isascii() else os.fsencode(name).decode("utf-8", "surrogateescape")
+
+
+def name_of(text: str) -> str:
+    """The inverse of `text_of`: how this locale spells the name of a file, for `open`."""
+    return text if IS_UTF8 or text.isascii() else os.fsdecode(text.encode("utf-8", "surrogateescape"))
 
 
 @contextmanager
@@ -28,7 +45,7 @@ def replaced_file(path: Path) -> Iterator[IO[bytes]]:
     temporary = None
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        with os.fdopen(handle, "wb") as file:
+        with os.fdopen(handle, "w+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -40,6 +57,35 @@ def replaced_file(path: Path) -> Iterator[IO[bytes]]:
         if isinstance(error, OSError) and (temporary is None or error.filename in (None, temporary)):
             error.filename, error.filename2 = os.fspath(path), None  # not the temporary name, which means nothing
         raise
+
+
+def check_writable(flag: str, path: Path) -> None:
+    """Tries to write a file of the name `path`, and leaves nothing behind: better known before the work than after it.
+
+    Raises:
+        UserError: it cannot be written; the message begins with `flag`.
+    """
+    made = [folder for folder in path.parents if not folder.exists()]  # the deepest first
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"):
+            pass
+    except OSError as error:
+        reason = f"{flag} {printable(path)} cannot be written: {reason_of(error)}"
+        raise UserError(f"{reason}; choose another place") from error
+    finally:
+        for folder in made:
+            with suppress(OSError):  # another process may have put something there
+                folder.rmdir()
+
+
+def file_identity(path: Path) -> Any:
+    """The same for all names of a file: train.py gives the checkpoint of an epoch several, as hard links."""
+    try:
+        status = path.stat()
+    except OSError:  # there is none yet
+        return os.path.realpath(path)  # which a link to itself does not make fail
+    return status.st_dev, status.st_ino
 
 
 def printable(text: object) -> str:

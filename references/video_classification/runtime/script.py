@@ -3,48 +3,53 @@
 Imports no torch: scripts import what is heavy inside the work, after their arguments are parsed.
 """
 
+import io
 import os
 import sys
 import traceback
 from collections.abc import Callable
 from types import ModuleType
 
-from runtime.errors import UserError
+from runtime.errors import CutShort, UserError, reason_of
 from runtime.signals import Stopped, StopRequest
 
 
 def run_script(work: Callable[[], int | None], *, resume_command: object = None) -> int:
-    """Does the work, leaves the process group if it joined one, and returns the exit code.
+    """Does the work, and returns the exit code, or ends the process with it if it joined a process group.
 
     A UserError or OSError becomes a message and 1, Ctrl-C 130, a stop signal 128 + its number. A reader of the output
     that has seen enough ends it quietly.
 
     Args:
         work: imports torch and does everything that needs it; returns an exit code, None for 0.
-        resume_command: printed when the work is interrupted, as it then reads: the command that continues it.
+        resume_command: printed when the work is interrupted or cut short, as it then reads: what continues it.
 
     Raises:
         Exception: an error that the user cannot mend, where no other process waits for this one.
     """
     wait_passively()
+    _prepare_streams()
     try:
         with StopRequest(at_once=True):
             code = work() or 0
             sys.stdout.flush()  # a closed pipe shows here rather than at the interpreter's exit
+            if (group := _group()) is not None:
+                group.barrier()  # the others may still need this process
     except Stopped as stopped:  # every process of a group gets the signal
         if (group := _group()) is None or group.is_main():
             print(f"{stopped}{_continuation(resume_command)}", flush=True)
-        _leave_group(None)
+        _leave_group(stopped.exit_code)
         return stopped.exit_code
     except KeyboardInterrupt:
-        print(f"interrupted{_continuation(resume_command)}", file=sys.stderr)
+        if (group := _group()) is None or group.is_main():
+            print(f"interrupted{_continuation(resume_command)}", file=sys.stderr)
         _leave_group(130)
         return 130
     except Exception as error:
-        _report(error)
+        _report(error, resume_command)
         _leave_group(1)
         return 1
-    _leave_group(None)
+    _leave_group(code)
     return code
 
 
@@ -57,6 +62,16 @@ def wait_passively() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
+def _prepare_streams() -> None:
+    """Shows what the terminal's encoding lacks escaped; what is written to a stream that was closed is lost."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  (for as long as it runs)
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _continuation(resume_command: object) -> str:
     return "" if resume_command is None else f". Continue with: {resume_command}"
 
@@ -66,21 +81,22 @@ def _group() -> ModuleType | None:
     return sys.modules.get("runtime.distributed")
 
 
-def _leave_group(failed_with: int | None) -> None:
+def _leave_group(exit_code: int) -> None:
     if (group := _group()) is not None:
-        group.end_process_group(failed_with)
+        group.end_process_group(exit_code)
 
 
-def _report(error: Exception) -> None:
+def _report(error: Exception, resume_command: object) -> None:
     """Prints what went wrong; raises `error` again where only its traceback tells and the interpreter will print it."""
     group = _group()
     if isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes it once more
     elif isinstance(error, UserError):
-        print(f"error: {error}", file=sys.stderr)
+        continuation = _continuation(resume_command) if isinstance(error, CutShort) else ""
+        print(f"error: {error}{continuation}", file=sys.stderr)
     elif isinstance(error, OSError):
         where = f"{os.fspath(error.filename)}: " if error.filename is not None else ""
-        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+        print(f"error: {where}{reason_of(error)}", file=sys.stderr)
     elif group is None or not group.is_distributed():
         raise error
     elif isinstance(error, RuntimeError) and group.is_peers_failure(error):

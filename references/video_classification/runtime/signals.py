@@ -1,12 +1,21 @@
 """Signals that ask a run to stop: it saves at the next step and prints how to continue."""
 
+import contextlib
 import os
 import shlex
 import signal
+import sys
+import time
+from collections.abc import Iterator
 from types import FrameType
 
 # SIGTERM: a machine is taken away, or torchrun ends its processes. SIGUSR1: Slurm's warning before the time limit.
 STOP_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]  # not on Windows
+
+
+# Slurm signals every process of a job and torchrun passes the signal on: what comes this soon after a stop is the same
+# stop, and must not end the saving of what was built.
+SAME_STOP_SECONDS = 20.0
 
 
 class Stopped(BaseException):
@@ -31,10 +40,13 @@ class StopRequest:
         signal_number: the first signal received, 0 if none.
     """
 
+    _stopped_at: float | None = None  # by time.monotonic, when any of them raised
+
     def __init__(self, at_once: bool = False) -> None:
-        self.signal_number, self._at_once = 0, at_once
+        self.signal_number, self._at_once, self._is_saved = 0, at_once, False
 
     def __enter__(self) -> "StopRequest":
+        StopRequest._stopped_at = None
         self._before = [signal.signal(number, self._note) for number in STOP_SIGNALS]
         return self
 
@@ -42,10 +54,56 @@ class StopRequest:
         for number, handler in zip(STOP_SIGNALS, self._before, strict=True):
             signal.signal(number, handler)
 
+    @contextlib.contextmanager
+    def stopping_at_once(self) -> Iterator[None]:
+        """Inside, signals raise Stopped wherever the run is: all that it did is saved. Raises it for one that came."""
+        self._at_once = self._is_saved = True
+        try:
+            if self.signal_number:
+                self._stop(self.signal_number)
+            yield
+        finally:
+            self._at_once = False
+
     def _note(self, number: int, _: FrameType | None) -> None:
         self.signal_number = self.signal_number or number
         if self._at_once:
-            raise Stopped(number, is_saved=False)
+            before = StopRequest._stopped_at
+            if before is None or time.monotonic() - before > SAME_STOP_SECONDS:
+                self._stop(number)
+
+    def _stop(self, number: int) -> None:
+        StopRequest._stopped_at = time.monotonic()
+        raise Stopped(number, self._is_saved)
+
+
+class HeldSignals:
+    """A context manager that holds Ctrl-C and the stop signals back until its block ends; a second one acts at once.
+
+    Args:
+        reason: what the block ends with, printed when a signal comes.
+    """
+
+    def __init__(self, reason: str) -> None:
+        self._reason, self._held = reason, 0
+
+    def __enter__(self) -> None:
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, *STOP_SIGNALS)}
+        self._before = {number: handler for number, handler in handlers.items() if callable(handler)}  # not if ignored
+        for number in self._before:
+            signal.signal(number, self._hold)
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        if self._held:
+            signal.raise_signal(self._held)
+
+    def _hold(self, number: int, frame: FrameType | None) -> None:
+        if self._held:
+            raise KeyboardInterrupt
+        self._held = number
+        print(f"stopping once {self._reason}; again: at once", file=sys.stderr, flush=True)
 
 
 class ResumeCommand:
@@ -83,4 +141,6 @@ def _launcher() -> list[str]:
     if count == 1:
         return ["python"]
     machines = [f"--nnodes={count // here}"] if count > here else []
-    return ["torchrun", *machines, f"--nproc_per_node={here}"]
+    restarts = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")
+    restarted = [] if restarts == "0" else [f"--max-restarts={restarts}"]
+    return ["torchrun", *machines, f"--nproc_per_node={here}", *restarted]

@@ -168,7 +168,7 @@ def generate_release(
     settings: dict[str, Any] = {"exercises": list(exercises), "videos_per_class": videos_per_class, "size": list(size)}
     settings |= {"seconds": seconds, "fps": fps, "seed": seed, "furniture": furniture, "with_faults": with_faults}
     dest.mkdir(parents=True, exist_ok=True)
-    if (dest / SETTINGS_NAME).exists() and json.loads((dest / SETTINGS_NAME).read_text()) != settings:
+    if (dest / SETTINGS_NAME).exists() and json.loads((dest / SETTINGS_NAME).read_text(encoding="utf-8")) != settings:
         raise ValueError(f"{dest} holds a release generated with other settings: delete it or choose another folder")
     write_json(dest / SETTINGS_NAME, settings)
     entries = release_entries(dest, exercises, videos_per_class, with_faults)
@@ -235,5 +235,5 @@ def generate_video(entry: Entry, settings: dict) -> None:
 
 def write_json(path: Path, content: object) -> None:
     unfinished = path.with_name(f"{path.name}.unfinished")
-    unfinished.write_text(json.dumps(content, indent=4))
+    unfinished.write_text(json.dumps(content, indent=4), encoding="utf-8")
     os.replace(unfinished, path)

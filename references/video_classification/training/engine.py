@@ -73,6 +73,8 @@ class Trainer:
     options: StepOptions = field(default_factory=StepOptions)
     average: WeightAverage | None = None  # of the weights of `model`
     parallel: nn.Module | None = None  # `network` in DistributedDataParallel, None in a single process
+    # Of the epoch, since their gradients were not finite in float16: they do not count for the schedule.
+    skipped_steps: int = field(default=0, init=False)
     _has_begun: bool = field(default=False, init=False)  # whether a step was taken
 
     @property
@@ -106,6 +108,8 @@ class Trainer:
             Whatever `after_step` raises.
         """
         set_train_mode(self.network, self.frozen)
+        if not first_step:
+            self.skipped_steps = 0
         groups = in_groups(batches, self.options.batches_per_step)
         is_first, self._has_begun = not self._has_begun, True
         meter = StepMeter(f"Epoch: [{epoch}]", groups, num_steps, self.options.print_freq, first_step, is_first)
@@ -147,6 +151,7 @@ class Trainer:
             scaler=self.precision.scaler.state_dict() if self.precision.scaler else None,
             rng=rng_state(),
             layout=self.precision.layout,
+            skipped_steps=self.skipped_steps,
         )
         return state if self.average is None else self.average.added_to(state)
 
@@ -192,8 +197,12 @@ class Trainer:
         if scaler is None:
             self.optimizer.step()
         else:
+            scale = scaler.get_scale()
             scaler.step(self.optimizer)
             scaler.update()
+            if scaler.get_scale() < scale:  # torch's only sign that the optimiser's step was left out
+                self.skipped_steps += 1
+                return
         self.scheduler.step()
         if self.average is not None:
             self.average.after_step(self.scheduler.last_epoch)

@@ -11,7 +11,7 @@ from evaluation.calibration import fit_temperature
 from evaluation.metrics import VideoResults
 from network.checkpoint import Checkpoint
 from network.models import load_state
-from reporting.run_folder import RunLog
+from reporting.run_folder import NON_FINITE, RunLog
 from reporting.run_report import RunReport
 from runtime.distributed import print_main, rank
 from runtime.errors import UserError
@@ -33,6 +33,7 @@ class FitOptions:
     epochs: int
     early_stop: int | None = None  # epochs without a better one, after which the run ends
     bn_recalibrate: bool = False  # estimate BatchNorm's statistics again before what may be the last validation
+    chooses: bool = True  # the best epoch; otherwise the last one is the result
 
 
 def fit(
@@ -53,7 +54,7 @@ def fit(
         options: how long the run is.
 
     Returns:
-        The results of the best epoch, None where that is from before the run was resumed.
+        The results of the best epoch, or of the last one; None where that is from before the run was resumed.
 
     Raises:
         UserError: the loss is not finite any more; the videos of that step are in a file that it names.
@@ -66,16 +67,19 @@ def fit(
             print_main(f"Stopping early: {options.early_stop} epochs without a better one")
             break
         summary = _train_epoch(trainer, train, saver)
-        if options.bn_recalibrate and (epoch == options.epochs - 1 or patience == 1):
-            _recalibrate(trainer, train)
-        results, further = trainer.validate(val)
-        log.add({**epoch_entry(summary, results, trainer.learning_rate), **further})
+        with saver.validating():
+            if options.bn_recalibrate and (epoch == options.epochs - 1 or patience == 1):
+                _recalibrate(trainer, train)
+            results, further = trainer.validate(val)
+        seen = {"val_seen_in_training": True} if val.seen else {}
+        log.add({**epoch_entry(summary, results, trainer.learning_rate), **further, **seen})
         report.add_epoch(log.entries[-1])
         temperature = fit_temperature(results.scores, results.targets) if report.calibrate else None
-        best = results if results.video.top1 > saver.progress.best_video_acc1 else best
-        saver.after_epoch(results.video.top1, temperature)
+        best = results if not options.chooses or results.video.top1 > saver.progress.best_video_acc1 else best
+        saver.after_epoch(results.video.top1 if options.chooses else None, temperature)
         eta = remaining_time(begin, epoch + 1 - first_epoch, options.epochs - first_epoch)
-        print_main(epoch_line(log.entries[-1], saver.progress.best_video_acc1, eta))
+        best_so_far = saver.progress.best_video_acc1 if options.chooses else None
+        print_main(epoch_line(log.entries[-1], best_so_far, eta))
     print_main(f"Training time {datetime.timedelta(seconds=int(time.monotonic() - begin))}")
     return best
 
@@ -94,7 +98,7 @@ def report_best(
         path: the checkpoint of that epoch.
     """
     if best is None:
-        print_main(f"Validating {path}, the best so far, for the report")
+        print_main(f"Validating {path}, the {'newest' if val.seen else 'best so far'}, for the report")
         checkpoint = Checkpoint.read(path)
         if report.calibrate and checkpoint.temperature is None:
             print_main(f"{path} is from before --calibrate: calibrate it by --test-only --calibrate --resume {path}")
@@ -126,8 +130,9 @@ def epoch_entry(summary: EpochSummary, results: VideoResults, lr: float) -> dict
 def _train_epoch(trainer: Trainer, clips: Clips, saver: RunSaver) -> EpochSummary:
     """An epoch, or the rest of it; errors as `fit`."""
     progress = saver.progress
-    first_step = -(-progress.clips_seen // clips.clips_per_step())
-    jump_to_step(trainer.scheduler, progress.epoch * clips.steps_per_epoch() + first_step)
+    first_step = min(-(-progress.clips_seen // clips.clips_per_step()), clips.steps_per_epoch())
+    taken = first_step - trainer.skipped_steps if first_step else 0
+    jump_to_step(trainer.scheduler, progress.epoch * clips.steps_per_epoch() + taken)
     samples = clips.epoch_samples(trainer.options.seed, progress.epoch, progress.clips_seen)
     try:
         return trainer.train_epoch(
@@ -159,7 +164,7 @@ def _recalibrate(trainer: Trainer, clips: Clips) -> None:
 
 def _write_failed_batch(folder: Path, videos: VideoFolder, error: NonFiniteLoss) -> Path:
     """Writes the place and the videos of a step whose loss was not finite; returns the file."""
-    where = folder / f"non_finite_loss_rank{rank()}.json"
+    where = folder / NON_FINITE.format(rank())
     names = [videos.path(video) for video in error.videos]
     place = {"epoch": error.epoch, "step": error.step, "lr": error.lr, "loss": str(error.loss)}
     write_json(where, {**place, "videos": names})

@@ -5,11 +5,13 @@
 """
 
 import argparse
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from training.options import default_milestones, default_values, is_file_name
+from runtime.arguments import check_folders, check_inputs, check_outputs
+from training.options import default_milestones, default_values, fill_in_preprocessing, is_file_name
 
 if TYPE_CHECKING:
     import torch
@@ -28,32 +30,34 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
         parser.error("--plan tries things in one process: run it by python, without torchrun")
     if args.calibrate and args.test_only and not (args.resume or (args.weights and is_file_name(args.weights))):
         parser.error("--calibrate --test-only puts the temperature into a checkpoint: give it by --resume")
-    if args.resume and args.overwrite:
-        parser.error("--resume continues a run and --overwrite starts over: choose one")
+    if args.resume == "auto" and args.overwrite:
+        parser.error("--resume auto continues the run in --output-dir, and --overwrite removes it: choose one")
     if args.opt == "adamw" and args.momentum == 1:
         parser.error("--momentum is adamw's first beta: it must be below 1")
     check_recipe(parser, args)
+    check_inputs(parser, [("--teacher-logits", args.teacher_logits), ("--flip-map", args.flip_map)])
+    check_folders(parser, [("--cache-dir", args.cache_dir), ("--output-dir", args.output_dir)])
+    checkpoints = [args.resume, args.weights if args.weights and is_file_name(args.weights) else None]
+    check_outputs(parser, [("--save-logits", args.save_logits)], [*checkpoints, args.teacher_logits, args.flip_map])
 
 
 def fill_in(args: argparse.Namespace) -> None:
-    """Fills in what follows from other arguments; sizes become tuples."""
-    for name in ("train_crop_size", "train_resize_size", "val_crop_size", "val_resize_size"):
-        setattr(args, name, tuple(getattr(args, name)))
+    """Fills in what follows from other arguments."""
     if args.cache_dir is None:
         args.cache_dir = args.data_path / ".clip_cache"
     if args.lr_milestones is None:
         args.lr_milestones = default_milestones(args.epochs)
 
 
-def default_settings(data_path: Path, epochs: int) -> dict[str, Any]:
+def default_settings(data_path: Path, epochs: int, model: str) -> dict[str, Any]:
     """What each argument is where its flag is not given, as `check_args` and `check_with_torch` leave it.
 
     Args:
-        data_path, epochs: of the run, since other defaults follow from them.
+        data_path, epochs, model: of the run, since other defaults follow from them.
     """
     from network.precision import resolve_device
 
-    defaults = default_values()
+    defaults = default_values(model)
     args = argparse.Namespace(**{**defaults, "data_path": data_path, "epochs": epochs})
     fill_in(args)
     args.device = str(resolve_device(None))
@@ -61,11 +65,28 @@ def default_settings(data_path: Path, epochs: int) -> dict[str, Any]:
 
 
 def check_sizes(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Refuses crops larger than the frames."""
+    """Fills in what the model expects; refuses crops larger than the frames, and a shorter side where it cannot be."""
+    fill_in_preprocessing(args)
     for split in ("train", "val"):
         crop, resize = getattr(args, f"{split}_crop_size"), getattr(args, f"{split}_resize_size")
-        if any(inner > outer for inner, outer in zip(crop, resize, strict=True)):
-            parser.error(f"--{split}-crop-size {crop[0]} {crop[1]} does not fit into {resize[0]} {resize[1]}")
+        if len(resize) > 2:
+            parser.error(f"--{split}-resize-size takes height and width, or the shorter side, not {len(resize)} values")
+        if crop[0] > resize[0] or crop[1] > resize[-1]:
+            shown = " ".join(map(str, resize))
+            parser.error(f"--{split}-crop-size {crop[0]} {crop[1]} does not fit into {shown}")
+        needs_one_size = {
+            "--cache-dataset": args.cache_dataset or args.cache_only,
+            "--augment strong": args.augment == "strong" and split == "train" and not args.test_only,
+        }
+        for flag, is_used in needs_one_size.items():
+            if is_used and len(resize) == 1:
+                size = f"{resize[0]} {round(resize[0] * 171 / 128)}"
+                parser.error(
+                    f"--{split}-resize-size {resize[0]} is the shorter side, and the longer one depends on the video, "
+                    f"while {flag} needs frames of one size: give both, such as --{split}-resize-size {size}"
+                )
+    if not all(map(math.isfinite, args.mean)) or not all(0 < value < math.inf for value in args.std):
+        parser.error("--mean and --std take finite numbers, and --std numbers above 0")
 
 
 def check_selection(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
@@ -97,9 +118,23 @@ def check_recipe(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
     for flag, is_used in (("--save-logits", args.save_logits), ("--eval-split train", args.eval_split == "train")):
         if is_used and not args.test_only:
             parser.error(f"{flag} is for --test-only: training validates on val/ and writes no logits")
-    for flag, is_used in (("--teacher-logits", args.teacher_logits), ("--sanity-overfit", args.sanity_overfit)):
+    if args.class_map and not args.test_only:
+        parser.error("--class-map is for --test-only: it checks a checkpoint")
+    if args.teacher and args.teacher_logits:
+        parser.error("--teacher and --teacher-logits are two ways to be taught: choose one")
+    if args.teacher and args.cache_features:
+        parser.error(
+            "--teacher is shown clips, and with --cache-features there are none: leave one out, or use --teacher-logits"
+        )
+    trains = {
+        "--teacher": args.teacher,
+        "--teacher-logits": args.teacher_logits,
+        "--sanity-overfit": args.sanity_overfit,
+    }
+    for flag, is_used in trains.items():
         if is_used and args.test_only:
             parser.error(f"{flag} trains, and --test-only does not: choose one")
+    check_train_on_val(parser, args)
     if args.save_logits and len(args.val_frame_selection) > 1:
         parser.error("--save-logits writes the clips of one --val-frame-selection: give one")
     if args.flip_map is not None and args.augment == "none":
@@ -111,12 +146,25 @@ def check_recipe(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
         )
 
 
+def check_train_on_val(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """With --train-on-val, refuses what would choose or fit by videos that were trained on."""
+    choosing = {"--early-stop": args.early_stop, "--calibrate": args.calibrate}
+    for flag, is_used in choosing.items():
+        if args.train_on_val and is_used:
+            parser.error(f"{flag} goes by the validation videos, and --train-on-val trains on them: leave one out")
+    if args.train_on_val and args.test_only:
+        parser.error("--train-on-val trains, and --test-only does not: choose one")
+    if args.train_on_val and args.teacher_logits:
+        parser.error("--teacher-logits holds outputs for train/ alone, and --train-on-val has val/ too: use --teacher")
+
+
 def check_with_torch(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Checks train.py's arguments where that takes torch: device, precision, and the trunk to cache."""
     from network.precision import resolve_amp
 
     device = checked_device(parser, args.device)
     args.device, args.amp = str(device), resolve_amp(args.amp, device)
+    _check_inputs(parser, args)
     if args.cache_features and not args.test_only:
         _check_trunk(parser, args)
 
@@ -129,6 +177,23 @@ def checked_device(parser: argparse.ArgumentParser, name: str | None) -> "torch.
         return resolve_device(name)
     except ValueError as error:
         parser.error(str(error))
+
+
+def _check_inputs(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuses to read from a file that the run would replace or remove."""
+    from reporting.run_folder import is_own
+
+    if args.test_only or args.sanity_overfit or args.cache_only:
+        return
+    inputs = {
+        "--resume": args.resume if args.overwrite else None,
+        "--weights": args.weights if args.weights and is_file_name(args.weights) else None,
+        "--teacher-logits": args.teacher_logits,
+        "--flip-map": args.flip_map,
+    }
+    for flag, path in inputs.items():
+        if path and is_own(Path(path), args.output_dir):
+            parser.error(f"{flag} {path} is a file that a run in --output-dir replaces: choose another --output-dir")
 
 
 def _check_trunk(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:

@@ -8,14 +8,14 @@ import os
 from pathlib import Path
 from typing import Any
 
-from clips.preprocessing import FRAME_SELECTIONS
+from clips.preprocessing import FRAME_SELECTIONS, Preprocessing
 from runtime.arguments import non_negative_float, non_negative_int, positive_float, positive_int, seed, share
 from runtime.worker_pool import default_workers
 
 AUGMENTATIONS = ("none", "basic", "strong")
 CACHE_FORMATS = ("raw", "jpeg")
 FEATURE_TYPES = ("fp16", "bf16", "fp32")
-MODELS = ("r2plus1d_18", "r3d_18", "mc3_18")  # torchvision's others work where their sizes fit
+MODELS = ("r2plus1d_18", "r2plus1d_34", "r3d_18", "mc3_18")  # torchvision's others train where their sizes fit
 DEFAULT_TRAINABLE = ("layer4", "fc")
 AMP_TYPES = ("off", "bf16", "fp16")
 CHANNELS_LAST = ("auto", "on", "off")
@@ -23,6 +23,7 @@ OPTIMIZERS = ("sgd", "adamw")
 DECAYS = ("cosine", "multistep")
 WARMUPS = ("linear", "constant")
 SPLITS = ("train", "val")
+WEIGHTS_ENDINGS = (".pth", ".pt", ".ckpt", ".tar", ".bin", ".pyth", ".safetensors")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,11 +37,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run_arguments(parser)
 
 
-def default_values() -> dict[str, Any]:
-    """The default of each flag of train.py, by its name in the namespace of arguments."""
+def default_values(model: str) -> dict[str, Any]:
+    """The default of each flag of train.py for a model, by its name in the namespace of arguments."""
     parser = argparse.ArgumentParser(add_help=False)
     add_arguments(parser)
-    return {action.dest: action.default for action in parser._actions}
+    values = argparse.Namespace(**{action.dest: action.default for action in parser._actions})
+    usual, values.model = values.model, model
+    fill_in_preprocessing(values)
+    return {**vars(values), "model": usual}
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,16 +71,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="P",
         help="probability that a training clip starts where the official one does (0.5)",
     )
-    for name, default, what in (
-        ("--train-resize-size", (128, 171), "size that training frames are resized to before the crop"),
-        ("--train-crop-size", (112, 112), "size of the crop in training"),
-        ("--val-resize-size", (128, 171), "size that validation frames are resized to before the crop"),
-        ("--val-crop-size", (112, 112), "size of the crop in validation"),
-    ):
-        shown = " ".join(map(str, default))
-        group.add_argument(
-            name, default=default, nargs=2, type=positive_int, metavar=("H", "W"), help=f"{what} ({shown})"
-        )
+    add_pixel_arguments(group)
     add_workers_argument(group, "processes that decode, or threads that read a cache (the cores, at most 16)")
     group.add_argument(
         "--cache-dataset", action="store_true", help="decode each video once and keep its frames on disk"
@@ -100,6 +95,45 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     add_skip_unreadable_argument(group)
 
 
+def add_pixel_arguments(group: argparse._ArgumentGroup) -> None:
+    """How frames are resized, cropped and normalized; `fill_in_preprocessing` gives what the model's weights expect."""
+    for split, what in (("train", "training"), ("val", "validation")):
+        group.add_argument(
+            f"--{split}-resize-size",
+            nargs="+",
+            type=positive_int,
+            metavar="N",
+            help=f"size that {what} frames are resized to before the crop: height and width, or the shorter side (what "
+            "the model's weights expect, 128 171 for most)",
+        )
+        group.add_argument(
+            f"--{split}-crop-size",
+            nargs=2,
+            type=positive_int,
+            metavar=("H", "W"),
+            help=f"size of the crop in {what} (what the model's weights expect, 112 112 for most)",
+        )
+    for name, what in (("mean", "mean"), ("std", "standard deviation")):
+        group.add_argument(
+            f"--{name}",
+            nargs=3,
+            type=float,
+            metavar=("R", "G", "B"),
+            help=f"{what} of the channels of RGB in [0, 1], to normalize by (what the model's weights expect)",
+        )
+
+
+def fill_in_preprocessing(args: argparse.Namespace) -> None:
+    """Sets the sizes, mean and std that were not given to what the published weights of --model expect."""
+    usual = Preprocessing.of_model(args.model)
+    for split in ("train", "val"):
+        for name in ("resize_size", "crop_size"):
+            given = getattr(args, f"{split}_{name}")
+            setattr(args, f"{split}_{name}", getattr(usual, name) if given is None else tuple(given))
+    args.mean = usual.mean if args.mean is None else tuple(args.mean)
+    args.std = usual.std if args.std is None else tuple(args.std)
+
+
 def add_selection_arguments(parser: argparse.ArgumentParser) -> None:
     """Which frames make a clip."""
     group = parser.add_argument_group("frame selection")
@@ -117,12 +151,15 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Which network, from which weights, on which device."""
     group = parser.add_argument_group("model")
     group.add_argument(
-        "--model", default=MODELS[0], metavar="NAME", help=f"{', '.join(MODELS)} or another of torchvision's"
+        "--model",
+        default=MODELS[0],
+        metavar="NAME",
+        help=f"{', '.join(MODELS)}; torchvision's others train and predict, but cannot be exported",
     )
     group.add_argument(
         "--weights",
         metavar="NAME|FILE",
-        help="torchvision's weights, such as KINETICS400_V1, or a checkpoint to start from",
+        help="torchvision's weights, such as KINETICS400_V1, or a file of weights or checkpoint to start from",
     )
     group.add_argument(
         "--trainable",
@@ -259,6 +296,11 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     add_distillation_arguments(group)
     add_averaging_arguments(group)
     group.add_argument(
+        "--train-on-val",
+        action="store_true",
+        help="a last run on everything: train on val/ too; the result is the last epoch, and nothing is chosen",
+    )
+    group.add_argument(
         "--early-stop", type=positive_int, metavar="N", help="stop after N epochs without improvement (never)"
     )
     group.add_argument(
@@ -267,10 +309,18 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--eval-split", default="val", choices=SPLITS, help="with --test-only: the split to validate on (val)"
     )
+    add_class_map_argument(group, "with --test-only: ")
 
 
 def add_distillation_arguments(group: argparse._ArgumentGroup) -> None:
     """How a teacher is imitated."""
+    group.add_argument(
+        "--teacher",
+        nargs="+",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="distill teachers that see every clip as the student does, augmented and mixed; of several, their mean",
+    )
     group.add_argument(
         "--teacher-logits",
         type=Path,
@@ -324,12 +374,15 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--resume",
         metavar="FILE|auto",
-        help="checkpoint to continue, or to validate with --test-only; auto: the newest valid one in --output-dir",
+        help="checkpoint to continue, or to validate with --test-only; auto: the newest valid one in --output-dir; "
+        "that of another run begins a branch, in a folder of its own",
     )
     group.add_argument(
         "--start-epoch", type=non_negative_int, metavar="N", help="start at this epoch, whatever the checkpoint says"
     )
-    group.add_argument("--overwrite", action="store_true", help="start over in a folder that holds a run's checkpoints")
+    group.add_argument(
+        "--overwrite", action="store_true", help="start over in a folder that holds a run, whose files are removed"
+    )
     group.add_argument(
         "--checkpoint-minutes",
         default=5.0,
@@ -401,9 +454,20 @@ def add_skip_unreadable_argument(parser: Parser) -> None:
     parser.add_argument("--skip-unreadable", action="store_true", help="go on without files that cannot be read")
 
 
+def add_class_map_argument(parser: Parser, when: str = "") -> None:
+    """`--class-map`."""
+    parser.add_argument(
+        "--class-map",
+        type=Path,
+        metavar="FILE",
+        help=f"{when}refuse a checkpoint whose order of classes is not that of this JSON file, index -> name or the "
+        "reverse, such as the challenge's class_map.json",
+    )
+
+
 def is_file_name(weights: str) -> bool:
     """Whether --weights means a file rather than a name of torchvision's."""
-    return Path(weights).exists() or os.sep in weights or weights.endswith((".pth", ".pt"))
+    return Path(weights).exists() or os.sep in weights or weights.endswith(WEIGHTS_ENDINGS)
 
 
 def default_milestones(epochs: int) -> list[float]:

@@ -7,14 +7,15 @@ import torch
 from torch import nn
 
 from caching.feature_building import train_on_features
-from caching.splits import ClipOptions, Clips, open_splits
+from caching.splits import ClipOptions, Clips, join, open_splits
 from clips.preprocessing import Preprocessing
 from clips.presets import read_flip_map
 from evaluation.logits_files import read_teacher
 from network.acceleration import compile_network, lay_out, set_up_hardware
 from network.models import head_name
 from network.precision import Precision
-from runtime.distributed import wrap_model
+from network.trained_model import TrainedModel
+from runtime.distributed import print_main, wrap_model
 from training.engine import StepOptions, Trainer
 from training.losses import TrainingLoss
 from training.mixing import Mixing
@@ -22,6 +23,7 @@ from training.optimization import OPTIMIZERS, build_schedule, parameter_groups
 from training.saving import RunProgress
 from training.starting import Start, load_model, restore
 from training.targets import TargetMaker
+from training.teaching import Teachers, read_teachers
 from training.weight_averaging import WeightAverage
 from videos.folder import VideoFolder
 
@@ -37,7 +39,14 @@ def val_preprocessing(args: argparse.Namespace) -> Preprocessing:
         candidate_rate=args.cache_frame_rate,
         resize_size=args.val_resize_size,
         crop_size=args.val_crop_size,
+        mean=args.mean,
+        std=args.std,
     )
+
+
+def train_preprocessing(args: argparse.Namespace) -> Preprocessing:
+    """What a clip goes through in training, but for the selection of its frames, which is that of validation."""
+    return replace(val_preprocessing(args), resize_size=args.train_resize_size, crop_size=args.train_crop_size)
 
 
 def val_splits(args: argparse.Namespace, classes: list[str]) -> list[Split]:
@@ -47,14 +56,9 @@ def val_splits(args: argparse.Namespace, classes: list[str]) -> list[Split]:
     return [(folder, _clip_options(args, selection)) for selection in selections]
 
 
-def train_split(args: argparse.Namespace, classes: list[str]) -> Split:
-    """The training split, drawn and augmented as asked."""
-    preprocessing = replace(
-        val_preprocessing(args),
-        frame_selection=args.frame_selection,
-        resize_size=args.train_resize_size,
-        crop_size=args.train_crop_size,
-    )
+def train_split(args: argparse.Namespace, classes: list[str], name: str = "train") -> Split:
+    """The training split, or the one called `name`, drawn and augmented as asked."""
+    preprocessing = replace(train_preprocessing(args), frame_selection=args.frame_selection)
     options = replace(
         _clip_options(args, preprocessing),
         random=args.augment != "none",
@@ -62,12 +66,15 @@ def train_split(args: argparse.Namespace, classes: list[str]) -> Split:
         strong=args.augment == "strong",
         mirrors=read_flip_map(args.flip_map, classes) if args.flip_map else None,
     )
-    return VideoFolder(args.data_path / "train", classes), options
+    return VideoFolder(args.data_path / name, classes), options
 
 
 def load_clips(args: argparse.Namespace, classes: list[str]) -> tuple[Clips, Clips]:
     """The clips of training and validation; scans or caches the videos. Raises as `open_splits`."""
     validation, *_ = val_splits(args, classes)  # training validates by one selection
+    if args.train_on_val:
+        train, further, val = open_splits([train_split(args, classes), train_split(args, classes, "val"), validation])
+        return join([train, further]), replace(val, seen=True)
     train, val = open_splits([train_split(args, classes), validation])
     return train, val
 
@@ -113,15 +120,30 @@ def load_features(args: argparse.Namespace, network: Network, train: Clips, val:
     return Network(network.model, head, frozen, network.precision), train, val
 
 
-def load_targets(args: argparse.Namespace, clips: Clips) -> TargetMaker:
-    """What clips are trained towards: labels, mixed, with a teacher's outputs."""
+def load_teachers(args: argparse.Namespace, classes: list[str]) -> list[TrainedModel]:
+    """The networks of --teacher. Raises as `read_teachers`."""
+    return read_teachers(args.teacher, classes, train_preprocessing(args)) if args.teacher else []
+
+
+def load_targets(
+    args: argparse.Namespace, clips: Clips, precision: Precision, teachers: list[TrainedModel]
+) -> TargetMaker:
+    """What clips are trained towards: labels, mixed, with a teacher's outputs.
+
+    Args:
+        args: the options.
+        clips: the training split.
+        precision: of the student.
+        teachers: that are shown every batch.
+    """
     folder = clips.loader.dataset.folder
     is_mixing = args.mixup_alpha > 0 or args.cutmix_alpha > 0
     mixing = Mixing(args.mixup_alpha, args.cutmix_alpha) if is_mixing else None
     teacher = None
     if args.teacher_logits:
         teacher = read_teacher(args.teacher_logits, folder, clips.videos, args.distill_temperature)
-    return TargetMaker(len(folder.classes), clips.options.mirrors, mixing, teacher)
+    online = Teachers(teachers, folder.classes, args.distill_temperature, precision) if teachers else None
+    return TargetMaker(len(folder.classes), clips.options.mirrors, mixing, teacher, online)
 
 
 def load_trainer(args: argparse.Namespace, network: Network, targets: TargetMaker, train: Clips) -> Trainer:
@@ -142,7 +164,9 @@ def load_trainer(args: argparse.Namespace, network: Network, targets: TargetMake
         warmup_decay=args.lr_warmup_decay,
     )
     parallel = wrap_model(network.inner, network.precision.device, args.sync_bn)  # may change BatchNorms: before a copy
-    average = WeightAverage(network.model, args.model_ema_decay, args.model_ema_steps) if args.model_ema else None
+    average = None
+    if args.model_ema:
+        average = WeightAverage(network.model, args.model_ema_decay, args.model_ema_steps, always=args.train_on_val)
     return Trainer(
         model=network.model,
         network=network.inner,
@@ -158,16 +182,32 @@ def load_trainer(args: argparse.Namespace, network: Network, targets: TargetMake
     )
 
 
-def resume(args: argparse.Namespace, start: Start, trainer: Trainer) -> RunProgress:
-    """Puts the trainer where the run's checkpoint left it; returns how far the run has come."""
+def resume(args: argparse.Namespace, start: Start, trainer: Trainer, train: Clips, val: Clips) -> RunProgress:
+    """Puts the trainer where the run's checkpoint left it; returns how far the run has come.
+
+    An epoch that was begun on other clips begins anew; that the best was chosen on other videos is said.
+    """
     progress = RunProgress()
     if start.checkpoint is not None:
         if trainer.average is not None:
             trainer.average.load(start.checkpoint)
         progress = restore(start.checkpoint, trainer.optimizer, trainer.precision.scaler)
+        trainer.skipped_steps = start.checkpoint.skipped_steps or 0
     if args.start_epoch is not None:
-        progress = RunProgress(args.start_epoch, best_video_acc1=progress.best_video_acc1)
-    return progress
+        progress = replace(progress, epoch=args.start_epoch, clips_seen=0, totals=[], epochs_since_best=0)
+    order, videos = train.order_digest(), val.videos_digest()
+    if progress.clips_seen and progress.epoch_order not in (None, order):
+        print_main(
+            f"The training clips are not those that epoch {progress.epoch} began with: videos were added, removed or "
+            f"replaced, or --seed, --clips-per-video or --balanced-sampling changed. Epoch {progress.epoch} begins anew"
+        )
+        progress = replace(progress, clips_seen=0, totals=[])
+    if progress.best_video_acc1 >= 0 and progress.best_videos not in (None, videos):
+        print_main(
+            "WARNING: the validation videos are not those on which the best epoch so far was chosen: its video Acc@1 "
+            f"of {progress.best_video_acc1:.3f} is not comparable with that of the epochs to come"
+        )
+    return replace(progress, epoch_order=order, val_videos=videos)
 
 
 def _clip_options(args: argparse.Namespace, preprocessing: Preprocessing) -> ClipOptions:

@@ -10,18 +10,23 @@ import torch
 
 from caching.splits import Clips, open_splits
 from evaluation.selection_table import selection_table
-from network.checkpoint import BEST, NEWEST, Checkpoint, plain
-from network.models import check_fits
+from network.checkpoint import BEST, NEWEST, Checkpoint, CheckpointError, plain
+from network.class_map import check_class_map
+from network.models import check_deterministic, check_fits
+from network.weights import read_weights
 from reporting.run_folder import RunLog, check_run_folder, open_run_folder
 from reporting.run_report import RunReport, open_evaluation_folder
 from runtime.distributed import (
     DistributedError,
     init_process_group,
     is_distributed,
+    is_main,
+    launch_ids,
     print_main,
     restart_count,
 )
 from runtime.errors import require
+from runtime.files import check_writable
 from runtime.signals import ResumeCommand, StopRequest
 from training.engine import Trainer
 from training.option_checks import default_settings
@@ -40,8 +45,10 @@ from training.starting import (
     Start,
     check_same_start,
     checkpoint_to_resume,
+    count_best,
     folder_classes,
     is_file_name,
+    is_of_this_launch,
     start_from_checkpoint,
     start_from_weights,
 )
@@ -75,7 +82,7 @@ def find_start(args: argparse.Namespace, command: ResumeCommand) -> Start:
     """Reads the checkpoint or weights to begin with, which decide on the classes; notes in `args` what it resumes."""
     folders = folder_classes(args.data_path, args.test_only)
     trains = not (args.test_only or args.sanity_overfit)
-    if restart_count() and trains and (args.output_dir / NEWEST).exists():
+    if restart_count() and trains and is_of_this_launch(args.output_dir):
         args.resume, args.overwrite, args.start_epoch = "auto", False, None  # torchrun has started the run again
         command.has_saved = True
     if args.resume:
@@ -84,7 +91,7 @@ def find_start(args: argparse.Namespace, command: ResumeCommand) -> Start:
         if found is not None:
             return start_from_checkpoint(*found, folders, trains=not args.test_only)
     if args.test_only and args.weights and is_file_name(args.weights):
-        return start_from_checkpoint(Path(args.weights), Checkpoint.read(args.weights), folders)
+        return start_from_checkpoint(Path(args.weights), read_weights(args.weights, args.model), folders)
     if args.weights is None and "all" not in args.trainable:
         print_main(
             f"WARNING: all but {' '.join(args.trainable)} is frozen at random values, since there are no --weights: "
@@ -98,16 +105,29 @@ def check_start(args: argparse.Namespace, start: Start) -> None:
     check_same_start(start)
     if args.test_only:
         _print_differences(args, start)
+        if args.class_map:
+            check_class_map(args.class_map, start.classes, str(start.path or "the data"))
+    _check_seen(args, start)
+    trainable = ["all"] if args.test_only else args.trainable
     for crop_size in {args.train_crop_size, args.val_crop_size}:
-        check_fits(args.model, len(start.classes), args.clip_len, crop_size, args.trainable)
-    if not (args.test_only or args.sanity_overfit):
-        check_run_folder(args.output_dir, start.path is not None, args.overwrite)
+        check_fits(args.model, len(start.classes), args.clip_len, crop_size, trainable)
+    if args.use_deterministic_algorithms and args.device.startswith("cuda") and not args.test_only:
+        check_deterministic(args.model, len(start.classes), args.clip_len, args.train_crop_size, args.trainable)
+    if args.sanity_overfit:
+        return
+    if not args.test_only:
+        check_run_folder(args.output_dir, start.continues(args.output_dir), args.overwrite)
+    if is_main():
+        check_writable("--output-dir", args.output_dir / NEWEST)
+        if args.save_logits:
+            check_writable("--save-logits", args.save_logits)
 
 
 def test(args: argparse.Namespace, start: Start, device: torch.device, begin: float) -> None:
     """Validates by every frame selection asked for; the report is on the first."""
     folder = open_evaluation_folder(args.output_dir, args.resume or args.weights, args.eval_split)
-    clips = open_splits(val_splits(args, start.classes))
+    seen = start.checkpoint is not None and start.checkpoint.seen_data == args.data_path.resolve()
+    clips = [replace(part, seen=seen) for part in open_splits(val_splits(args, start.classes))]
     network = load_network(args, start, device)
     report = open_report(args, folder, start, clips[0], begin)
     print_start(args, start, network, clips[0])
@@ -150,7 +170,7 @@ def print_start(
         rate += "" if counted_by == "labels" else f"; training accuracy is against {counted_by}"
         entries["Schedule"] = schedule_words(train, epochs, rate)
         entries["Output"] = str(args.output_dir)
-    defaults = plain(default_settings(args.data_path, args.epochs))
+    defaults = plain(default_settings(args.data_path, args.epochs, args.model))
     entries["Settings"] = settings_words(plain(vars(args)), defaults)
     print_entries(entries)
 
@@ -169,12 +189,13 @@ def open_report(
         start_epoch: the first that will be trained.
     """
     settings = {"This run": plain(vars(args))}
-    defaults = {"This run": plain(default_settings(args.data_path, args.epochs))}
+    defaults = {"This run": plain(default_settings(args.data_path, args.epochs, args.model))}
     temperature = 1.0
     if args.test_only and start.checkpoint is not None:
         settings["The training"] = then = plain(start.checkpoint.args or {})
         epochs = then.get("epochs") if isinstance(then.get("epochs"), int) else args.epochs
-        defaults["The training"] = plain(default_settings(Path(str(then.get("data_path"))), epochs))
+        path, model = Path(str(then.get("data_path"))), str(then.get("model", args.model))
+        defaults["The training"] = plain(default_settings(path, epochs, model))
         temperature = float(start.checkpoint.temperature or 1.0)
     return RunReport(
         folder,
@@ -192,11 +213,12 @@ def open_report(
 
 
 def open_log(args: argparse.Namespace, start: Start, progress: RunProgress) -> RunLog:
-    """Prepares --output-dir for writing."""
-    resumes = start.path is not None
-    open_run_folder(args.output_dir, plain({**vars(args), "classes": start.classes}), resumes, args.overwrite)
+    """Prepares --output-dir for writing; `progress` forgets a best epoch that is not there."""
+    continues = start.continues(args.output_dir)
+    open_run_folder(args.output_dir, plain({**vars(args), "classes": start.classes}), continues, args.overwrite)
+    count_best(start, args.output_dir, progress)
     log = RunLog(args.output_dir)
-    if resumes:
+    if continues:
         log.resume(progress.epoch)
     return log
 
@@ -220,18 +242,39 @@ def open_saver(
         command: is told when the run has saved.
     """
 
+    launch = launch_ids() or None  # asked of all processes, where rank 0 alone writes
+
     def state() -> Checkpoint:
-        args_then = plain(vars(args))
-        return replace(trainer.state(), classes=start.classes, preprocessing=val_preprocessing(args), args=args_then)
+        told = replace(trainer.state(), classes=start.classes, preprocessing=val_preprocessing(args), launch=launch)
+        return replace(told, args=plain(vars(args)))
 
     minutes, keep = args.checkpoint_minutes, args.keep_checkpoints
     return RunSaver(args.output_dir, progress, state, stop, command, minutes=minutes, keep=keep)
 
 
-def best_checkpoint(folder: Path, resumed: Path | None) -> Path:
-    """The checkpoint of the best epoch: of the run in `folder`, else of the run that it continued from `resumed`."""
-    before = [resumed.with_name(BEST), resumed] if resumed is not None else []
-    return next(path for path in [folder / BEST, *before] if path.is_file())
+def best_checkpoint(folder: Path, resumed: Path | None, name: str = BEST) -> Path:
+    """The checkpoint `name` of the run in `folder`; what it `resumed` where it has trained none."""
+    path = folder / name
+    return path if resumed is None or path.is_file() else resumed
+
+
+def _check_seen(args: argparse.Namespace, start: Start) -> None:
+    """Refuses to choose or fit by videos that were trained on, and to continue a run as one of the other kind."""
+    if start.checkpoint is None:
+        return
+    seen = start.checkpoint.seen_data
+    if args.calibrate and seen == args.data_path.resolve():
+        raise CheckpointError(
+            f"{start.path} was trained on the validation videos too (--train-on-val): no temperature can be fitted on "
+            "them; calibrate a run without it, or on other data"
+        )
+    if args.test_only and seen not in (None, args.data_path.resolve()):
+        print_main(f"NOTE: {start.path} was trained on {seen}/val too: if these videos are of it, it has seen them")
+    if not args.test_only and args.train_on_val != (seen is not None):
+        raise CheckpointError(
+            f"{start.path} is of a run {'with' if seen else 'without'} --train-on-val, which this run is not: begin a "
+            f"new run from it by --weights {start.path}"
+        )
 
 
 def _print_differences(args: argparse.Namespace, start: Start) -> None:
@@ -241,11 +284,5 @@ def _print_differences(args: argparse.Namespace, start: Start) -> None:
     trained, here = start.checkpoint and start.checkpoint.preprocessing, val_preprocessing(args)
     if not trained:
         return
-    names = ("clip_len", "frame_rate", "frame_selection", "resize_size", "crop_size")
-    differences = [
-        f"{name} {getattr(here, name)} instead of {getattr(trained, name)}"
-        for name in names
-        if getattr(here, name) != getattr(trained, name)
-    ]
-    if differences:
+    if differences := here.differences(trained):
         print_main(f"NOTE: validation differs from that of the training: {', '.join(differences)}")

@@ -1,12 +1,14 @@
-"""When a run is saved: after each epoch, every few minutes, and before it stops."""
+"""When a run is saved: before and after each validation, every few minutes, and before it stops."""
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from network.checkpoint import NEWEST, Checkpoint, save_checkpoint, save_newest
-from runtime.distributed import gather_objects, is_main, maximum_over_processes, rank, world_size
+from network.checkpoint import NEWEST, Checkpoint, CheckpointError, save_checkpoint
+from runtime.distributed import barrier, gather_objects, is_main, maximum_over_processes, rank, world_size
+from runtime.errors import CutShort
 from runtime.signals import ResumeCommand, Stopped, StopRequest
 
 
@@ -19,6 +21,9 @@ class RunProgress:
     totals: list[list[float]] = field(default_factory=list)  # of its steps, a list for each process, see `train_epoch`
     best_video_acc1: float = -1.0  # so far, percent
     epochs_since_best: int = 0
+    epoch_order: str | None = None  # `Clips.order_digest` of the training, as the epoch is seen
+    val_videos: str | None = None  # `Clips.videos_digest` of the validation
+    best_videos: str | None = None  # the same, when the best epoch was chosen
 
     def own_totals(self) -> list[float] | None:
         """This process's sums: exact at the same world size; otherwise rank 0 continues with the sum of all."""
@@ -35,6 +40,8 @@ class RunProgress:
             epoch_totals=self.totals,
             best_video_acc1=self.best_video_acc1,
             epochs_since_best=self.epochs_since_best,
+            epoch_order=self.epoch_order,
+            best_videos=self.best_videos,
             world_size=world_size(),
         )
 
@@ -47,6 +54,8 @@ class RunProgress:
             checkpoint.epoch_totals or [],
             -1.0 if checkpoint.best_video_acc1 is None else checkpoint.best_video_acc1,
             checkpoint.epochs_since_best or 0,
+            epoch_order=checkpoint.epoch_order,
+            best_videos=checkpoint.best_videos,
         )
 
 
@@ -77,40 +86,78 @@ class RunSaver:
         self.folder, self.progress, self._state, self._seconds, self._keep = folder, progress, state, 60 * minutes, keep
         self._stop, self._command = stop, command
         self._last = time.monotonic()
+        self._totals: list[float] | None = None  # of this process, once it has taken a step of the epoch
 
     def after_step(self, clips: int, totals: list[float]) -> None:
         """Counts a step of `clips` clips; saves if it is time to, or if any process was asked to stop.
 
         Raises:
             Stopped: it was.
-            CheckpointError: the checkpoint cannot be written; the last one is whole.
+            CutShort: the checkpoint cannot be written; the last one, if there is one, is whole.
         """
         self.progress.clips_seen += clips * world_size()
+        self._totals = totals
         own_is_due = bool(self._seconds) and time.monotonic() - self._last >= self._seconds
         signal_number, is_due = maximum_over_processes([self._stop.signal_number, int(own_is_due)])
         if signal_number or is_due:
-            self.progress.totals = gather_objects(totals)
-            if is_main():
-                save_newest(self.folder / NEWEST, self.progress.added_to(self._state()))
-            self._saved()
+            self._save_within_epoch()
         if signal_number:
+            barrier()  # torchrun ends all processes soon after the first has gone: not before it is saved
             raise Stopped(signal_number)
 
-    def after_epoch(self, video_acc1: float, temperature: float | None = None) -> None:
-        """Saves the epoch that has ended with this accuracy, in percent. Raises as `after_step`."""
-        is_best = video_acc1 > self.progress.best_video_acc1
-        self.progress = RunProgress(
-            self.progress.epoch + 1,
-            best_video_acc1=max(video_acc1, self.progress.best_video_acc1),
-            epochs_since_best=0 if is_best else self.progress.epochs_since_best + 1,
+    @contextlib.contextmanager
+    def validating(self) -> Iterator[None]:
+        """Saves the epoch that was trained. Inside, a stop signal ends the run at once: only validation is repeated.
+
+        Raises: as `after_step`.
+        """
+        self._save_within_epoch()
+        if signal_number := maximum_over_processes([self._stop.signal_number])[0]:
+            raise Stopped(signal_number)
+        with self._stop.stopping_at_once():
+            yield
+
+    def after_epoch(self, video_acc1: float | None, temperature: float | None = None) -> None:
+        """Saves the epoch that has ended with this accuracy, in percent; None where no epoch is to be the best.
+
+        Raises: as `after_step`.
+        """
+        self._totals = None
+        best = self.progress.best_video_acc1
+        is_best = video_acc1 is not None and video_acc1 > best
+        self.progress = replace(
+            self.progress,
+            epoch=self.progress.epoch + 1,
+            clips_seen=0,
+            totals=[],
+            best_videos=self.progress.val_videos if is_best else self.progress.best_videos,
+            best_video_acc1=best if video_acc1 is None else max(video_acc1, best),
+            epochs_since_best=0 if is_best or video_acc1 is None else self.progress.epochs_since_best + 1,
         )
         if is_main():
             checkpoint = replace(self.progress.added_to(self._state()), temperature=temperature)
-            save_checkpoint(self.folder, checkpoint, is_best, self._keep)
+            with _cut_short_by_full_disks():
+                save_checkpoint(self.folder, checkpoint, is_best, self._keep)
         self._saved()
         if signal_number := maximum_over_processes([self._stop.signal_number])[0]:
             raise Stopped(signal_number)
 
+    def _save_within_epoch(self) -> None:
+        if self._totals is not None:
+            self.progress.totals = gather_objects(self._totals)
+        if is_main():
+            with _cut_short_by_full_disks():
+                self.progress.added_to(self._state()).write(self.folder / NEWEST)
+        self._saved()
+
     def _saved(self) -> None:
         self._last = time.monotonic()
         self._command.has_saved = True
+
+
+@contextlib.contextmanager
+def _cut_short_by_full_disks() -> Iterator[None]:
+    try:
+        yield
+    except CheckpointError as error:
+        raise CutShort(f"{error}. Make room") from error

@@ -117,24 +117,31 @@ def _as_flag(name: str, value: Any) -> str:
     return NO_BREAK.join([f"--{name.replace('_', '-')}", *(shlex.quote(str(value)) for value in values)])
 
 
-def epoch_line(entry: Mapping[str, Any], best: float, eta: str) -> str:
+def epoch_line(entry: Mapping[str, Any], best: float | None, eta: str) -> str:
     """An epoch in one line.
 
     Args:
         entry: its line in the log; times of training and validation are added up.
-        best: the best video accuracy so far, in percent.
+        best: the best video accuracy so far, in percent; None where no epoch is to be the best.
         eta: until the end of the run, in words.
     """
     seconds, waited = (entry[name] + entry[f"val_{name}"] for name in ("seconds", "data_seconds"))
+    so_far = "" if best is None else f" best {best:.1f}"
     return (
         f"Epoch: [{entry['epoch']}] loss {entry['train_loss']:.3f}, Acc@1 train {entry['train_clip_acc1']:.1f} "
-        f"val {entry['val_video_acc1']:.1f} best {best:.1f}, lr {entry['lr']:.2g}, "
+        f"val {entry['val_video_acc1']:.1f}{so_far}, lr {entry['lr']:.2g}, "
         f"{seconds:.{0 if seconds >= 10 else 1}f} s, {100 * waited / max(seconds, 1e-9):.0f} % wait, eta {eta}"
     )
 
 
 def print_results(
-    results: VideoResults, rule: str, pixels: str, skipped: int, turned: int = 0, in_full: bool = True
+    results: VideoResults,
+    rule: str,
+    pixels: str,
+    skipped: int,
+    turned: int = 0,
+    in_full: bool = True,
+    seen: bool = False,
 ) -> None:
     """Prints the two lines of torchvision's reference script, and what was measured.
 
@@ -144,6 +151,7 @@ def print_results(
         skipped: how many videos could not be read.
         turned: how many were turned for display.
         in_full: also print how it was measured, which a training has said at its start.
+        seen: whether the network was trained on these videos.
     """
     for name, accuracy in (("Clip", results.clip), ("Video", results.video)):
         print_main(f" * {name} Acc@1 {accuracy.top1:.3f} {name} Acc@5 {accuracy.top5:.3f}")
@@ -152,5 +160,7 @@ def print_results(
     counts = f"{len(results.videos)} videos, {results.clip.count} clips{not_scored}"
     text = f"{counts}{how}; loss {results.loss:.4f}"
     print_main(textwrap.fill(text, SCREEN_WIDTH, initial_indent="   ", subsequent_indent="   "))
+    if seen:
+        print_main("   of videos seen in training (--train-on-val): it does not tell the accuracy on others")
     if turned and in_full:
         print_main(f"   {turned} of them turned or mirrored for display, which the challenge's evaluator would not do")

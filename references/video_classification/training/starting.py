@@ -8,12 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn, optim
 
-from network.checkpoint import Checkpoint, CheckpointError, newest_valid_checkpoint, set_rng_state
-from network.models import build_model, freeze, load_state, pretrained_state
-from runtime.distributed import gather_objects, print_main, world_size
+from network.checkpoint import Checkpoint, CheckpointError, keep_best, newest_valid_checkpoint, set_rng_state
+from network.models import ModelError, build_model, check_state, freeze, load_state, pretrained_state
+from network.weights import read_weights
+from reporting.run_folder import continues
+from runtime.distributed import broadcast_object, gather_objects, is_main, launch_ids, print_main, world_size
 from training.options import is_file_name
 from training.saving import RunProgress
-from videos.folder import class_folders
+from videos.folder import DatasetError, class_folders, ignored_folders
+
+PRETRAINING_CLASSES = {359: "IG-65M", 400: "Kinetics-400", 487: "IG-65M"}  # by the number of classes
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,10 @@ class Start:
     keep_head: bool = False  # whether the last layer is among them
     checkpoint: Checkpoint | None = None  # to continue, or to validate
     path: Path | None = None  # of that checkpoint
+
+    def continues(self, folder: Path) -> bool:
+        """Whether it goes on with the run in `folder`, and does not branch off another."""
+        return continues(self.path, folder)
 
 
 def start_from_checkpoint(path: Path, checkpoint: Checkpoint, folders: Sequence[str], trains: bool = False) -> Start:
@@ -66,11 +74,30 @@ def checkpoint_to_resume(resume: str, folder: Path, trains: bool = True) -> tupl
     for problem in problems:
         print_main(f"{problem}: taking the one before")
     if found is None and problems:
-        raise CheckpointError(f"no checkpoint in {folder} can be read: begin anew with --overwrite")
+        raise CheckpointError(f"no checkpoint in {folder} can be read: begin anew with --overwrite instead of --resume")
     if found is None and not trains:
         raise CheckpointError(f"--resume auto: there is no checkpoint in {folder}")
     print_main(f"--resume auto: {found[0] if found else f'no checkpoint in {folder} yet, beginning anew'}")
     return found
+
+
+def is_of_this_launch(folder: Path) -> bool:
+    """Whether this launch of torchrun, in an attempt before, wrote the newest checkpoint of the run in `folder`."""
+    found, _ = newest_valid_checkpoint(folder) if is_main() else (None, [])
+    written_by = found[1].launch or [] if found is not None else []
+    return broadcast_object(not set(written_by).isdisjoint(launch_ids()))  # what one process sees, for all
+
+
+def count_best(start: Start, folder: Path, progress: RunProgress) -> None:
+    """Has the best epoch counted anew where its checkpoint is not in `folder`, since the run reports on that file."""
+    if start.checkpoint is None or progress.best_video_acc1 < 0:
+        return
+    is_kept = start.continues(folder) and is_main() and keep_best(folder, start.checkpoint, progress.epoch)
+    if not broadcast_object(is_kept):
+        print_main(
+            f"The best epoch before has no checkpoint in {folder}: the best is counted from epoch {progress.epoch}"
+        )
+        progress.best_video_acc1, progress.epochs_since_best = -1.0, 0
 
 
 def check_same_start(start: Start) -> None:
@@ -88,32 +115,63 @@ def check_same_start(start: Start) -> None:
 
 
 def start_from_weights(model_name: str, weights: str | None, folders: Sequence[str]) -> Start:
-    """Weights to fine-tune: by torchvision's name, a checkpoint's file, or none.
+    """Weights to fine-tune: by torchvision's name, in a file, or none.
 
-    The head of a checkpoint is kept where its class names are the data's.
+    The head of a file is kept where its class names are the data's.
 
     Raises:
-        ModelError: unknown weights, or weights that cannot be had.
-        CheckpointError: a file that is not a checkpoint.
+        ModelError: unknown weights, weights that cannot be had, or those of another network.
+        CheckpointError: a file without weights that can be used.
     """
     if weights is None:
         return Start(list(folders))
     if not is_file_name(weights):
         return Start(list(folders), pretrained_state(model_name, weights))
-    checkpoint = Checkpoint.read(weights)
-    state, classes = checkpoint.model, checkpoint.classes or []
-    if sorted(classes) == sorted(folders):
+    checkpoint = read_weights(weights, model_name)
+    classes = checkpoint.classes or []
+    keep_head = sorted(classes) == sorted(folders)
+    start = Start(classes if keep_head else list(folders), checkpoint.model, keep_head)
+    with torch.device("meta"):
+        network = build_model(model_name, len(start.classes))
+    try:
+        check_state(network, checkpoint.model, keep_head)
+    except ModelError as error:
+        raise ModelError(f"{weights} does not fit --model {model_name}: {error}") from error
+    if keep_head:
         print_main(f"{weights}: its head is kept, its classes are the data's")
-        return Start(classes, state, keep_head=True)
-    why = f"its {len(classes)} classes are not the data's {len(folders)}" if classes else "it has no class names"
-    print_main(f"{weights}: its head is replaced, {why}")
-    return Start(list(folders), state)
+    else:
+        print_main(f"{weights}: its head {_head_words(checkpoint)}is replaced, {_why_replaced(classes, folders)}")
+    return start
+
+
+def _head_words(checkpoint: Checkpoint) -> str:
+    """Of how many outputs it is, and of which data where that number tells."""
+    count = checkpoint.num_outputs
+    data = f", {PRETRAINING_CLASSES[count]}'s," if count in PRETRAINING_CLASSES else ""
+    return f"of {count} outputs{data} "
+
+
+def _why_replaced(classes: Sequence[str], folders: Sequence[str]) -> str:
+    if not classes:
+        return "the file has no class names"
+    return f"its {len(classes)} classes are not the data's {len(folders)}"
 
 
 def folder_classes(data_path: Path, test_only: bool) -> list[str]:
-    """The sorted folder names of train/; those of val/ where a model is only tested and there is no train/."""
-    train = data_path / "train"
-    return class_folders(data_path / "val" if test_only and not train.is_dir() else train)
+    """The sorted folder names of train/; those of val/ where a model is only tested and there is no train/.
+
+    Says which folders are no class, and warns of classes that will not be validated.
+    """
+    train, val = data_path / "train", data_path / "val"
+    root = val if test_only and not train.is_dir() else train
+    classes = class_folders(root)
+    if not classes:
+        raise DatasetError(f"{root} holds no videos: expected {root}/<class>/<video>.mp4")
+    if ignored := ignored_folders(root):
+        print_main(f"Not classes: {', '.join(f'{root / name} ({reason})' for name, reason in ignored)}")
+    if not test_only and val.is_dir() and (absent := sorted(set(classes) - set(class_folders(val)))):
+        print_main(f"WARNING: {val} has no video of {len(absent)} classes that are trained: {', '.join(absent)}")
+    return classes
 
 
 def load_model(name: str, start: Start, trainable: Sequence[str]) -> tuple[nn.Module, list[str]]:

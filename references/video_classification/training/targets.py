@@ -1,5 +1,7 @@
 """What a batch is trained towards: its labels, mirrored and mixed as its clips are, and a teacher's outputs."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -18,6 +20,7 @@ class TargetMaker:
         mirrors: int64 (num_classes,), the class of each class's mirror image; None: the same.
         mixing: mixes the clips of a batch, and their targets with them.
         teacher: float32 (num_videos, num_classes), a teacher's probabilities for each video.
+        teachers: shows a batch's finished clips to teachers instead: `Teachers`.
     """
 
     def __init__(
@@ -26,8 +29,9 @@ class TargetMaker:
         mirrors: Tensor | None = None,
         mixing: Mixing | None = None,
         teacher: Tensor | None = None,
+        teachers: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        self._num_classes, self._mixing, self._teacher = num_classes, mixing, teacher
+        self._num_classes, self._mixing, self._teacher, self._teachers = num_classes, mixing, teacher, teachers
         self._mirrors = torch.arange(num_classes) if mirrors is None else mirrors
 
     @property
@@ -56,10 +60,12 @@ class TargetMaker:
         if self._teacher is not None:
             teacher = self._teacher[batch.videos].to(labels.device)
             teacher = torch.where(flips[:, None], teacher[:, mirrors], teacher)
-        if self._mixing is None:
-            return clips, Targets(shares, teacher), labels
-        clips, own = self._mixing(clips, rng)
-        shares = own * shares + (1 - own) * partner(shares)
-        if teacher is not None:
-            teacher = own * teacher + (1 - own) * partner(teacher)
-        return clips, Targets(shares, teacher), labels if own >= 0.5 else partner(labels)
+        if self._mixing is not None:
+            clips, own = self._mixing(clips, rng)
+            shares = own * shares + (1 - own) * partner(shares)
+            if teacher is not None:
+                teacher = own * teacher + (1 - own) * partner(teacher)
+            labels = labels if own >= 0.5 else partner(labels)
+        if self._teachers is not None:
+            teacher = self._teachers(clips)
+        return clips, Targets(shares, teacher), labels

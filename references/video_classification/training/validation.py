@@ -42,7 +42,8 @@ def run_validation(
         print_freq=print_freq,
         on_logits=on_logits,
     )
-    print_results(results, clips.options.preprocessing.rule, clips.pixels, clips.skipped, clips.turned, in_full)
+    rule = clips.options.preprocessing.rule
+    print_results(results, rule, clips.pixels, clips.skipped, clips.turned, in_full, clips.seen)
     return results
 
 

@@ -28,15 +28,16 @@ class WeightAverage:
         decay: the share of the average that an update keeps; less in the first updates, so that the average of a short
             run is not mostly its initial weights.
         every: steps between two updates.
+        always: whether the average is used without asking which validates better.
 
     Attributes:
         is_used: whether the average validated better than the weights, the last time.
     """
 
-    def __init__(self, model: nn.Module, decay: float, every: int) -> None:
-        self._model, self._decay, self._every = model, decay, every
+    def __init__(self, model: nn.Module, decay: float, every: int, always: bool = False) -> None:
+        self._model, self._decay, self._every, self._always = model, decay, every, always
         self._average = AveragedModel(model, multi_avg_fn=self._update, use_buffers=True)
-        self.is_used = False
+        self.is_used = always
 
     def after_step(self, step: int) -> None:
         """Takes in the weights after the run's `step`-th step, if it is time to."""
@@ -71,12 +72,15 @@ class WeightAverage:
         return self._model, self._average.module
 
     def validate(self, validate: Callable[[], VideoResults]) -> tuple[VideoResults, dict[str, float]]:
-        """Validates both, and decides which is used: the average where it is no worse.
+        """Validates both, and decides which is used: the average where it is no worse. Or the average alone.
 
         Returns:
             The results of that one; both video accuracies, for the log.
         """
         broadcast_buffers(self._average.module)
+        if self._always:
+            with self.in_place():
+                return validate(), {}
         print_main("Validating the weights")
         plain = validate()
         print_main("Validating their average")

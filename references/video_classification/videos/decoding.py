@@ -6,6 +6,7 @@ frame in videos of variable rate, with edit lists or with B-frames, and a strip 
 
 RGB is the challenge evaluator's, which pins PyAV 16.0.1: whatever the stream's tags say, BT.601 and limited range."""
 
+import errno
 import math
 import os
 import re
@@ -48,14 +49,17 @@ LENIENT_METADATA: dict[str, Any] = {"metadata_errors": "ignore"} if int(av.__ver
 
 # FFmpeg's errors, and PyAV's own for what it has no name or no memory for.
 READ_ERRORS = (av.FFmpegError, OSError, ValueError, LookupError, NotImplementedError, MemoryError)
+# Of these, what may pass while the file stays as it is: the system refuses, or this FFmpeg lacks a part.
+PASSING_ERRORS = (OSError, MemoryError, av.error.LookupError)
+ERRORS_OF_BYTES = {errno.EOPNOTSUPP, errno.ENOTSUP}  # numbers of OSErrors that FFmpeg raises for what it cannot convert
 
 
 class VideoError(UserError):
-    """A video that cannot be read. Attributes: `path`, and `reason` in plain words."""
+    """A video that cannot be read: `path`, `reason` in words, and whether it `is_lasting` until the file changes."""
 
-    def __init__(self, path: str | os.PathLike, reason: str) -> None:
+    def __init__(self, path: str | os.PathLike, reason: str, is_lasting: bool = True) -> None:
         super().__init__(path, reason)  # both as args, so that the error survives pickling between processes
-        self.path, self.reason = os.fspath(path), reason
+        self.path, self.reason, self.is_lasting = os.fspath(path), reason, is_lasting
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}"
@@ -287,7 +291,7 @@ def _open_video(path: str | os.PathLike):
     try:
         # Opening a pipe would wait for ever; a directory's error would be puzzling.
         if not _is_regular_file(path):
-            raise VideoError(path, "not a regular file")
+            raise VideoError(path, "not a regular file", is_lasting=False)
         # Absolute, so that FFmpeg never takes a name such as `a:b.mp4` for a protocol.
         with av.open(str(Path(path).absolute()), **LENIENT_METADATA) as container:
             if container.format.name == "tty":
@@ -297,17 +301,18 @@ def _open_video(path: str | os.PathLike):
                 raise VideoError(path, "holds no video stream")
             stream = streams[0]
             if stream.codec_context is None:
-                raise VideoError(path, "FFmpeg has no decoder for its video stream")
+                raise VideoError(path, "FFmpeg has no decoder for its video stream", is_lasting=False)
             # One thread: the parallelism is over videos, and stopping early can deadlock FFmpeg's frame threads.
             stream.codec_context.thread_count = 1
             yield container, stream
     except VideoError:
         raise
     except MemoryError as error:
-        raise VideoError(path, "needs more memory than there is") from error
+        raise VideoError(path, "needs more memory than there is", is_lasting=False) from error
     except READ_ERRORS as error:
         reason = getattr(error, "strerror", None) or f"PyAV fails on it ({type(error).__name__}: {error})"
-        raise VideoError(path, reason) from error
+        may_pass = isinstance(error, PASSING_ERRORS) and getattr(error, "errno", None) not in ERRORS_OF_BYTES
+        raise VideoError(path, reason, is_lasting=not may_pass) from error
 
 
 def _is_regular_file(path: str | os.PathLike) -> bool:

@@ -8,10 +8,15 @@ import numpy as np
 
 from runtime.columns import Ragged
 from runtime.errors import UserError
+from runtime.files import name_of, text_of
 
 # As the dataset tools take for videos, or a file that they placed and checked would be ignored in training.
 VIDEO_ENDINGS: tuple[str, ...] = (".mp4", ".m4v", ".mov", ".3gp", ".avi", ".mkv", ".webm", ".ts", ".mts", ".m2ts")
 VIDEO_ENDINGS += (".mpg", ".mpeg", ".flv", ".wmv", ".asf", ".ogv")
+
+# That systems and programs leave beside what people made.
+SYSTEM_FOLDERS = {"@eadir", "#recycle", "$recycle.bin", "__macosx", "__pycache__", "lost+found"}
+SYSTEM_FOLDERS |= {"system volume information"}
 
 
 class DatasetError(UserError):
@@ -46,10 +51,10 @@ class VideoFolder:
             )
         names, labels, sizes, mtimes = [], [], [], []
         for folder in folders:
-            for entry in sorted(os.scandir(self.root / folder), key=lambda entry: entry.name):
-                if entry.name.lower().endswith(VIDEO_ENDINGS) and not entry.name.startswith("."):
+            for entry in sorted(os.scandir(self.root / name_of(folder)), key=lambda entry: text_of(entry.name)):
+                if _is_video(entry):
                     status = _status(entry)
-                    names.append(f"{folder}/{entry.name}")
+                    names.append(f"{folder}/{text_of(entry.name)}")
                     labels.append(label_of[folder])
                     sizes.append(status.st_size)
                     mtimes.append(status.st_mtime_ns)
@@ -64,14 +69,56 @@ class VideoFolder:
 
     def path(self, video: int) -> str:
         """The path of the file."""
-        return os.path.join(self.root, self.names.string(video))
+        return os.path.join(self.root, name_of(self.names.string(video)))
+
+
+class JoinedFolders(VideoFolder):
+    """The videos of several folders with the same classes, one folder after the other; names begin with the folder's.
+
+    Args:
+        folders: side by side in one folder, as train/ and val/ are.
+    """
+
+    def __init__(self, folders: Sequence[VideoFolder]) -> None:
+        self.root, self.classes = folders[0].root.parent, folders[0].classes
+        self.names = Ragged.of_strings(f"{part.root.name}/{name}" for part in folders for name in part.names.strings())
+        self.labels = np.concatenate([part.labels for part in folders])
+        self.sizes = np.concatenate([part.sizes for part in folders])
+        self.mtimes_ns = np.concatenate([part.mtimes_ns for part in folders])
 
 
 def class_folders(root: Path) -> list[str]:
-    """The sorted names of the folders in `root`. Raises DatasetError where there is no such folder."""
+    """The sorted names of the folders in `root` that hold a video. Raises DatasetError where there is no such folder.
+
+    Neither hidden folders nor a system's are among them.
+    """
+    return [name for name, reason in _folders(root) if reason is None]
+
+
+def ignored_folders(root: Path) -> list[tuple[str, str]]:
+    """The folders in `root` that are no class, and why. Raises as `class_folders`."""
+    return [(name, reason) for name, reason in _folders(root) if reason is not None]
+
+
+def _folders(root: Path) -> list[tuple[str, str | None]]:
+    """Every folder in `root`, sorted, with the reason why it is no class."""
     if not root.is_dir():
         raise DatasetError(f"{root} is not a folder: expected train/<class>/ and val/<class>/ under --data-path")
-    return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+    folders = {text_of(entry.name): entry for entry in os.scandir(root) if entry.is_dir()}
+    return [(name, _reason_against(folders[name])) for name in sorted(folders)]
+
+
+def _reason_against(folder: os.DirEntry[str]) -> str | None:
+    if folder.name.startswith("."):
+        return "hidden"
+    if folder.name.lower() in SYSTEM_FOLDERS:
+        return "a system's"
+    with os.scandir(folder.path) as entries:
+        return None if any(map(_is_video, entries)) else "without a video"
+
+
+def _is_video(entry: os.DirEntry) -> bool:
+    return entry.name.lower().endswith(VIDEO_ENDINGS) and not entry.name.startswith(".")
 
 
 def _status(entry: os.DirEntry) -> os.stat_result:

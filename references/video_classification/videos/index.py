@@ -1,15 +1,17 @@
 """Scans every file for its frame count, rate and motion curve, and keeps the result on disk: each is scanned once."""
 
+import contextlib
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from runtime.columns import Ragged, pack_columns, unpack_columns
+from runtime.errors import reason_of
 from runtime.files import replaced_file
 from runtime.progress import Progress
 from runtime.worker_pool import WorkerDied, map_in_workers
@@ -18,6 +20,7 @@ from videos.frame_selection import VideoTiming
 from videos.motion import MotionMeter, motion_from_curve
 
 SAVE_EVERY = 20_000  # videos; about a minute's work on 16 cores, the most that a kill can cost
+READ_BYTES = 1 << 20  # at once
 
 
 class Files(Protocol):
@@ -101,32 +104,74 @@ def scan_videos(
     missing = np.flatnonzero(~known)
     if not len(missing):
         return index
-    curves = {}
-    scan = Scan(with_motion)
-    results = map_in_workers(scan, map(files.path, missing.tolist()), num_workers, on_death=_death_reason)
-    with Progress("Scanning videos", len(missing), "video", quiet) as progress:
-        for count, (video, result) in enumerate(zip(missing.tolist(), results, strict=True), 1):
-            if isinstance(result, str):
-                index.reasons[video] = result
-            else:
-                info, curves[video] = result
-                index.num_frames[video], index.fps[video] = info.frames, info.fps
-                index.upright[video] = info.is_upright
-            progress.update()
-            if count % SAVE_EVERY == 0 or count == len(missing):
-                rows = [curves.get(i, index.motion[i]) for i in range(len(files))]
-                index.motion, curves = Ragged.of(rows, np.uint8), {}
-                _save(store, files, index, with_motion)
+    curves: dict[int, np.ndarray] = {}
+    lasting = dict(index.reasons)
+    unsaved = 0
+
+    def save() -> None:
+        nonlocal curves, unsaved
+        rows = [curves.get(i, index.motion[i]) for i in range(len(files))]
+        index.motion, curves, unsaved = Ragged.of(rows, np.uint8), {}, 0
+        _save(store, files, replace(index, reasons=lasting), with_motion)
+
+    scan, paths = Scan(with_motion), map(files.path, missing.tolist())
+    results = map_in_workers(scan, paths, num_workers, on_death=unreadable_by_death)
+    try:
+        with contextlib.closing(results), Progress("Scanning videos", len(missing), "video", quiet) as progress:
+            for video, result in zip(missing.tolist(), results, strict=True):
+                if isinstance(result, Unreadable):
+                    index.reasons[video] = result.reason
+                    if result.is_lasting:
+                        lasting[video] = result.reason
+                else:
+                    info, curves[video] = result
+                    index.num_frames[video], index.fps[video] = info.frames, info.fps
+                    index.upright[video] = info.is_upright
+                progress.update()
+                unsaved += 1
+                if unsaved == SAVE_EVERY:
+                    save()
+    finally:  # a stop or an error too keeps what was scanned
+        if unsaved:
+            save()
     return index
+
+
+class Unreadable(NamedTuple):
+    """A video that cannot be read."""
+
+    reason: str
+    is_lasting: bool  # until the file changes; else the next run tries again
+
+
+def unreadable(error: VideoError) -> Unreadable:
+    """What to remember of a failure to read a video: that it lasts only if all bytes of the file can be had."""
+    return Unreadable(error.reason, error.is_lasting and _reads_to_its_end(error.path))
+
+
+def _reads_to_its_end(path: str) -> bool:
+    """Whether the system gives all of a file: to FFmpeg a failing disk may look like the end of the data."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            while file.read(READ_BYTES):
+                pass
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def unreadable_by_death(death: WorkerDied) -> Unreadable:
+    """Of the file on which a worker died: the decoder may have crashed, or the memory run out."""
+    return Unreadable(f"reading it ended the process, {death.how}", is_lasting=False)
 
 
 @dataclass(frozen=True)
 class Scan:
-    """Probes one file by its path: (VideoInfo, motion curve), or the reason why it cannot be read."""
+    """Probes one file by its path: (VideoInfo, motion curve), or why it cannot be read."""
 
     with_motion: bool
 
-    def __call__(self, path: str) -> tuple[VideoInfo, np.ndarray] | str:
+    def __call__(self, path: str) -> tuple[VideoInfo, np.ndarray] | Unreadable:
         meter = MotionMeter()
         try:
             info = probe_video(path)
@@ -135,14 +180,10 @@ class Scan:
                     for frame in video.frames():
                         meter.add(frame)
         except VideoError as error:
-            return error.reason
+            return unreadable(error)
         if not 0 < info.fps < math.inf:  # as from a negative duration
-            return f"tells a frame rate of {info.fps:g} a second, which cannot be"
+            return Unreadable(f"tells a frame rate of {info.fps:g} a second, which cannot be", is_lasting=True)
         return info, meter.curve()
-
-
-def _death_reason(death: WorkerDied) -> str:
-    return f"reading it ended the process, {death.how}"
 
 
 def _load(store: Path, files: Files, with_motion: bool) -> VideoIndex:
@@ -168,7 +209,8 @@ def _known_rows(files: Files, columns: Mapping[str, Any]) -> VideoIndex:
     padded = Ragged(stored.flat, np.append(stored.offsets, stored.offsets[-1]))
     motion_rows = np.full(count, len(stored))
     motion_rows[videos] = rows
-    noted = json.loads(columns["reasons"].tobytes())
+    # Indices of earlier versions have `reasons`, some of which may have passed: those videos are looked at again.
+    noted = json.loads(columns["unreadable"].tobytes()) if "unreadable" in columns else {}
     reasons = {
         video: noted[str(row)] for row, video in zip(rows.tolist(), videos.tolist(), strict=True) if str(row) in noted
     }
@@ -184,11 +226,11 @@ def _save(store: Path, files: Files, index: VideoIndex, with_motion: bool) -> No
         "fps": index.fps,
         "upright": index.upright,
         "motion": index.motion,
-        "reasons": np.frombuffer(json.dumps(index.reasons).encode(), np.uint8),
+        "unreadable": np.frombuffer(json.dumps(index.reasons).encode(), np.uint8),
         "with_motion": np.array(with_motion),
     }
     try:
         with replaced_file(store) as file:
             file.write(pack_columns(columns))
     except OSError as error:
-        print(f"The index cannot be kept in {store} ({error.strerror}): the next run scans again", flush=True)
+        print(f"The index cannot be kept in {store} ({reason_of(error)}): the next run scans again", flush=True)

@@ -20,19 +20,53 @@ class Region(NamedTuple):
     height: int
     width: int
 
+    def within(self, size: tuple[int, int]) -> "Region":
+        """Itself: it is of a picture whose size was known."""
+        return self
 
-def resize_crop(frame: np.ndarray, size: tuple[int, int], region: Region | None = None) -> np.ndarray:
+
+class Crop(NamedTuple):
+    """A rectangle of a resized picture of any size: a drawn place, or the centre."""
+
+    height: int
+    width: int
+    draws: tuple[float, float] | None = None  # in [0, 1), down and to the right; None for the centre
+
+    def within(self, size: tuple[int, int]) -> Region:
+        """The rectangle in a picture of this height and width."""
+        slacks = (size[0] - self.height, size[1] - self.width)
+        if self.draws is None:
+            top, left = (int(round(slack / 2.0)) for slack in slacks)  # as torchvision's CenterCrop rounds
+        else:
+            top, left = (int(draw * (slack + 1)) for draw, slack in zip(self.draws, slacks, strict=True))
+        return Region(top, left, self.height, self.width)
+
+
+def resized_size(picture: tuple[int, int], size: tuple[int, ...]) -> tuple[int, int]:
+    """Height and width that a picture is resized to: `size`, or with one value that on its shorter side.
+
+    The longer side keeps the picture's shape, rounded down as torchvision's resize does.
+    """
+    if len(size) == 2:
+        return size[0], size[1]
+    height, width = picture
+    longer = int(size[0] * max(picture) / min(picture))
+    return (size[0], longer) if height <= width else (longer, size[0])
+
+
+def resize_crop(frame: np.ndarray, size: tuple[int, ...], region: Region | Crop | None = None) -> np.ndarray:
     """Resizes `frame` to `size` and crops `region`, computing no more than the crop.
 
     Args:
         frame: uint8 (H, W, C).
-        size: height and width of the whole resized picture.
+        size: height and width of the whole resized picture, or its shorter side.
         region: part of the resized picture; all of it by default.
 
     Returns:
         float32 (region.height, region.width, C) in [0, 255].
     """
-    region = region or Region(0, 0, *size)
+    size = resized_size(frame.shape[:2], size)
+    region = Region(0, 0, *size) if region is None else region.within(size)
     rows, row_weights = _taps(frame.shape[0], size[0], region.top, region.height)
     columns, column_weights = _taps(frame.shape[1], size[1], region.left, region.width)
     channels = frame.shape[2]

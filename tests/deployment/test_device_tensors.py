@@ -1,0 +1,60 @@
+"""Tensors for a device as `.npy` and as input sets of AI Hub: the same clips, in the order of the manifest."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from deployment import device_tensors
+from deployment.device_tensors import drawn_videos, dump_tensors, open_official_clips
+from deployment.onnx_network import DeviceFormat
+from helpers.extras import require_extra
+from helpers.small_models import small_checkpoint, write_coloured_videos
+from network.trained_model import load_trained_model
+
+CLASSES = ["dips", "jumping_jacks"]
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory):
+    """(model, clips of 6 videos)."""
+    folder = tmp_path_factory.mktemp("videos")
+    model = load_trained_model(small_checkpoint(folder / "model.pth", model=small_network(), classes=CLASSES))
+    root = write_coloured_videos(folder / "data", {"val": 3}, CLASSES)
+    reading = {"cache_dir": folder / "cache", "skip_unreadable": False, "num_workers": 0}
+    return model, open_official_clips(root / "val", model, **reading)
+
+
+def small_network():
+    from helpers.small_models import SMALLEST, random_network
+
+    return random_network(SMALLEST, len(CLASSES)).state_dict()
+
+
+@pytest.mark.parametrize("layout, shape", [("NCTHW", (1, 3, 8, 28, 28)), ("NTHWC", (1, 8, 28, 28, 3))])
+def test_input_sets_hold_the_tensors_in_the_order_of_the_manifest(tmp_path, opened, monkeypatch, layout, shape):
+    h5py = require_extra("h5py")
+    monkeypatch.setattr(device_tensors, "CHUNK_CLIPS", 4)
+    (tmp_path / "inputs_002.h5").write_bytes(b"of a longer set")
+    model, clips = opened
+    manifest = dump_tensors(tmp_path, clips, DeviceFormat(layout), model.preprocessing)
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    assert [row["video"] for row in rows] == [f"{name}/{number}.mp4" for name in CLASSES for number in range(3)]
+    assert [path.name for path in sorted(tmp_path.glob("*.h5"))] == ["inputs_000.h5", "inputs_001.h5"]
+    sets = []
+    for name, count in (("inputs_000.h5", 4), ("inputs_001.h5", 2)):
+        with h5py.File(tmp_path / name) as file:
+            assert file["data/0"].attrs["batch_count"] == count
+            sets += [file[f"data/0/batch_{number}"][()] for number in range(count)]
+    for row, tensor in zip(rows, sets, strict=True):
+        np.testing.assert_array_equal(tensor, np.load(tmp_path / row["tensor"]))
+        assert tensor.shape == tuple(row["shape"]) == shape and tensor.dtype == row["dtype"]
+    assert len({tensor.tobytes() for tensor in sets}) == 6
+
+
+def test_videos_are_drawn_once_each_and_always_the_same(opened):
+    _, clips = opened
+    some, everything = drawn_videos(clips, 4), drawn_videos(clips, 100)
+    assert len(set(some.tolist())) == 4 and torch.equal(some, everything[:4])
+    assert sorted(everything.tolist()) == clips.videos.tolist()

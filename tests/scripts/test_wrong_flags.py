@@ -1,0 +1,144 @@
+"""Every flag of every script, given a wrong value: one line that names it and says what is expected."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+from helpers.template_process import SCRIPTS
+from runtime import arguments
+
+NAMES = sorted(path.stem for path in SCRIPTS.glob("*.py"))
+NUMBERS = {getattr(arguments, f"{sign}_{kind}") for sign in ("positive", "non_negative") for kind in ("int", "float")}
+NUMBERS |= {arguments.seed, arguments.share}
+
+# Arguments that each script accepts in the folder of `files`, beside which one is wrong.
+RIGHT = {
+    "average_checkpoints": ["a.pth", "b.pth", "--output", "new.pth"],
+    "benchmark": ["decode"],
+    "compare_runs": ["run", "other"],
+    "evaluate_logits": ["manifest.jsonl", "logits.npz"],
+    "export_onnx": ["a.pth", "--output", "new.onnx"],
+    "predict": ["a.pth", "video.mp4"],
+    "quickstart": [],
+    "train": ["--data-path", "data"],
+}
+NEEDED = {"--save-logits": ["--test-only"]}  # flags that one goes with
+MISSING, FOLDER, LOOP, FILE = "absent", "folder", "loop", "file"
+# Of each flag that takes a path, what is wrong to give. A link to itself can be read by nobody, not even by root.
+PATHS = {
+    ("average_checkpoints", "checkpoints"): [MISSING, FOLDER, LOOP, FILE],
+    ("average_checkpoints", "--output"): [FOLDER, "file/x"],
+    ("average_checkpoints", "--data-path"): [],  # read with --greedy, after the checkpoints
+    ("average_checkpoints", "--cache-dir"): [FILE],
+    ("benchmark", "--data-path"): [MISSING, FILE, FOLDER, LOOP],
+    ("benchmark", "--json"): [FOLDER, "file/x"],
+    ("benchmark", "--scratch"): [MISSING, FILE, LOOP],
+    ("compare_runs", "run_a"): [MISSING, FOLDER, LOOP, FILE],
+    ("compare_runs", "run_b"): [MISSING, FOLDER, LOOP, FILE],
+    ("compare_runs", "--output"): [FOLDER, "file/x"],
+    ("evaluate_logits", "manifest"): [MISSING, FOLDER, LOOP, FILE],
+    ("evaluate_logits", "logits"): [MISSING, FOLDER, LOOP],
+    ("export_onnx", "--output"): [FOLDER, "file/x"],
+    ("export_onnx", "--classes-file"): [MISSING, FOLDER, LOOP],
+    ("export_onnx", "--data-path"): [],  # read after the checkpoint
+    ("export_onnx", "--cache-dir"): [FILE],
+    ("export_onnx", "--dump-tensors"): [FILE],
+    ("predict", "--output"): [FOLDER, "file/x"],
+    ("predict", "--annotate"): [FILE, "file/x"],
+    ("predict", "--classes-file"): [MISSING, FOLDER, LOOP],
+    ("quickstart", "--output-dir"): [FILE],
+    ("train", "--data-path"): [MISSING, FOLDER, FILE, LOOP],
+    ("train", "--cache-dir"): [FILE],
+    ("train", "--flip-map"): [MISSING, FOLDER, LOOP],
+    ("train", "--teacher-logits"): [MISSING, FOLDER, LOOP],
+    ("train", "--save-logits"): [FOLDER],
+    ("train", "--output-dir"): [FILE],
+}
+# Paths that are names of other things too, and so are text to the parser.
+PATHS_AS_TEXT = {
+    ("export_onnx", "checkpoint"): [MISSING, FOLDER, LOOP, FILE],
+    ("predict", "checkpoint"): [MISSING, FOLDER, LOOP, FILE],
+    ("train", "--resume"): [MISSING, FOLDER, LOOP, FILE],
+    ("train", "--weights"): ["./absent", FOLDER, FILE],
+}
+
+
+def actions(script):
+    return importlib.import_module(script).get_args_parser()._actions
+
+
+def flag_of(action):
+    return max(action.option_strings, key=len, default=action.dest)
+
+
+def end_of(script, argv):
+    try:
+        return importlib.import_module(script).main(argv)
+    except SystemExit as end:
+        return end.code
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.pth", "b.pth", "manifest.jsonl", "logits.npz", "video.mp4", FILE):
+        Path(name).write_text("nothing that any script can use")
+    for name in ("run", "other", FOLDER, "data/train/a", "data/val/a"):
+        Path(name).mkdir(parents=True)
+    Path(LOOP).symlink_to(LOOP)
+    Path("run/predictions.csv").write_text("path,label,prediction,probability\na/1.mp4,a,a,0.5\n")
+
+
+def test_every_path_has_its_wrong_values_here():
+    paths = {(script, flag_of(action)) for script in NAMES for action in actions(script) if action.type is Path}
+    assert paths == PATHS.keys()
+
+
+@pytest.mark.parametrize("script", NAMES)
+def test_numbers_and_choices(script, files, capsys):
+    tried = 0
+    for action in actions(script):
+        if action.type in NUMBERS:
+            wrong = ["x", "-1", "nan", "inf", ""]
+        elif action.choices is not None:
+            wrong = ["x", ""]
+        else:
+            assert action.type in (None, Path), f"{flag_of(action)} has a type that is not tried here"
+            continue
+        count = action.nargs if isinstance(action.nargs, int) else 1
+        for value in wrong:
+            given = [value] * count
+            argv = [*RIGHT[script], flag_of(action), *given] if action.option_strings else given
+            assert end_of(script, argv) == 2, argv
+            err = capsys.readouterr().err.splitlines()[-1]
+            assert f"error: argument {'/'.join(action.option_strings) or action.metavar}: " in err, err
+            assert f"{value!r} is not a" in err or f"invalid choice: {value!r} (choose from" in err, err
+            tried += 1
+    assert tried or script in ("evaluate_logits",)
+
+
+@pytest.mark.parametrize(
+    "script, flag, wrong", [(*key, value) for key, values in (PATHS | PATHS_AS_TEXT).items() for value in values]
+)
+def test_paths(script, flag, wrong, files, capsys):
+    argv = RIGHT[script]
+    if flag.startswith("-"):
+        argv = [*argv, flag, wrong, *NEEDED.get(flag, [])]
+    else:
+        place = [action.dest for action in actions(script) if not action.option_strings].index(flag)
+        argv = [wrong if number == place else word for number, word in enumerate(argv)]
+    assert end_of(script, argv) in (1, 2)
+    err = capsys.readouterr().err
+    errors = [line for line in err.splitlines() if "error: " in line]
+    assert len(errors) == 1 and "Traceback" not in err and "None" not in errors[0], err
+    assert wrong in errors[0] and (flag in errors[0] or not flag.startswith("--") or f"{wrong} " in errors[0]), err
+
+
+@pytest.mark.parametrize("script", NAMES)
+def test_wrong_words(script, files, capsys):
+    assert end_of(script, [*RIGHT[script], "--nonsense"]) == 2
+    assert "--nonsense" in capsys.readouterr().err.splitlines()[-1]
+    if any(action.required for action in actions(script)):
+        assert end_of(script, []) == 2
+        assert "the following arguments are required: " in capsys.readouterr().err.splitlines()[-1]
