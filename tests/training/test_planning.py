@@ -40,7 +40,7 @@ def test_a_plan_that_can_succeed_tells_all_and_writes_nothing(dataset, tmp_path,
     words = " ".join(out.split())
     assert "3 classes, 9 training videos" in words and "15 videos tried, 0 of them unreadable" in words
     assert re.search(r"Time clip cache [\d:]+, an epoch [\d:]+; with 15 epochs [\d:]+ in all", words)
-    assert "15 checkpoints" in words and "WARNING" not in words and "Nothing was found" in words
+    assert "15 checkpoints" in words and "WARNING" not in words and "Nothing that was tried would stop" in words
     assert not (tmp_path / "cache").exists() and not (tmp_path / "run").exists()
 
 

@@ -97,7 +97,7 @@ def print_plan(args: argparse.Namespace, device: torch.device, command: ResumeCo
         print_entries({"WARNING": warning})
     if problems:
         raise PlanError("\n  ".join(["this training could not succeed:", *problems]))
-    print_main("Nothing was found that would stop this training. All times are estimates.")
+    print_main("Nothing that was tried would stop this training. All times are estimates.")
 
 
 def _time_steps(
