@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the script: 0 when done, 1 when the files do not fit together, 2 on wrong usage."""
     parser = get_args_parser()
     args = parser.parse_args(argv)
-    check_inputs(parser, [("MANIFEST", args.manifest), ("LOGITS", args.logits)])
+    check_inputs(parser, [("MANIFEST", args.manifest), *(("LOGITS", path) for path in args.logits)])
     return run_script(lambda: run(args.manifest, args.logits))
 
 

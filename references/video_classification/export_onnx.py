@@ -67,8 +67,6 @@ def main(argv: list[str] | None = None) -> int:
 
 def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Refuses arguments that do not go together, and fills in what depends on others."""
-    check_inputs(parser, [("CHECKPOINT", Path(args.checkpoint)), ("--classes-file", args.classes_file)])
-    check_folders(parser, [("--cache-dir", args.cache_dir), ("--dump-tensors", args.dump_tensors)])
     outputs = [("--output", path) for path in output_files(args)]
     check_outputs(parser, outputs, [args.checkpoint, args.classes_file])
     for flag in ("quantize", "dump_tensors"):
@@ -76,6 +74,9 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
             parser.error(f"--{flag.replace('_', '-')} needs videos: give --data-path")
     if args.keep_float and not args.quantize:
         parser.error("--keep-float is about --quantize: give both")
+    checkpoint = ("CHECKPOINT", Path(args.checkpoint))
+    check_inputs(parser, [checkpoint, ("--classes-file", args.classes_file), ("--class-map", args.class_map)])
+    check_folders(parser, [("--cache-dir", args.cache_dir), ("--dump-tensors", args.dump_tensors)])
     if args.cache_dir is None and args.data_path is not None:
         args.cache_dir = args.data_path / ".clip_cache"
 

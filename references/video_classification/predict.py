@@ -58,9 +58,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(files_first(sys.argv[1:] if argv is None else argv))
     if args.output is None and sys.stdout is None:
         parser.error("standard output is closed: name a file with --output")
+    check_outputs(parser, [("--output", args.output)], [args.checkpoint, args.classes_file])
     check_inputs(parser, [("CHECKPOINT", Path(args.checkpoint)), ("--classes-file", args.classes_file)])
     check_folders(parser, [("--annotate", args.annotate)])
-    check_outputs(parser, [("--output", args.output)], [args.checkpoint, args.classes_file])
     return run_script(lambda: run(parser, args, checked_device(parser, args.device)))
 
 

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runtime.arguments import positive_float, positive_int
+from runtime.arguments import check_folders, check_inputs, positive_float, positive_int
 from runtime.errors import require
 from runtime.script import run_script
 from runtime.signals import ResumeCommand
@@ -90,6 +90,9 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
         parser.error("--calibration-clips is about --quantize: give both")
     if wrong := [address for address in args.share_with if "@" not in address]:
         parser.error(f"--share-with {wrong[0]}: not an e-mail address")
+    check_inputs(parser, [("CHECKPOINT", Path(args.checkpoint)), ("--classes-file", args.classes_file)])
+    check_folders(parser, [("--data-path", args.data_path)], must_exist=True)
+    check_folders(parser, [("--output-dir", args.output_dir), ("--cache-dir", args.cache_dir)])
     args.calibration_clips = args.calibration_clips or CALIBRATION_CLIPS
     args.cache_dir = args.cache_dir or args.data_path / ".clip_cache"
 

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from helpers.template_process import SCRIPTS
+from run_on_ai_hub import videos_count
 from runtime import arguments
 
 NAMES = sorted(path.stem for path in SCRIPTS.glob("*.py"))
 NUMBERS = {getattr(arguments, f"{sign}_{kind}") for sign in ("positive", "non_negative") for kind in ("int", "float")}
-NUMBERS |= {arguments.seed, arguments.share}
+NUMBERS |= {arguments.seed, arguments.share, videos_count}
 
 # Arguments that each script accepts in the folder of `files`, beside which one is wrong.
 RIGHT = {
@@ -21,9 +22,10 @@ RIGHT = {
     "export_onnx": ["a.pth", "--output", "new.onnx"],
     "predict": ["a.pth", "video.mp4"],
     "quickstart": [],
+    "run_on_ai_hub": ["a.pth", "--data-path", "data", "--output-dir", "new", "--dry-run"],
     "train": ["--data-path", "data"],
 }
-NEEDED = {"--save-logits": ["--test-only"]}  # flags that one goes with
+NEEDED = {"--save-logits": ["--test-only"], "--class-map": ["--test-only"]}  # flags that one goes with
 MISSING, FOLDER, LOOP, FILE = "absent", "folder", "loop", "file"
 # Of each flag that takes a path, what is wrong to give. A link to itself can be read by nobody, not even by root.
 PATHS = {
@@ -41,6 +43,7 @@ PATHS = {
     ("evaluate_logits", "logits"): [MISSING, FOLDER, LOOP],
     ("export_onnx", "--output"): [FOLDER, "file/x"],
     ("export_onnx", "--classes-file"): [MISSING, FOLDER, LOOP],
+    ("export_onnx", "--class-map"): [MISSING, FOLDER, LOOP],
     ("export_onnx", "--data-path"): [],  # read after the checkpoint
     ("export_onnx", "--cache-dir"): [FILE],
     ("export_onnx", "--dump-tensors"): [FILE],
@@ -48,10 +51,16 @@ PATHS = {
     ("predict", "--annotate"): [FILE, "file/x"],
     ("predict", "--classes-file"): [MISSING, FOLDER, LOOP],
     ("quickstart", "--output-dir"): [FILE],
+    ("run_on_ai_hub", "--data-path"): [MISSING, FILE, LOOP],
+    ("run_on_ai_hub", "--output-dir"): [FILE],
+    ("run_on_ai_hub", "--cache-dir"): [],  # read after the checkpoint
+    ("run_on_ai_hub", "--classes-file"): [MISSING, FOLDER, LOOP],
     ("train", "--data-path"): [MISSING, FOLDER, FILE, LOOP],
     ("train", "--cache-dir"): [FILE],
     ("train", "--flip-map"): [MISSING, FOLDER, LOOP],
     ("train", "--teacher-logits"): [MISSING, FOLDER, LOOP],
+    ("train", "--class-map"): [MISSING, FOLDER, LOOP],
+    ("train", "--teacher"): [MISSING, FOLDER, LOOP],
     ("train", "--save-logits"): [FOLDER],
     ("train", "--output-dir"): [FILE],
 }
@@ -86,6 +95,8 @@ def files(tmp_path, monkeypatch):
         Path(name).write_text("nothing that any script can use")
     for name in ("run", "other", FOLDER, "data/train/a", "data/val/a"):
         Path(name).mkdir(parents=True)
+    for split in ("train", "val"):
+        Path(f"data/{split}/a/1.mp4").write_text("no video")
     Path(LOOP).symlink_to(LOOP)
     Path("run/predictions.csv").write_text("path,label,prediction,probability\na/1.mp4,a,a,0.5\n")
 

@@ -4,7 +4,7 @@ import argparse
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from runtime.files import file_identity, printable
 
@@ -45,27 +45,31 @@ Paths = Iterable[tuple[str, Path | None]]  # with the flags that name them; None
 
 
 def check_inputs(parser: argparse.ArgumentParser, files: Paths) -> None:
-    """Refuses files to read that are not there."""
+    """Ends the script with exit code 1, before any work, where a file to read is not there: the usage is not wrong."""
     for flag, path in files:
         if path is None:
             continue
         if path.is_dir():
-            parser.error(f"{flag} {printable(path)} is a folder: name a file")
+            _end(parser, f"{flag} {printable(path)} is a folder: name a file")
         if not path.exists():
-            parser.error(f"{flag} {printable(path)}: there is no such file")
+            _end(parser, f"{flag} {printable(path)}: there is no such file")
         if not os.access(path, os.R_OK):
-            parser.error(f"{flag} {printable(path)}: there is no permission to read it")
+            _end(parser, f"{flag} {printable(path)}: there is no permission to read it")
 
 
 def check_folders(parser: argparse.ArgumentParser, folders: Paths, *, must_exist: bool = False) -> None:
-    """Refuses files in place of folders, and with `must_exist` folders that are not there."""
+    """Ends the script as `check_inputs` does where a folder is a file, or with `must_exist` is not there."""
     for flag, path in folders:
         if path is None:
             continue
         if path.exists() and not path.is_dir():
-            parser.error(f"{flag} {printable(path)} is a file: name a folder")
+            _end(parser, f"{flag} {printable(path)} is a file: name a folder")
         if must_exist and not path.exists():
-            parser.error(f"{flag} {printable(path)}: there is no such folder")
+            _end(parser, f"{flag} {printable(path)}: there is no such folder")
+
+
+def _end(parser: argparse.ArgumentParser, message: str) -> NoReturn:
+    parser.exit(1, f"{parser.prog}: error: {message}\n")
 
 
 def check_outputs(

@@ -5,7 +5,6 @@
 """
 
 import argparse
-import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +35,7 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
         parser.error("--momentum is adamw's first beta: it must be below 1")
     check_recipe(parser, args)
     check_inputs(parser, [("--teacher-logits", args.teacher_logits), ("--flip-map", args.flip_map)])
+    check_inputs(parser, [("--class-map", args.class_map), *(("--teacher", Path(path)) for path in args.teacher or [])])
     check_folders(parser, [("--cache-dir", args.cache_dir), ("--output-dir", args.output_dir)])
     checkpoints = [args.resume, args.weights if args.weights and is_file_name(args.weights) else None]
     check_outputs(parser, [("--save-logits", args.save_logits)], [*checkpoints, args.teacher_logits, args.flip_map])
@@ -85,8 +85,6 @@ def check_sizes(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
                     f"--{split}-resize-size {resize[0]} is the shorter side, and the longer one depends on the video, "
                     f"while {flag} needs frames of one size: give both, such as --{split}-resize-size {size}"
                 )
-    if not all(map(math.isfinite, args.mean)) or not all(0 < value < math.inf for value in args.std):
-        parser.error("--mean and --std take finite numbers, and --std numbers above 0")
 
 
 def check_selection(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:

@@ -113,11 +113,11 @@ def add_pixel_arguments(group: argparse._ArgumentGroup) -> None:
             metavar=("H", "W"),
             help=f"size of the crop in {what} (what the model's weights expect, 112 112 for most)",
         )
-    for name, what in (("mean", "mean"), ("std", "standard deviation")):
+    for name, what, kind in (("mean", "mean", share), ("std", "standard deviation", positive_float)):
         group.add_argument(
             f"--{name}",
             nargs=3,
-            type=float,
+            type=kind,
             metavar=("R", "G", "B"),
             help=f"{what} of the channels of RGB in [0, 1], to normalize by (what the model's weights expect)",
         )
