@@ -82,7 +82,7 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
 
 def output_files(args: argparse.Namespace) -> list[Path]:
     """The network to write, and with --quantize the float one before it."""
-    float_file = args.output.with_name(f"{args.output.stem}_float.onnx")
+    float_file = args.output.parent / f"{args.output.stem}_float.onnx"
     return [float_file, args.output] if args.quantize else [args.output]
 
 

@@ -155,10 +155,10 @@ def test_a_disk_that_fills_up_leaves_what_was_published(root, tmp_path, monkeypa
 
 def test_too_little_space_is_said_before_starting(root, tmp_path, monkeypatch, decoded):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1_000))
-    large = replace(PREPROCESSING, resize_size=(1280, 1710))
+    large = replace(PREPROCESSING, resize_size=(640, 855))
     with pytest.raises(CacheError) as caught:
         open_cache(root, tmp_path / "cache", CacheSettings(large))
-    needed = 4 * 4 * 3 * 1280 * 1710
+    needed = 4 * 4 * 3 * 640 * 855
     message = str(caught.value)
     assert f"needs about {needed / 1e9:.1f} GB in {tmp_path / 'cache'}, where 0 MB are free" in message
     assert f"--cache-format jpeg would need about {cache_building.JPEG_SHARE * needed / 1e6:.0f} MB" in message
