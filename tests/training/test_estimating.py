@@ -1,7 +1,6 @@
 import argparse
 import shutil
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +10,7 @@ from torchvision.models.video import mc3_18
 import train
 from training import estimating
 from training.estimating import Need, Rates, Work
+from training.option_checks import check_args
 from training.trial import StepSeconds, TriedVideo
 
 STEPS = StepSeconds(train=0.5, validate=0.2, trunk=0.4)
@@ -45,8 +45,9 @@ def test_times_are_counts_times_rates(changes, is_shared, expected):
 
 
 def options(*flags) -> argparse.Namespace:
-    args = train.get_args_parser().parse_args(["--data-path", "d", *flags])
-    args.cache_dir = Path("cache")
+    parser = train.get_args_parser()
+    args = parser.parse_args(["--data-path", "d", *flags])
+    check_args(parser, args)
     return args
 
 
@@ -63,6 +64,14 @@ def test_space_is_counts_times_sizes():
     assert "features" not in WORK.bytes(options("--trainable", "all"), tried)
     assert {"4 checkpoints"} < needs.keys()
     assert "4 checkpoints" in WORK.bytes(options("--keep-checkpoints", "2"), tried)
+    shorter_side = ["--val-resize-size", "128", "--train-resize-size", "128"]  # which a clip cache does not take
+    assert "clip cache" not in WORK.bytes(options(*shorter_side), tried)
+
+
+def test_work_follows_from_the_options():
+    assert Work.of(options("--clips-per-video", "2"), 80, 20, 7) == Work(100, 7, 160, 40, None, False, 15)
+    work = Work.of(options("--train-on-val", "--cache-features", "3", "--epochs", "4"), 80, 20, 0)
+    assert (work.train_clips, work.val_clips, work.views, work.epochs) == (100, 20, 3, 4)
 
 
 @pytest.mark.parametrize("opt, make", [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW)])

@@ -62,10 +62,9 @@ class Work:
     @classmethod
     def of(cls, args: argparse.Namespace, train: int, val: int, to_cache: int) -> "Work":
         """Of a run with these options, on so many videos."""
-        clips = args.clips_per_video
-        return cls(
-            train + val, to_cache, train * clips, val * clips, args.cache_features, args.cache_dataset, args.epochs
-        )
+        clips, views = args.clips_per_video, args.cache_features
+        videos, trained = train + val, train + val if args.train_on_val else train
+        return cls(videos, to_cache, trained * clips, val * clips, views, args.cache_dataset, args.epochs)
 
     def seconds(self, rates: Rates, is_shared: bool) -> dict[str, float]:
         """Seconds of each stage; `is_shared`: the cores that decode also compute."""
@@ -90,16 +89,18 @@ class Work:
 
     def bytes(self, args: argparse.Namespace, tried: Sequence[TriedVideo]) -> dict[str, Need]:
         """The space of each kind of file; a cache that is not asked for is told of too."""
-        height, width = args.val_resize_size
         good = [video for video in tried if video.reason is None]
         frames = sum(video.num_frames for video in good) / max(len(good), 1)
+        height, width = args.val_resize_size[0], args.val_resize_size[-1]
         raw = self.to_cache * frames * height * width * 3
         jpeg = raw * JPEG_SHARE
         if args.cache_format == "jpeg" and good:
             jpeg = self.to_cache * sum(video.cache_bytes for video in good) / len(good)
         cache, other = (raw, jpeg) if args.cache_format == "raw" else (jpeg, raw)
         advice = f"--cache-format jpeg needs {gigabytes(other)}" if args.cache_format == "raw" else "use a larger disk"
-        needs = {"clip cache": Need(cache, args.cache_dir, args.cache_dataset, advice)}
+        needs = {}
+        if len(args.val_resize_size) == 2:  # otherwise frames differ in size, and there is no clip cache
+            needs["clip cache"] = Need(cache, args.cache_dir, args.cache_dataset, advice)
         entries = self.train_clips * (self.views or 1) + self.val_clips
         if entry := feature_bytes(args.model, args.trainable, (3, args.clip_len, *args.train_crop_size)):
             size = entries * entry * FEATURE_TYPES[args.feature_dtype].itemsize

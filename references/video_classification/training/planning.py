@@ -92,6 +92,8 @@ def print_plan(args: argparse.Namespace, device: torch.device, command: ResumeCo
         times = work.seconds(Rates.of(tried, steps, args.workers), is_shared=device.type == "cpu")
         entries["Time"] = time_words(times, args.epochs, args.cache_dataset)
         warnings += time_warnings(times)
+    if args.teacher:
+        warnings.append("the teacher's forward passes, one for each clip, are not in these times")
     print_entries(entries)
     for warning in warnings:
         print_entries({"WARNING": warning})
