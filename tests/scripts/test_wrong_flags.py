@@ -25,7 +25,8 @@ RIGHT = {
     "run_on_ai_hub": ["a.pth", "--data-path", "data", "--output-dir", "new", "--dry-run"],
     "train": ["--data-path", "data"],
 }
-NEEDED = {"--save-logits": ["--test-only"], "--class-map": ["--test-only"]}  # flags that one goes with
+NEEDED = {("train", flag): ["--test-only"] for flag in ("--save-logits", "--class-map")}
+NEEDED["export_onnx", "--dump-tensors"] = ["--data-path", "data"]  # flags that one goes with
 MISSING, FOLDER, LOOP, FILE = "absent", "folder", "loop", "file"
 # Of each flag that takes a path, what is wrong to give. A link to itself can be read by nobody, not even by root.
 PATHS = {
@@ -135,7 +136,7 @@ def test_numbers_and_choices(script, files, capsys):
 def test_paths(script, flag, wrong, files, capsys):
     argv = RIGHT[script]
     if flag.startswith("-"):
-        argv = [*argv, flag, wrong, *NEEDED.get(flag, [])]
+        argv = [*argv, flag, wrong, *NEEDED.get((script, flag), [])]
     else:
         place = [action.dest for action in actions(script) if not action.option_strings].index(flag)
         argv = [wrong if number == place else word for number, word in enumerate(argv)]
