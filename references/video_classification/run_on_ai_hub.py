@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runtime.arguments import check_folders, check_inputs, positive_float, positive_int
+from runtime.arguments import check_folders, check_inputs, check_outputs, positive_float, positive_int
 from runtime.errors import require
 from runtime.script import run_script
 from runtime.signals import ResumeCommand
@@ -90,6 +90,8 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
         parser.error("--calibration-clips is about --quantize: give both")
     if wrong := [address for address in args.share_with if "@" not in address]:
         parser.error(f"--share-with {wrong[0]}: not an e-mail address")
+    own = [("--output-dir", args.output_dir / name) for name in ("jobs.json", "device.json", "model.onnx")]
+    check_outputs(parser, own, [args.checkpoint, args.classes_file])
     check_inputs(parser, [("CHECKPOINT", Path(args.checkpoint)), ("--classes-file", args.classes_file)])
     check_folders(parser, [("--data-path", args.data_path)], must_exist=True)
     check_folders(parser, [("--output-dir", args.output_dir), ("--cache-dir", args.cache_dir)])

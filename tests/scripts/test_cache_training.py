@@ -102,7 +102,7 @@ def test_ranks_share_the_building(options, tmp_path):
 def test_a_failure_on_one_rank_ends_all_of_them(dataset, tmp_path):
     """A cache folder that cannot be made: rank 0 finds out, and the others must not wait for it."""
     (tmp_path / "cache").write_bytes(b"a file where the folder should be")
-    own = ["--data-path", str(dataset), "--cache-dir", str(tmp_path / "cache"), "--cache-only"]
+    own = ["--data-path", str(dataset), "--cache-dir", str(tmp_path / "cache" / "clips"), "--cache-only"]
     code, output = torchrun([*SMALL, *own], processes=2)
     assert code != 0 and "cannot be written" in output and "--cache-dir" in output
 

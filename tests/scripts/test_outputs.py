@@ -23,6 +23,7 @@ TAKEN = {
     "average_checkpoints": ["a.pth", "b.pth", "--output", "b.pth"],
     "compare_runs": ["run", "other.csv", "--output", "run/predictions.csv"],
     "compare_runs, the file": ["run", "other.csv", "--output", "other.csv"],
+    "run_on_ai_hub": ["a.pth", "--data-path", "data", "--classes-file", "run/device.json", "--output-dir", "run"],
     "train": ["--data-path", "data", "--test-only", "--resume", "a.pth", "--save-logits", "a.pth"],
     "train, the weights": ["--data-path", "data", "--test-only", "--weights", "a.pth", "--save-logits", "a.pth"],
     "train, the map": ["--data-path", "data", "--test-only", "--flip-map", "m.json", "--save-logits", "m.json"],
@@ -30,7 +31,7 @@ TAKEN = {
     "benchmark": ["decode", "--data-path", "data", "--json", "data/v.mp4"],
 }
 FILES = ["a.pth", "b.pth", "names.txt", "a_float.onnx", "run/predictions.csv", "other.csv", "m.json"]
-FILES += ["run/run/model_best.pth"]
+FILES += ["run/run/model_best.pth", "run/device.json"]
 
 
 @pytest.fixture

@@ -166,7 +166,6 @@ def test_a_legacy_checkpoint_takes_its_names_from_a_file(capsys, tmp_path, data,
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"preprocessing": small_preprocessing(mean=(0.5, 0.5, 0.5))}, "mean"),
         ({"preprocessing": {}}, "incomplete"),
         ({"temperature": 0.0}, "temperature"),
         ({"classes": ["one"]}, "names 1 classes"),
