@@ -181,7 +181,7 @@ def test_the_34s_published_heads_are_recognized(classes, data, tmp_path, capsys)
     state = {name: torch.zeros((), dtype=value.dtype).expand(value.shape) for name, value in shapes.items()}
     torch.save(state, tmp_path / "ig65m.pth")
     start = start_from_weights("r2plus1d_34", str(tmp_path / "ig65m.pth"), ["a", "b"])
-    assert f"its head of {classes} outputs, {data}'s, is replaced" in capsys.readouterr().out
+    assert f"its head is replaced: it has {classes} outputs ({data}) and no class names" in capsys.readouterr().out
     assert start.classes == ["a", "b"] and not start.keep_head
 
 

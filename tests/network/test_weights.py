@@ -49,9 +49,7 @@ def test_weights_of_every_form_are_loaded_and_the_head_is_new(state, form, tmp_p
     torch.save(FORMS[form](state), tmp_path / "weights.pth")
     start = start_from_weights(NAME, str(tmp_path / "weights.pth"), FOLDERS)
     assert start.classes == FOLDERS and start.path is None and not start.keep_head
-    assert (
-        "its head of 400 outputs, Kinetics-400's, is replaced, the file has no class names" in capsys.readouterr().out
-    )
+    assert "its head is replaced: it has 400 outputs (Kinetics-400) and no class names" in capsys.readouterr().out
     model, _ = load_model(NAME, start, ["all"])
     loaded = model.state_dict()
     assert loaded.pop("fc.weight").shape == (3, 512) and loaded.pop("fc.bias").shape == (3,)
@@ -100,7 +98,7 @@ def test_the_head_is_kept_where_the_names_of_the_classes_are_equal(tmp_path, cap
     assert torch.equal(model.fc.weight, state["fc.weight"])
     start = start_from_weights(NAME, str(tmp_path / "own.pth"), ["a", "b", "c"])
     assert not start.keep_head and start.classes == ["a", "b", "c"]
-    assert "of 3 outputs is replaced, its 3 classes are not the data's 3" in capsys.readouterr().out
+    assert "its head is replaced: it has 3 outputs, and its classes are not the data's 3" in capsys.readouterr().out
 
 
 def test_a_checkpoint_is_read_whole_whatever_wrapped_its_network(tmp_path):

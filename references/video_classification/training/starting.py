@@ -140,21 +140,17 @@ def start_from_weights(model_name: str, weights: str | None, folders: Sequence[s
     if keep_head:
         print_main(f"{weights}: its head is kept, its classes are the data's")
     else:
-        print_main(f"{weights}: its head {_head_words(checkpoint)}is replaced, {_why_replaced(classes, folders)}")
+        print_main(f"{weights}: its head is replaced: {_why_replaced(checkpoint, folders)}")
     return start
 
 
-def _head_words(checkpoint: Checkpoint) -> str:
-    """Of how many outputs it is, and of which data where that number tells."""
+def _why_replaced(checkpoint: Checkpoint, folders: Sequence[str]) -> str:
+    """How many outputs a head has, of which data where that number tells, and why it is not the data's."""
     count = checkpoint.num_outputs
-    data = f", {PRETRAINING_CLASSES[count]}'s," if count in PRETRAINING_CLASSES else ""
-    return f"of {count} outputs{data} "
-
-
-def _why_replaced(classes: Sequence[str], folders: Sequence[str]) -> str:
-    if not classes:
-        return "the file has no class names"
-    return f"its {len(classes)} classes are not the data's {len(folders)}"
+    outputs = f"{count} outputs" + (f" ({PRETRAINING_CLASSES[count]})" if count in PRETRAINING_CLASSES else "")
+    if not checkpoint.classes:
+        return f"it has {outputs} and no class names"
+    return f"it has {outputs}, and its classes are not the data's {len(folders)}"
 
 
 def folder_classes(data_path: Path, test_only: bool) -> list[str]:
