@@ -258,7 +258,7 @@ def test_weights_from_a_checkpoint_keep_the_head_where_the_classes_are_the_same(
     other = make_dataset(tmp_path / "data", ["planks", "squats"], num_train=2, num_val=1)
     options = [*options, "--data-path", str(other), "--cache-dir", str(tmp_path / "cache")]
     assert train.main([*options, *weights, str(tmp_path / "b"), "--epochs", "1", "--lr", "1e-9"]) == 0
-    assert "its head of 3 outputs is replaced" in capsys.readouterr().out
+    assert "its head is replaced" in capsys.readouterr().out
     new = load(tmp_path / "b" / "checkpoint.pth")
     assert new["classes"] == ["planks", "squats"] and new["model"]["fc.weight"].shape[0] == 2
     assert torch.equal(old["layer1.0.conv1.0.weight"], new["model"]["layer1.0.conv1.0.weight"])
