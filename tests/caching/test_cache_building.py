@@ -160,7 +160,7 @@ def test_too_little_space_is_said_before_starting(root, tmp_path, monkeypatch, d
         open_cache(root, tmp_path / "cache", CacheSettings(large))
     needed = 4 * 4 * 3 * 640 * 855
     message = str(caught.value)
-    assert f"needs about {needed / 1e9:.1f} GB in {tmp_path / 'cache'}, where 0 MB are free" in message
+    assert f"needs about {needed / 1e6:.0f} MB in {tmp_path / 'cache'}, where 0 MB are free" in message
     assert f"--cache-format jpeg would need about {cache_building.JPEG_SHARE * needed / 1e6:.0f} MB" in message
     assert decoded == []
     with pytest.raises(CacheError) as caught:
