@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.extras import require_extra
 from helpers.template_process import SCRIPTS
 from run_on_ai_hub import videos_count
 from runtime import arguments
@@ -134,6 +135,8 @@ def test_numbers_and_choices(script, files, capsys):
     "script, flag, wrong", [(*key, value) for key, values in (PATHS | PATHS_AS_TEXT).items() for value in values]
 )
 def test_paths(script, flag, wrong, files, capsys):
+    if wrong == FILE and script in ("export_onnx", "run_on_ai_hub"):
+        require_extra("onnx")  # asked for before the file is read
     argv = RIGHT[script]
     if flag.startswith("-"):
         argv = [*argv, flag, wrong, *NEEDED.get((script, flag), [])]
