@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,8 @@ def open_official_clips(
         batch_size=1,
         num_workers=num_workers,
     )
-    return open_clips(VideoFolder(folder, model.classes), options)
+    clips = open_clips(VideoFolder(folder, model.classes), options)
+    return replace(clips, seen=model.seen_data == folder.parent.resolve())
 
 
 def drawn_videos(clips: Clips, count: int) -> Tensor:
