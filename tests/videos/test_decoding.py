@@ -18,6 +18,7 @@ from helpers.numbered_videos import (
     write_size_changes,
     write_video,
 )
+from references.dataset_tools.probing import ProbeOptions, probe
 from videos.decoding import VideoError, iter_rgb, probe_video, read_frames
 from videos.frame_selection import official_clip
 from videos.resizing import resize_crop
@@ -182,6 +183,23 @@ def test_an_avi_file_of_variable_rate_is_whole(tmp_path, codec):
     with av.open(str(path)) as container:
         assert container.streams.video[0].frames > len(VARIABLE)  # else this shows nothing
     assert probe_video(path).frames == len(VARIABLE)
+
+
+def test_an_avi_file_may_end_with_seconds_of_empty_chunks(tmp_path):
+    """`check_videos.py` finds it whole, so it is read; without those chunks it is truncated for both."""
+    data = write_numbered_video(tmp_path / "good.avi", 120, codec="mpeg4", options={"g": "1"}).read_bytes()
+    index, kept = data.rindex(b"idx1"), data.index(b"movi") + 4
+    for _ in range(50):  # whole chunks, of even length
+        kept += 8 + (struct.unpack_from("<I", data, kept + 4)[0] + 1) // 2 * 2
+    path = tmp_path / "v.avi"
+    path.write_bytes(data[:kept] + (b"00dc" + bytes(4)) * 70 + data[index:])
+    assert probe_video(path).frames == 50
+    assert frame_number(read_frames(path, [49])[0].numpy()) == 49
+    assert probe(str(path), ProbeOptions()).status == "ok"
+    path.write_bytes(data[:kept])
+    with pytest.raises(VideoError, match="truncated"):
+        probe_video(path)
+    assert probe(str(path), ProbeOptions()).status == "bad"
 
 
 def test_an_avi_file_without_its_second_half_is_truncated(tmp_path):

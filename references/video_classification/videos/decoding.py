@@ -11,6 +11,7 @@ import math
 import os
 import re
 import stat
+import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,8 +29,6 @@ from runtime.errors import UserError
 # VP8 hides reference frames, MPEG-4 in AVI packs two frames into one packet.
 ONE_FRAME_A_PACKET = {"h264", "hevc"}
 ONE_FRAME_A_PACKET_CONTAINERS = {"mp4", "matroska"}
-
-AVI_TAIL_SECONDS = 1.0  # that may be missing at the end of an AVI file: empty chunks, which repeat the last frame
 
 LUMA_FIRST = re.compile(r"(yuv[aj]?4\d\dp|gray|nv12|nv21|nv16)(\d*)(le)?")  # pixel formats whose first plane is luma
 RGB_WEIGHTS = np.array([0.299, 0.587, 0.114])  # of luma
@@ -219,6 +218,7 @@ class _PacketScan:
         self.is_regular = True  # the count of packets is the count of frames
         self.first_pts: int | None = None
         self.end: int | None = None  # of the last packet
+        self._dts_end = 0
         self.first: av.VideoFrame | None = None
         self._with_data = 0
 
@@ -240,6 +240,7 @@ class _PacketScan:
         if time is not None:
             end = time + (packet.duration or 0)
             self.end = end if self.end is None else max(self.end, end)
+        self._dts_end = max(self._dts_end, (packet.dts or 0) + (packet.duration or 0))
         if packet.is_discard:
             self.is_regular = False  # an edit list: decoders may or may not keep the frames around the cut
             return
@@ -264,10 +265,8 @@ class _PacketScan:
         """Raises VideoError unless the packets that are missing from the header's count need not be there."""
         found = self._with_data
         if self._container_name == "avi":
-            # A chunk without data repeats a frame, and is left out by the demuxer: the times tell where it ends.
-            missing = float(((self.stream.duration or 0) - (self.end or 0)) * self.stream.time_base)
-            if missing <= AVI_TAIL_SECONDS:
-                return
+            # A chunk without data repeats a frame, takes its time, and is left out by the demuxer.
+            found = max(found + _count_empty_chunks(self.path, self.stream.index), self._dts_end)
         elif "mp4" in self._container_name:
             found = _count_all_packets(self.path, self.stream.index)
         if found < self.stream.frames:
@@ -283,6 +282,22 @@ def _count_all_packets(path: str | os.PathLike, stream_index: int) -> int:
     """With those that an edit list hides altogether."""
     with av.open(str(Path(path).absolute()), options={"ignore_editlist": "1"}, **LENIENT_METADATA) as container:
         return sum(packet.size > 0 for packet in container.demux(container.streams[stream_index]))
+
+
+def _count_empty_chunks(path: str | os.PathLike, stream_index: int) -> int:
+    """Chunks of an AVI file's stream that hold nothing, up to the end of the file or the first damage."""
+    name, size = b"%02d" % stream_index, os.path.getsize(path)
+    position, count = 0, 0
+    with open(path, "rb") as file:
+        while position + 8 <= size:
+            file.seek(position)
+            kind, length = struct.unpack("<4sI", file.read(8))
+            if kind in (b"RIFF", b"LIST"):  # chunks in a chunk, after four bytes that name it
+                position += 12
+                continue
+            count += kind.startswith(name) and length == 0
+            position += 8 + length + length % 2
+    return count
 
 
 @contextmanager
