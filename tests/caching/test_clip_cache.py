@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import sys
 from dataclasses import replace
 
 import av
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from caching import clip_cache
+from caching import cache_building, clip_cache, jpeg
 from caching.clip_cache import CacheError, CacheSettings
 from caching.jpeg import decode_jpeg, encode_jpeg
 from clips import dataset
@@ -26,10 +27,22 @@ from helpers.clip_caches import (
     shard_of,
 )
 from helpers.small_datasets import write_moving_bar
+from runtime.errors import MissingExtra
 from videos.folder import VideoFolder
 from videos.frame_selection import FRAME_SELECTORS, official_strip
 from videos.index import scan_videos
 from videos.resizing import Region
+
+
+@pytest.fixture
+def no_codec(monkeypatch):
+    """Neither torchvision's operators nor Pillow."""
+    monkeypatch.setattr(torch.ops, "image", object())
+    monkeypatch.setitem(sys.modules, "PIL.Image", None)
+    jpeg.find_codec.cache_clear()
+    yield
+    jpeg.find_codec.cache_clear()
+
 
 # What is served.
 
@@ -55,6 +68,21 @@ def test_jpeg_entries_are_the_encoded_frames(root, tmp_path):
     assert np.array_equal(read_frames_of(cache, 0, [7], region), read_frames_of(cache, 0, [7])[:, 2:12, 4:16])
 
 
+def test_jpeg_entries_of_one_codec_are_read_alike_by_the_other(root, tmp_path, monkeypatch):
+    settings = CacheSettings(PREPROCESSING, "jpeg")
+    cache = open_cache(root, tmp_path / "cache", settings)
+    before = read_frames_of(cache, 0, [0, 7])
+    monkeypatch.setattr(jpeg, "find_codec", jpeg.pillow_codec)
+    monkeypatch.setattr(cache_building, "build", None)  # nothing is built again
+    assert np.array_equal(read_frames_of(open_cache(root, tmp_path / "cache", settings), 0, [0, 7]), before)
+
+
+def test_a_missing_jpeg_codec_is_reported_before_anything_is_decoded(root, tmp_path, decoded, no_codec):
+    with pytest.raises(MissingExtra, match="requirements-extras.txt"):
+        open_cache(root, tmp_path / "cache", CacheSettings(PREPROCESSING, "jpeg"))
+    assert not decoded
+
+
 def test_the_motion_curve_is_that_of_the_index(root, tmp_path):
     cache = open_cache(root, tmp_path / "cache")
     index = scan_videos(cache.files, tmp_path / "x.index", 0, with_motion=True)
@@ -73,9 +101,9 @@ def test_cached_and_uncached_clips_are_the_same_within_the_rounding(root, tmp_pa
     uncached = ClipDataset(cache.files, index.timing, DecodingReader(cache.files, preprocessing), *rest)
     for sample in [Sample(video, 0, epoch) for video in range(4) for epoch in range(-1, 4)]:
         a, b = np.empty(cached.clip_shape, np.uint8), np.empty(cached.clip_shape, np.float32)
-        assert cached.plan(sample)[1:] == uncached.plan(sample)[1:]
-        assert cached.plan(sample).indices.tolist() == uncached.plan(sample).indices.tolist()
-        assert cached.read_into(a, sample) == uncached.read_into(b, sample)
+        (plan,), (other,) = cached.plan([sample]), uncached.plan([sample])
+        assert plan[1:] == other[1:] and plan.indices.tolist() == other.indices.tolist()
+        assert cached.read_into(a[None], [sample]) == uncached.read_into(b[None], [sample])
         assert np.abs(a - 255 * b).max() <= 0.501
 
 

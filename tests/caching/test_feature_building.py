@@ -10,7 +10,7 @@ import torch
 
 import train
 from caching import feature_building, feature_cache, shards
-from caching.feature_cache import FEATURE_TYPES, choose_view
+from caching.feature_cache import FEATURE_TYPES, choose_views
 from caching.shards import CacheError
 from clips.samplers import EVALUATION, Sample
 from helpers import training_processes
@@ -159,7 +159,7 @@ def test_views_are_the_official_clip_and_what_training_would_draw(folder):
     seen = set()
     for epoch in range(6):
         for video in range(9):
-            view = choose_view(0, epoch, video, 3)
+            (view,) = choose_views(0, [Sample(video, 0, epoch)], 3)
             seen.add((video, view))
             drawn = Sample(video, 0, EVALUATION if view == 0 else view)
             features = run.of(Sample(video, 0, epoch))
@@ -226,7 +226,7 @@ def test_only_changed_videos_are_computed_again(dataset, clip_cache, tmp_path, c
     run = Features(folder, "2")
     # Draws are seeded by the row: those of the videos behind have moved.
     assert {(sample.video, sample.epoch) for sample in computed_samples} == {(video, 1) for video in range(3, 7)}
-    epoch = next(epoch for epoch in (0, 1) if choose_view(0, epoch, 5, 2) == 1)
+    epoch = next(epoch for epoch in (0, 1) if choose_views(0, [Sample(5, 0, epoch)], 2) == [1])
     drawn = run.computed(Sample(5, 0, 1))
     torch.testing.assert_close(run.of(Sample(5, 0, epoch)), drawn, rtol=2e-3, atol=1e-3)
 

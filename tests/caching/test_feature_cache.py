@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from caching.feature_cache import FeatureSettings, choose_view, state_digest
+from caching.feature_cache import FeatureSettings, choose_views, state_digest
 from clips.dataset import Augmentation, ClipDataset
-from clips.samplers import EVALUATION
+from clips.samplers import Sample
 from helpers.clip_caches import PREPROCESSING
 from network.models import build_model
 
@@ -21,11 +21,18 @@ def seeded_network():
 def test_every_view_is_used_once_in_so_many_epochs(views):
     for video in range(20):
         for start in range(4):
-            used = [choose_view(3, epoch, video, views) for epoch in range(start, start + views)]
+            used = choose_views(3, [Sample(video, 0, epoch) for epoch in range(start, start + views)], views)
             assert sorted(used) == list(range(views))
-    assert choose_view(3, EVALUATION, 7, views) == 0
+    assert choose_views(3, [Sample(7), Sample(8, 1)], views) == [0, 0]
     if views > 1:  # the videos of an epoch do not all show the same view
-        assert len({choose_view(3, 0, video, views) for video in range(20)}) == views
+        assert set(choose_views(3, [Sample(video, 0, 0) for video in range(20)], views)) == set(range(views))
+
+
+def test_the_view_of_a_sample_is_its_own():
+    samples = [Sample(video, clip, epoch) for video in range(5) for clip in (0, 1) for epoch in (-1, 0, 7, 1 << 24)]
+    together = choose_views(3, samples, 4)
+    assert together == [choose_views(3, [sample], 4)[0] for sample in samples]
+    assert together != choose_views(4, samples, 4)
 
 
 def test_the_digest_sees_every_value_and_name():
@@ -37,13 +44,17 @@ def test_the_digest_sees_every_value_and_name():
 
 
 def test_caches_of_earlier_versions_are_found(tmp_path):
-    """The folder's name was computed by the version that wrote the first feature caches."""
+    """Of official clips: the folder's name was computed by the version that wrote the first feature caches.
+
+    That of drawn clips was then be3b44ab3e48527f, and 37f197389a9cf320 since they are drawn by splitmix64.
+    """
     augmentation = Augmentation(seed=3, may_flip=torch.tensor([True, False]))
     dataset = ClipDataset(None, None, None, PREPROCESSING, augmentation=augmentation)
-    selection = dataset.describe(drawn=True)
-    settings = FeatureSettings("t" * 32, "decoded x", selection, "cpu None", "fp16", (256, 1, 2, 2))
-    assert settings.folder(tmp_path) == tmp_path / "features" / "be3b44ab3e48527f"
-    assert settings.entry_bytes == 256 * 4 * 2
+    for drawn, name in ((False, "6198982e9616d5c2"), (True, "37f197389a9cf320")):
+        selection = dataset.describe(drawn)
+        settings = FeatureSettings("t" * 32, "decoded x", selection, "cpu None", "fp16", (256, 1, 2, 2))
+        assert settings.folder(tmp_path) == tmp_path / "features" / name
+        assert settings.entry_bytes == 256 * 4 * 2
 
 
 def test_a_rate_is_the_same_however_it_is_written():

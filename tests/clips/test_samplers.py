@@ -1,3 +1,6 @@
+from itertools import islice
+
+import numpy as np
 import torch
 
 from clips.samplers import (
@@ -5,8 +8,10 @@ from clips.samplers import (
     Sample,
     balanced_order,
     evaluation_samples,
+    hashed,
     seeded_generator,
     training_samples,
+    uniform_numbers,
 )
 
 
@@ -86,6 +91,48 @@ def test_neighbouring_keys_give_unrelated_draws():
     grid = torch.tensor(draws).reshape(30, 30)
     assert abs(torch.corrcoef(torch.stack([grid[:-1].flatten(), grid[1:].flatten()]))[0, 1]) < 0.15
     assert len(set(draws)) > 890 and 0.45 < grid.mean() < 0.55
+
+
+def splitmix64(state):
+    """The published generator, one number after the other, in Python's own integers."""
+    while True:
+        state = (state + 0x9E3779B97F4A7C15) % 2**64
+        z = (state ^ (state >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+        z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
+        yield z ^ (z >> 31)
+
+
+def test_numbers_are_those_of_splitmix64():
+    # The first five of its reference implementation for the seed 1234567.
+    known = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821]
+    assert list(islice(splitmix64(1234567), 5)) == known
+    seeds = [1234567, 0, 2**64 - 1]
+    found = uniform_numbers(np.array(seeds, np.uint64), 5)
+    assert found.tolist() == [[(bits >> 11) / 2**53 for bits in islice(splitmix64(seed), 5)] for seed in seeds]
+    assert (found < 1).all()
+
+
+def test_a_seed_depends_on_every_column_and_on_nothing_else():
+    columns = np.array([[0, 1, 5, 1 << 40, -1], [7, 7, 0, 3, 2]])
+    expected = []
+    for row in zip(*columns.tolist(), strict=True):
+        state = 0
+        for number in (2**63 + 3, *row):
+            state = next(splitmix64(state ^ (number % 2**64)))
+        expected.append(state)
+    assert hashed(2**63 + 3, *columns).tolist() == expected
+    assert hashed(2**63 + 3, *columns[:, 2:3]).tolist() == expected[2:3]
+
+
+def test_neighbouring_seeds_give_unrelated_numbers():
+    epochs, videos = np.divmod(np.arange(10_000), 100)
+    numbers = uniform_numbers(hashed(0, epochs, videos), 3).reshape(100, 100, 3)
+    grid = torch.from_numpy(numbers)
+    neighbours = [grid[:-1, :, 0], grid[1:, :, 0]], [grid[:, :-1, 0], grid[:, 1:, 0]], [grid[..., 0], grid[..., 1]]
+    for a, b in neighbours:
+        assert abs(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1]) < 0.05
+    assert len(set(numbers.flatten().tolist())) == 30_000
+    assert torch.histc(grid, 10, 0, 1).sub(3000).abs().max() < 250
 
 
 def test_an_epoch_whose_last_step_was_filled_up_has_no_clips_left():

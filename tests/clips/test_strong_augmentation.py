@@ -105,17 +105,18 @@ def dataset(tmp_path):
 def test_the_dataset_hands_out_whole_frames_and_a_seed_a_clip(dataset):
     assert dataset.clip_shape == (4, 32, 40, 3)
     clip = np.empty(dataset.clip_shape, np.uint8)
-    dataset.read_into(clip, Sample(0, 0, 3))
+    dataset.read_into(clip[None], [Sample(0, 0, 3)])
     assert (clip[0, :, 0, 0] == np.arange(32)).all()
-    seeds = [dataset.device_seed(Sample(video, clip, epoch)) for video in (0, 1) for clip in (0, 1) for epoch in (0, 1)]
-    assert len(set(seeds)) == 8 and min(seeds) >= 0
-    assert seeds[0] == dataset.device_seed(Sample(0, 0, 0))
-    assert dataset.device_seed(Sample(0)) == EVALUATION
+    samples = [Sample(video, clip, epoch) for video in (0, 1) for clip in (0, 1) for epoch in (0, 1, EVALUATION)]
+    seeds = dataset.device_seeds(samples).tolist()
+    assert seeds[2::3] == [EVALUATION] * 4
+    assert len(set(seeds)) == 8 + 1 and min(set(seeds) - {EVALUATION}) >= 0
+    assert seeds == [dataset.device_seeds([sample]).item() for sample in samples]
 
 
 def test_its_inputs_are_normalised_crops(dataset):
     clips = torch.from_numpy(np.full((2, 4, 32, 40, 3), 128, np.uint8))
-    seeds = torch.tensor([EVALUATION, dataset.device_seed(Sample(1, 0, 0))])
+    seeds = dataset.device_seeds([Sample(0), Sample(1, 0, 0)])
     inputs = dataset.to_inputs(clips, torch.tensor([False, True]), seeds)
     assert inputs.shape == (2, 3, 4, 28, 28) and inputs.is_contiguous()
     expected = (128 / 255 - torch.tensor(strong_augmentation.MEAN)) / torch.tensor([0.22803, 0.22145, 0.216989])

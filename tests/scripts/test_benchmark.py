@@ -19,7 +19,7 @@ FIGURES = {
     "cache": {"cache_build_raw_share_of_decode", "cache_build_jpeg_share_of_decode", "cache_raw_megabytes_per_video"},
     "loader": {
         f"loader_{kind}_{figure}"
-        for kind in ("cold", "warm_raw", "warm_jpeg")
+        for kind in ("cold", "warm_raw", "warm_jpeg", "features", "warm_raw_one_thread", "features_one_thread")
         for figure in ("clips_per_second", "bare_clips_per_second", "share_of_bare")
     },
     "startup": {"startup_100k_seconds", "startup_190k_megabytes"},

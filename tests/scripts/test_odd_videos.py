@@ -73,7 +73,7 @@ def test_every_reader_reads_it_alike(tmp_path, kind):
         assert source.videos.tolist() == [0]
         (batch,) = source.loader.batches([Sample(0)])
         clips[cached, selection] = batch.clips[0].numpy()
-        indices = source.loader.dataset.plan(Sample(0)).indices.tolist()
+        indices = source.loader.dataset.plan([Sample(0)])[0].indices.tolist()
         # Each frame is resized from its own size.
         frames = dict(iter_rgb(path, indices))
         expected = np.stack([resize_crop(frames[index], (32, 40)) / 255 for index in indices])

@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from videos.frame_selection import FRAME_SELECTORS, VideoTiming, official, official_clip, official_strip, snap
+from videos.frame_selection import (
+    FRAME_SELECTORS,
+    VideoTiming,
+    official,
+    official_clip,
+    official_clips,
+    official_strip,
+    snap,
+)
 
 RATES = [
     10.0,
@@ -81,6 +89,37 @@ def test_known_clips():
     # Half a second at 30: the rate rises to 32 frames a second, above the video's own, and frames repeat.
     assert official_strip(15, 30.0, 4, 16).tolist() == [math.floor(i * 30 / 32) for i in range(16)]
     assert official_clip(1, 25.0, 4, 16).tolist() == [0] * 16
+
+
+def test_a_batch_of_official_clips_is_that_of_the_slow_rule():
+    draw = random.Random(1)
+    for r, clip_len, clips_per_video, start_prob in ((4, 16, 1, 0.5), (7.5, 4, 3, 0.0), (30, 32, 2, 1.0)):
+        videos = [VideoTiming(draw.randint(1, 400), draw.choice(RATES)) for _ in range(300)]
+        clips = [draw.randrange(clips_per_video) for _ in videos]
+        drawn = [None if draw.random() < 0.3 else [draw.random(), draw.random(), 7.0] for _ in videos]
+        found = official_clips(videos, clip_len, r, clips, clips_per_video, drawn, start_prob)
+        assert found.dtype == np.int64 and found.shape == (300, clip_len)
+        for row, video, clip, numbers in zip(found.tolist(), videos, clips, drawn, strict=True):
+            if numbers is None:
+                assert row == slow_official_clip(video.num_frames, video.fps, r, clip_len, clip, clips_per_video)
+            else:
+                strip = slow_official_strip(video.num_frames, video.fps, r, clip_len)
+                start = 0 if numbers[0] < start_prob else math.floor(numbers[1] * (len(strip) - clip_len + 1))
+                assert row == strip[start : start + clip_len]
+
+
+def test_numbers_drawn_before_take_the_place_of_a_generator():
+    video = VideoTiming(300, 30.0, torch.rand(299, generator=torch.Generator().manual_seed(1)))
+    # 40 frames in the strip, 25 starts: half of the way is start 12.
+    found = FRAME_SELECTORS["official"](video, 16, 4, generator=[0.5, 0.5])
+    assert found.dtype == torch.int64 and found.tolist() == [math.floor((12 + i) * 7.5) for i in range(16)]
+    assert FRAME_SELECTORS["official"](video, 16, 4, generator=[0.49, 0.5]).tolist()[0] == 0
+    centres = [*([0.5] * 16), 0.0]  # as evaluation takes them
+    for name in ("uniform", "segment", "motion"):
+        select = FRAME_SELECTORS[name]
+        assert select(video, 16, 4, generator=centres).tolist() == select(video, 16, 4, generator=None).tolist()
+    early = FRAME_SELECTORS["segment"](video, 3, 4, generator=[0.0, 0.25, 0.999])
+    assert early.tolist() == [0, 125, 299]
 
 
 def test_float32_decides_where_float64_would_pick_another_frame():

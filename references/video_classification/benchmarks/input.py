@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 import numpy as np
+import torch
 
 from benchmarks.cache import built_cache
 from benchmarks.measuring import (
@@ -20,9 +21,10 @@ from benchmarks.measuring import (
     training_dataset,
 )
 from caching.clip_cache import ClipCache
+from caching.feature_cache import FeatureCache, FeatureDataset, FeatureSettings
 from caching.jpeg import decode_jpeg
 from clips.dataset import DecodingReader
-from clips.loading import ClipLoader
+from clips.loading import BATCHES_AHEAD, ClipLoader, ClipSource
 from clips.samplers import Sample
 from runtime.worker_pool import map_in_workers
 from videos.decoding import VideoError, iter_frames
@@ -30,6 +32,7 @@ from videos.motion import MotionMeter
 
 CLIPS_FROM_CACHE = 2000  # read in each round, repeatedly from the same videos if there are fewer
 CLIPS_FROM_VIDEOS = 48
+FEATURES_SHAPE = (256, 4, 14, 14)  # what layer4 of the default network takes of a clip: 401 kB in fp16
 MOTION_VIDEOS = 40
 
 
@@ -70,15 +73,19 @@ def benchmark_motion(options: BenchmarkOptions) -> dict[str, float]:
 
 
 def benchmark_loader(options: BenchmarkOptions) -> dict[str, float]:
-    """Clips per second in batches: decoded, and from a raw and a jpeg cache, each beside a bare loop over the same."""
-    return {**_from_videos(options), **_from_cache(options, "raw"), **_from_cache(options, "jpeg")}
+    """Clips per second in batches: decoded, and from each cache, beside a bare loop over the same in one thread."""
+    caches = (*(_from_cache(options, encoding) for encoding in BARE_LOOPS), _from_features(options))
+    return {**_from_videos(options), **{name: figure for figures in caches for name, figure in figures.items()}}
 
 
 def _from_videos(options: BenchmarkOptions) -> dict[str, float]:
     cache = built_cache(options, "raw")
     dataset = training_dataset(options, DecodingReader(options.videos, options.preprocessing), cache.index)
     samples = _samples(cache, CLIPS_FROM_VIDEOS)
-    plans = [(options.videos.path(sample.video), int(dataset.plan(sample).indices[-1])) for sample in samples]
+    plans = [
+        (options.videos.path(sample.video), int(plan.indices[-1]))
+        for sample, plan in zip(samples, dataset.plan(samples), strict=True)
+    ]
     loader = ClipLoader(dataset, options.batch_size, options.workers)
     seconds = time_side_by_side(
         options.rounds,
@@ -92,14 +99,46 @@ def _from_cache(options: BenchmarkOptions, encoding: str) -> dict[str, float]:
     cache = built_cache(options, encoding)
     dataset = training_dataset(options, cache, cache.index)
     samples = _samples(cache, CLIPS_FROM_CACHE if encoding == "raw" else CLIPS_FROM_CACHE // 4)
-    loader = ClipLoader(dataset, options.batch_size, options.workers)
-    plans = [(cache.stored_frames(s.video), cache.positions(s.video, dataset.plan(s).indices.numpy())) for s in samples]
+    plans = [
+        (cache.stored_frames(sample.video), cache.positions(sample.video, plan.indices))
+        for sample, plan in zip(samples, dataset.plan(samples), strict=True)
+    ]
+    bare = partial(BARE_LOOPS[encoding], plans, options.preprocessing.crop_size)
+    return _time_threads(f"loader_warm_{encoding}", options, dataset, samples, bare)
+
+
+def _from_features(options: BenchmarkOptions) -> dict[str, float]:
+    clips = built_cache(options, "raw")
+    settings = FeatureSettings("made up", clips.source, {}, "", "fp16", FEATURES_SHAPE)
+    cache = FeatureCache(options.videos, settings, settings.folder(options.scratch), clips_per_video=1, views=1)
+    features = torch.zeros(FEATURES_SHAPE)
+    cache.add((sample, features) for sample in cache.missing(readable_videos(clips.index)))
+    cache.reload()
+    samples = _samples(clips, CLIPS_FROM_CACHE)
+    blobs = [cache.blob(sample.video, clip=0, view=0) for sample in samples]
+    # Of batches, as the loader's: memory that stays in the processor's cache would take half the time.
+    rows = np.ones((BATCHES_AHEAD * options.batch_size, settings.entry_bytes), np.uint8)
+
+    def bare() -> None:
+        for number, blob in enumerate(blobs):
+            rows[number % len(rows)] = blob
+
+    return _time_threads("loader_features", options, FeatureDataset(cache, seed=0), samples, bare)
+
+
+def _time_threads(
+    name: str, options: BenchmarkOptions, source: ClipSource, samples: list[Sample], bare: Callable[[], None]
+) -> dict[str, float]:
+    """The loader with all workers and with one, beside the bare loop."""
+    loader, alone = (ClipLoader(source, options.batch_size, workers) for workers in (options.workers, 1))
     seconds = time_side_by_side(
         options.rounds,
         loader=lambda: _exhaust(loader.batches(samples)),
-        bare=partial(BARE_LOOPS[encoding], plans, options.preprocessing.crop_size),
+        bare=bare,
+        alone=lambda: _exhaust(alone.batches(samples)),
     )
-    return _rates(f"loader_warm_{encoding}", len(samples), seconds)
+    one_thread = {"loader": seconds["alone"], "bare": seconds["bare"]}
+    return {**_rates(name, len(samples), seconds), **_rates(f"{name}_one_thread", len(samples), one_thread)}
 
 
 def _bare_raw(plans: list, crop_size: tuple[int, int]) -> None:

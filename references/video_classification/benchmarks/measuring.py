@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -82,9 +83,9 @@ def generated_videos(folder: Path) -> AnyVideos:
 def training_dataset(options: BenchmarkOptions, reader: ClipReader, index: VideoIndex) -> ClipDataset:
     """Clips as training draws them by default."""
     may_flip = torch.ones(len(options.videos.classes), dtype=torch.bool)
-    return ClipDataset(
-        options.videos, index.timing, reader, options.preprocessing, augmentation=Augmentation(may_flip=may_flip)
-    )
+    timing = partial(index.timing, with_motion=options.preprocessing.frame_selection == "motion")
+    augmentation = Augmentation(may_flip=may_flip)
+    return ClipDataset(options.videos, timing, reader, options.preprocessing, augmentation=augmentation)
 
 
 def readable_videos(index: VideoIndex) -> torch.Tensor:

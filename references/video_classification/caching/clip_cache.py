@@ -8,7 +8,8 @@ that the pixels depend on. `cache_building` writes them.
 
 import hashlib
 import json
-from collections.abc import Callable
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from caching.jpeg import decode_jpeg
+from caching.jpeg import decode_jpeg, find_codec
 from caching.shards import CacheError, open_shards
 from clips.preprocessing import Preprocessing
 from runtime.columns import Ragged
@@ -92,6 +93,10 @@ class ClipCache:
     def __init__(self, files: Files, settings: CacheSettings, folder: Path) -> None:
         self.settings, self.folder, self.files = settings, folder, files
         self.source = f"clip cache {folder.name}"
+        if settings.encoding == "jpeg":
+            find_codec()  # which may be missing
+        self._frame_size = settings.frame_size
+        self._frames_shape = (-1, *self._frame_size, 3)
         self.reload()
 
     def reload(self) -> None:
@@ -123,44 +128,52 @@ class ClipCache:
 
     def read_into(self, clip: np.ndarray, video: int, indices: np.ndarray, region: Region | Crop) -> None:
         """Writes the crop of the frames at `indices` to `clip`, uint8 (T, H, W, C). Raises CacheError."""
-        frames, positions = self.stored_frames(video), self.positions(video, indices)
-        COPIERS[self.settings.encoding](clip, frames, positions, region.within(self.settings.frame_size))
+        positions = self.positions(video, indices)
+        copy = COPIERS[self.settings.encoding]
+        copy(clip, self.stored_frames(video), positions, region.within(self._frame_size))
 
-    def positions(self, video: int, indices: np.ndarray) -> np.ndarray:
-        """Positions in `stored_frames` of the frames at `indices`. Raises CacheError for a frame that is not kept."""
-        kept = self._frames[video]
-        positions = kept.searchsorted(indices)
-        if positions[-1] >= len(kept) or (kept[positions] != indices).any():
+    def positions(self, video: int, indices: np.ndarray) -> Sequence[int]:
+        """Positions in `stored_frames` of the frames at `indices`: a range where these are side by side.
+
+        Raises CacheError for a frame that is not kept.
+        """
+        wanted, kept = indices.tolist(), self._frames[video].tolist()  # numpy takes longer to compare so few
+        first = bisect_left(kept, wanted[0])
+        side_by_side = range(first, first + len(wanted))
+        if kept[first : side_by_side.stop] == wanted:
+            return side_by_side
+        position_of = {frame: position for position, frame in enumerate(kept)}
+        try:
+            return [position_of[index] for index in wanted]
+        except KeyError as missing:
             raise CacheError(
-                f"{self.files.path(video)}: the clip cache does not hold its frames {indices.tolist()}: "
+                f"{self.files.path(video)}: the clip cache does not hold its frame {missing}: "
                 "add --cache-frame-rate FPS, which keeps more of them"
-            )
-        return positions
+            ) from missing
 
     def stored_frames(self, video: int) -> np.ndarray | list[Tensor]:
         """All frames kept of a video: raw, a uint8 (F, H, W, C) view of the map; jpeg, the bytes of each."""
         blob = self._shards[self._shard_of[video]].blob(self._row_of[video])
         if self.settings.encoding == "raw":
-            return blob.reshape(-1, *self.settings.frame_size, 3)
+            return blob.reshape(self._frames_shape)
         return list(torch.from_numpy(blob).split(self._frame_bytes[video].tolist()))
 
 
-def copy_raw(clip: np.ndarray, frames: np.ndarray, positions: np.ndarray, region: Region) -> None:
+def copy_raw(clip: np.ndarray, frames: np.ndarray, positions: Sequence[int], region: Region) -> None:
     """Copies the crop of the frames at `positions` out of the map to `clip`."""
     top, left, height, width = region
     crops = frames[:, top : top + height, left : left + width]
-    first, last = positions[0], positions[-1]
-    if last - first == len(positions) - 1 and (positions[1:] > positions[:-1]).all():
-        clip[:] = crops[first : last + 1]  # the official clip: one copy of one slice
+    if isinstance(positions, range):
+        clip[:] = crops[positions.start : positions.stop]  # the official clip: one copy of one slice
     else:
         for target, position in enumerate(positions):
             clip[target] = crops[position]
 
 
-def copy_jpeg(clip: np.ndarray, frames: list[Tensor], positions: np.ndarray, region: Region) -> None:
+def copy_jpeg(clip: np.ndarray, frames: list[Tensor], positions: Sequence[int], region: Region) -> None:
     """Decodes the frames at `positions` and copies their crop to `clip`."""
     top, left, height, width = region
-    for target, position in enumerate(positions.tolist()):
+    for target, position in enumerate(positions):
         frame = decode_jpeg(frames[position])  # (C, H, W)
         clip[target] = frame[:, top : top + height, left : left + width].permute(1, 2, 0).numpy()
 

@@ -8,7 +8,7 @@ by everything else that features depend on.
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from caching.building import check_space
 from caching.shards import CacheError, Shard, ShardWriter, open_shards
-from clips.samplers import EVALUATION, Sample, seeded_generator
+from clips.samplers import EVALUATION, Sample, hashed
 from runtime.columns import Ragged
 from videos.folder import VideoFolder
 from videos.index import RowMatcher
@@ -119,12 +119,15 @@ class FeatureCache:
 
     def read_into(self, features: np.ndarray, video: int, clip: int, view: int) -> None:
         """Copies an entry to `features`, (C, T, H, W) of `dtype`. Raises CacheError if there is none."""
+        features[:] = self.blob(video, clip, view).view(self.dtype).reshape(features.shape)
+
+    def blob(self, video: int, clip: int, view: int) -> np.ndarray:
+        """An entry's bytes in the map. Raises CacheError if there is none."""
         slot = view * self.clips_per_video + clip
         shard = self._shard[video, slot]
         if shard < 0:
             raise CacheError(f"{self.files.path(video)}: the feature cache does not hold view {view} of clip {clip}")
-        blob = self._shards[shard].blob(int(self._row[video, slot]))
-        features[:] = blob.view(self.dtype).reshape(features.shape)
+        return self._shards[shard].blob(self._row[video, slot])
 
     def add(self, entries: Iterable[tuple[Sample, Tensor]]) -> None:
         """Writes features (C, T, H, W) into new shards; what was written stays when `entries` raises. Then `reload`.
@@ -182,27 +185,27 @@ class FeatureDataset:
         """(C, T, H, W)."""
         return self.reader.settings.shape
 
-    def device_seed(self, sample: Sample) -> int:
-        """Always EVALUATION: what was drawn is in the features."""
-        return EVALUATION
+    def device_seeds(self, samples: Sequence[Sample]) -> Tensor:
+        """EVALUATION for each, int64 (B,): what was drawn is in the features."""
+        return torch.full((len(samples),), EVALUATION)
 
-    def read_into(self, clip: np.ndarray, sample: Sample) -> bool:
-        """Copies the features of the view that this sample sees; its flip, if any, is in them."""
-        view = choose_view(self._seed, sample.epoch, sample.video, self.reader.views)
-        self.reader.read_into(clip, sample.video, sample.clip, view)
-        return False
+    def read_into(self, clips: np.ndarray, samples: Sequence[Sample]) -> list[bool]:
+        """Copies the features of the view that each sample sees; its flip, if any, is in them."""
+        views = choose_views(self._seed, samples, self.reader.views)
+        for clip, sample, view in zip(clips, samples, views, strict=True):
+            self.reader.read_into(clip, sample.video, sample.clip, view)
+        return [False] * len(samples)
 
     def to_inputs(self, clips: Tensor, flips: Tensor, seeds: Tensor | None = None) -> Tensor:
         """What the head takes: float32 (B, C, T, H, W)."""
         return (clips.view(torch.bfloat16) if clips.dtype == torch.int16 else clips).float()
 
 
-def choose_view(seed: int, epoch: int, video: int, views: int) -> int:
-    """The view of a video that an epoch sees: each once in any `views` epochs; validation sees view 0."""
-    if epoch == EVALUATION or views == 1:
-        return 0
-    offset = int(torch.randint(views, (), generator=seeded_generator(seed, video)))
-    return (epoch + offset) % views
+def choose_views(seed: int, samples: Sequence[Sample], views: int) -> list[int]:
+    """The view that each sample sees: of a video each once in any `views` epochs; validation sees view 0."""
+    videos, _, epochs = np.array(samples, np.int64).T
+    offsets = (hashed(seed, videos) % np.uint64(views)).astype(np.int64)
+    return np.where(epochs == EVALUATION, 0, (epochs + offsets) % views).tolist()
 
 
 def view_sample(video: int, clip: int, view: int) -> Sample:

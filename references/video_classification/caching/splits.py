@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -153,7 +154,8 @@ def _clips(folder: VideoFolder, options: ClipOptions, reader: ClipReader, index:
     if not len(videos):
         raise DatasetError(f"{folder.root}: no video can be read")
     turned = int((~index.upright[videos.numpy()]).sum())
-    loader = _loader(folder, options, reader, index.timing)
+    timing = partial(index.timing, with_motion=options.preprocessing.frame_selection == "motion")
+    loader = _loader(folder, options, reader, timing)
     return Clips(loader, videos, len(folder) - len(videos), pixels, options, turned)
 
 

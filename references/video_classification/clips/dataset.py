@@ -15,16 +15,16 @@ from torch import Tensor
 
 from clips import presets
 from clips.preprocessing import MEAN, STD, Preprocessing
-from clips.samplers import EVALUATION, Sample, seeded_generator
+from clips.samplers import EVALUATION, Sample, hashed, uniform_numbers
 from videos.decoding import RGB_RULE, iter_rgb
-from videos.frame_selection import FRAME_SELECTORS, VideoTiming, official_strip, snap
+from videos.frame_selection import FRAME_SELECTORS, VideoTiming, official_clips, official_strip, snap
 from videos.resizing import Crop, Region, resize_crop
 
 
 class ClipPlan(NamedTuple):
     """Everything that was chosen or drawn for a clip; reading it draws nothing more."""
 
-    indices: Tensor  # int64 (T,), of the frames
+    indices: np.ndarray  # int64 (T,), of the frames
     region: Region | Crop  # the latter where the size of resized frames depends on the video
     flip: bool
 
@@ -157,45 +157,57 @@ class ClipDataset:
         self._frame_size = preprocessing.frame_size
         drawn = augmentation or Augmentation()
         self._may_flip = drawn.may_flip.tolist() if drawn.may_flip is not None else []
-        is_official = preprocessing.frame_selection == "official"
-        self._selector_options = {"start_prob": drawn.start_prob} if is_official else {}
-        self._candidate_rate = None if is_official else preprocessing.candidate_rate
+        self._seed, self._start_prob = drawn.seed, drawn.start_prob
+        self._is_official = preprocessing.frame_selection == "official"
+        self._candidate_rate = None if self._is_official else preprocessing.candidate_rate
 
-    def plan(self, sample: Sample) -> ClipPlan:
-        """Chooses frames, crop and flip: the same for the same (seed, epoch, video, clip), whichever process asks."""
-        generator = self._generator(sample)
-        indices, crop_size = self._choose_frames(sample, generator), self.preprocessing.crop_size
-        if generator is None:
-            return ClipPlan(indices, self._placed(Crop(*crop_size)), False)
-        top, left, flip = torch.rand(3, generator=generator, dtype=torch.float64).tolist()
+    def plan(self, samples: Sequence[Sample]) -> list[ClipPlan]:
+        """Chooses frames, crops and flips: the same for the same (seed, epoch, video, clip), in whatever company."""
+        drawn: list[list[float] | None] = [None] * len(samples)
+        if self._augmentation is not None:
+            of_selector = 2 if self._is_official else self.preprocessing.clip_len
+            numbers = uniform_numbers(self._seeds(samples), of_selector + 3).tolist()
+            drawn = [None if s.epoch == EVALUATION else own for s, own in zip(samples, numbers, strict=True)]
+        indices = self._choose_frames(samples, drawn)
+        return [
+            ClipPlan(own, *self._crop_and_flip(sample, numbers))
+            for own, sample, numbers in zip(indices, samples, drawn, strict=True)
+        ]
+
+    def _crop_and_flip(self, sample: Sample, drawn: list[float] | None) -> tuple[Region | Crop, bool]:
+        """By the last three of the numbers that were drawn for the clip; None in evaluation."""
+        crop_size = self.preprocessing.crop_size
+        if drawn is None:
+            return self._placed(Crop(*crop_size)), False
+        top, left, flip = drawn[-3:]
         may_flip = bool(self._may_flip) and self._may_flip[self.folder.labels[sample.video]]
-        return ClipPlan(indices, self._placed(Crop(*crop_size, (top, left))), may_flip and flip < 0.5)
+        return self._placed(Crop(*crop_size, (top, left))), may_flip and flip < 0.5
 
     def _placed(self, crop: Crop) -> Region | Crop:
         """The crop's rectangle where all resized frames have one size, else the crop for each frame to place."""
         return crop if self._frame_size is None else crop.within(self._frame_size)
 
-    def _generator(self, sample: Sample, *stream: int) -> torch.Generator | None:
-        """Of what is drawn for a clip, None where nothing is; each further number gives an unrelated stream."""
-        if self._augmentation is None or sample.epoch == EVALUATION:
-            return None
-        return seeded_generator(self._augmentation.seed, sample.epoch, sample.video, sample.clip, *stream)
+    def _seeds(self, samples: Sequence[Sample], *stream: int) -> np.ndarray:
+        """What seeds the draws for each clip, uint64 (B,); another `stream` gives unrelated ones."""
+        videos, clips, epochs = np.array(samples, np.int64).T
+        return hashed(self._seed, epochs, videos, clips, *stream)
 
-    def _choose_frames(self, sample: Sample, generator: torch.Generator | None) -> Tensor:
-        video, wanted = self.timing(sample.video), self.preprocessing
-        select = partial(FRAME_SELECTORS[wanted.frame_selection], **self._selector_options)
-        indices = select(
-            video,
-            wanted.clip_len,
-            wanted.frame_rate,
-            clip=sample.clip,
-            clips_per_video=self.clips_per_video,
-            generator=generator,
-        )
-        if self._candidate_rate is None:
-            return indices
-        candidates = official_strip(video.num_frames, video.fps, self._candidate_rate, wanted.clip_len).unique()
-        return snap(indices, candidates)
+    def _choose_frames(self, samples: Sequence[Sample], drawn: Sequence[list[float] | None]) -> np.ndarray:
+        """Of each clip, by the first of the numbers that were drawn for it: int64 (B, T)."""
+        wanted, clips_per_video = self.preprocessing, self.clips_per_video
+        videos, clips = [self.timing(sample.video) for sample in samples], [sample.clip for sample in samples]
+        common = (wanted.clip_len, wanted.frame_rate)
+        if self._is_official:
+            return official_clips(videos, *common, clips, clips_per_video, drawn, self._start_prob)
+        select = partial(FRAME_SELECTORS[wanted.frame_selection], clips_per_video=clips_per_video)
+        chosen = []
+        for video, clip, numbers in zip(videos, clips, drawn, strict=True):
+            indices = select(video, *common, clip=clip, generator=numbers)
+            if self._candidate_rate is not None:
+                candidates = official_strip(video.num_frames, video.fps, self._candidate_rate, wanted.clip_len)
+                indices = snap(indices, candidates.unique())
+            chosen.append(indices.numpy())
+        return np.stack(chosen)
 
     def describe(self, drawn: bool) -> dict[str, Any]:
         """Everything that a clip's plan depends on beside its file, as plain values; `drawn` adds the augmentation."""
@@ -212,12 +224,12 @@ class ClipDataset:
         wanted = self.preprocessing
         if (wanted.mean, wanted.std) != (MEAN, STD):  # features of the others were computed before there was a choice
             official["normalize"] = [wanted.mean, wanted.std]
-        augmentation = self._augmentation
         random = {
-            "options": self._selector_options,
+            "options": {"start_prob": self._start_prob} if self._is_official else {},
             "may_flip": self._may_flip,
-            "random": augmentation is not None,
-            "seed": augmentation.seed if augmentation else 0,
+            "random": self._augmentation is not None,
+            "seed": self._seed,
+            "draws": "splitmix64",  # features of earlier versions were drawn by another generator
         }
         return {**official, **random} if drawn else official
 
@@ -227,9 +239,9 @@ class ClipDataset:
             return self.preprocessing.resize_size
         return tuple(size - crop for size, crop in zip(self._frame_size, self.preprocessing.crop_size, strict=True))
 
-    def device_seed(self, sample: Sample) -> int:
-        """Seeds what is drawn for a clip on the device; here always EVALUATION, since nothing is."""
-        return EVALUATION
+    def device_seeds(self, samples: Sequence[Sample]) -> Tensor:
+        """Seeds what is drawn for each clip on the device, int64 (B,); here EVALUATION, since nothing is."""
+        return torch.full((len(samples),), EVALUATION)
 
     def to_inputs(self, clips: Tensor, flips: Tensor, seeds: Tensor | None = None) -> Tensor:
         """What the network takes: the batch's clips flipped and normalised, float32 (B, C, T, H, W)."""
@@ -240,8 +252,9 @@ class ClipDataset:
         """(T, H, W, C)."""
         return (self.preprocessing.clip_len, *self.preprocessing.crop_size, 3)
 
-    def read_into(self, clip: np.ndarray, sample: Sample) -> bool:
-        """Writes the clip, (T, H, W, C) of the reader's type, and returns whether to flip it on the device."""
-        plan = self.plan(sample)
-        self.reader.read_into(clip, sample.video, plan.indices.numpy(), plan.region)
-        return plan.flip
+    def read_into(self, clips: np.ndarray, samples: Sequence[Sample]) -> list[bool]:
+        """Writes the clips, (B, T, H, W, C) of the reader's type, and returns which to flip on the device."""
+        plans = self.plan(samples)
+        for clip, sample, plan in zip(clips, samples, plans, strict=True):
+            self.reader.read_into(clip, sample.video, plan.indices, plan.region)
+        return [plan.flip for plan in plans]

@@ -53,11 +53,11 @@ class ClipSource(Protocol):
     def clip_shape(self) -> tuple[int, ...]:
         """Of a clip as it is read."""
 
-    def read_into(self, clip: np.ndarray, sample: Sample) -> bool:
-        """Writes a clip, and returns whether to flip it on the device."""
+    def read_into(self, clips: np.ndarray, samples: Sequence[Sample]) -> list[bool]:
+        """Writes the clips, and returns which to flip on the device."""
 
-    def device_seed(self, sample: Sample) -> int:
-        """Seeds what is drawn for a clip on the device; EVALUATION where nothing is."""
+    def device_seeds(self, samples: Sequence[Sample]) -> Tensor:
+        """Seeds what is drawn for each clip on the device, int64 (B,); EVALUATION where nothing is."""
 
     def to_inputs(self, clips: Tensor, flips: Tensor, seeds: Tensor | None = None) -> Tensor:
         """What the network takes of a batch, float32 (B, C, T, H, W)."""
@@ -131,9 +131,7 @@ class ClipLoader(Generic[Source]):
 
     def _gather(self, samples: Sequence[Sample]) -> Batch:
         batch = self._empty(samples)
-        clips = batch.clips.numpy()
-        for row, sample in enumerate(samples):
-            batch.flips[row] = self.dataset.read_into(clips[row], sample)
+        batch.flips.copy_(torch.tensor(self.dataset.read_into(batch.clips.numpy(), samples)))
         return batch
 
     def _empty(self, samples: Sequence[Sample]) -> Batch:
@@ -144,8 +142,8 @@ class ClipLoader(Generic[Source]):
             clips = self._buffers.take(shape, dtype)
         videos = torch.tensor([sample.video for sample in samples])
         targets = torch.from_numpy(self.dataset.folder.labels)[videos]
-        seeds = torch.tensor([self.dataset.device_seed(sample) for sample in samples])
-        return Batch(clips, targets, videos, torch.zeros(len(samples), dtype=torch.bool), seeds)
+        flips = torch.zeros(len(samples), dtype=torch.bool)
+        return Batch(clips, targets, videos, flips, self.dataset.device_seeds(samples))
 
 
 class _Buffers:
@@ -181,7 +179,8 @@ class _ReadClip:
 
     def __call__(self, sample: Sample) -> tuple[np.ndarray, bool]:
         clip: np.ndarray = np.empty(self._dataset.clip_shape, self._dataset.reader.dtype)
-        return clip, self._dataset.read_into(clip, sample)
+        (flip,) = self._dataset.read_into(clip[None], [sample])
+        return clip, flip
 
 
 def run_ahead(items: Generator[Any, None, None], depth: int) -> Generator[Any, None, None]:

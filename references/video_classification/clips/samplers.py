@@ -1,12 +1,14 @@
-"""Chooses the clips that a process sees in an epoch, and their order."""
+"""Chooses the clips that a process sees in an epoch, and their order; seeds what is drawn for each of them."""
 
 import hashlib
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 EVALUATION = -1  # instead of an epoch: nothing is random
+GOLDEN = 0x9E3779B97F4A7C15  # 2**64 by the golden ratio: the step of splitmix64
 REPEAT = 1 << 24  # added to the epoch for each time that a clip comes again within it, so that it is drawn anew
 
 
@@ -22,6 +24,34 @@ def seeded_generator(*key: int) -> torch.Generator:
     """A generator seeded by `key`; neighbouring keys give unrelated numbers."""
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+def hashed(*columns: int | np.ndarray) -> np.ndarray:
+    """A seed for each row of the columns, uint64 (N,): neighbouring rows get unrelated ones.
+
+    Args:
+        columns: int64 (N,) each, or a number that all rows share.
+    """
+    seeds = np.zeros(1, np.uint64)
+    for column in columns:
+        seeds = _mixed((seeds ^ np.asarray(column).astype(np.uint64)) + np.uint64(GOLDEN))
+    return seeds
+
+
+def uniform_numbers(seeds: np.ndarray, count: int) -> np.ndarray:
+    """The first `count` numbers of each seed, uint64 (N,), by splitmix64: float64 (N, count) in [0, 1).
+
+    A generator for each clip would take longer to seed than all the rest of planning the clip.
+    """
+    steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(GOLDEN)
+    return (_mixed(seeds[:, None] + steps) >> np.uint64(11)) * 2.0**-53
+
+
+def _mixed(bits: np.ndarray) -> np.ndarray:
+    """The mixing step of splitmix64: each of the 64 bits depends on all."""
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return bits ^ (bits >> np.uint64(31))
 
 
 def training_samples(

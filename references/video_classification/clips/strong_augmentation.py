@@ -7,17 +7,18 @@ on the contents (contrast, equalisation) changes all frames alike and does not f
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from clips.dataset import ClipDataset, ClipPlan
+from clips.dataset import ClipDataset
 from clips.preprocessing import MEAN
 from clips.presets import flip, normalize
 from clips.samplers import EVALUATION, Sample
-from videos.resizing import Region
+from videos.resizing import Crop, Region
 
 CROP_SCALE, CROP_RATIO = (0.5, 1.0), (3 / 4, 4 / 3)  # share of the area; width / height
 JITTER, HUE_JITTER = 0.3, 0.05  # brightness, contrast, saturation: factor 1 +- this; hue: turns
@@ -44,9 +45,9 @@ class Draws:
 class StrongClipDataset(ClipDataset):
     """A ClipDataset that reads whole resized frames, and augments them on the device."""
 
-    def plan(self, sample: Sample) -> ClipPlan:
-        """As ClipDataset, but without the crop, which is made on the device."""
-        return super().plan(sample)._replace(region=Region(0, 0, *self._whole_size))
+    def _placed(self, crop: Crop) -> Region:
+        """The whole frame: the crop is made on the device."""
+        return Region(0, 0, *self._whole_size)
 
     @property
     def clip_shape(self) -> tuple[int, ...]:
@@ -60,10 +61,13 @@ class StrongClipDataset(ClipDataset):
             raise ValueError("strong augmentation needs frames of one size: give the resize size as height and width")
         return self._frame_size
 
-    def device_seed(self, sample: Sample) -> int:
-        """Seeds what is drawn for the clip on the device; EVALUATION where nothing is."""
-        generator = self._generator(sample, 1)
-        return EVALUATION if generator is None else generator.initial_seed()
+    def device_seeds(self, samples: Sequence[Sample]) -> Tensor:
+        """Seeds what is drawn for each clip on the device, int64 (B,); EVALUATION where nothing is."""
+        if self._augmentation is None:
+            return super().device_seeds(samples)
+        seeds = torch.from_numpy((self._seeds(samples, 1) >> np.uint64(1)).astype(np.int64))
+        epochs = torch.tensor([sample.epoch for sample in samples])
+        return torch.where(epochs == EVALUATION, EVALUATION, seeds)
 
     def to_inputs(self, clips: Tensor, flips: Tensor, seeds: Tensor | None = None) -> Tensor:
         """What the network takes: the batch's clips flipped, augmented and normalised, float32 (B, C, T, H, W)."""

@@ -102,8 +102,7 @@ class _ReadVideo:
             (self._dataset.clips_per_video, *self._dataset.clip_shape), self._dataset.reader.dtype
         )
         try:
-            for number, clip in enumerate(clips):
-                self._dataset.read_into(clip, Sample(video, number))
+            self._dataset.read_into(clips, [Sample(video, number) for number in range(len(clips))])
         except VideoError as error:
             return error
         return clips

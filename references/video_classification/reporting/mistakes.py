@@ -59,7 +59,7 @@ def _mistake(evaluation: Evaluation, dataset: ClipDataset, row: int) -> Mistake:
     results = evaluation.results
     sample = Sample(int(results.videos[row]))
     clip: np.ndarray = np.empty(dataset.clip_shape, dataset.reader.dtype)
-    dataset.read_into(clip, sample)
+    dataset.read_into(clip[None], [sample])
     if clip.dtype != np.uint8:
         clip = np.rint(clip * 255).clip(0, 255).astype(np.uint8)
     target = int(results.targets[row])
@@ -69,6 +69,6 @@ def _mistake(evaluation: Evaluation, dataset: ClipDataset, row: int) -> Mistake:
         evaluation.classes[int(evaluation.predictions[row])],
         float(evaluation.probabilities[row]),
         float(evaluation.scores[row, target]),
-        dataset.plan(sample).indices.tolist(),
+        dataset.plan([sample])[0].indices.tolist(),
         clip,
     )

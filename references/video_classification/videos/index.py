@@ -80,10 +80,10 @@ class VideoIndex:
     motion: Curves  # uint8, empty where it was not measured
     reasons: dict[int, str]  # why a video cannot be read, by row
 
-    def timing(self, video: int) -> VideoTiming:
-        """What frame selection may know about a video."""
-        curve = self.motion[video]
-        motion = motion_from_curve(curve) if len(curve) else None
+    def timing(self, video: int, with_motion: bool = True) -> VideoTiming:
+        """What frame selection may know about a video; its motion takes longest to look up, and can be left out."""
+        curve = self.motion[video] if with_motion else None
+        motion = None if curve is None or not len(curve) else motion_from_curve(curve)
         return VideoTiming(int(self.num_frames[video]), float(self.fps[video]), motion)
 
 

@@ -34,11 +34,11 @@ class Crop(NamedTuple):
 
     def within(self, size: tuple[int, int]) -> Region:
         """The rectangle in a picture of this height and width."""
-        slacks = (size[0] - self.height, size[1] - self.width)
-        if self.draws is None:
-            top, left = (int(round(slack / 2.0)) for slack in slacks)  # as torchvision's CenterCrop rounds
+        below, beside = size[0] - self.height, size[1] - self.width
+        if self.draws is None:  # as torchvision's CenterCrop rounds
+            top, left = round(below / 2), round(beside / 2)
         else:
-            top, left = (int(draw * (slack + 1)) for draw, slack in zip(self.draws, slacks, strict=True))
+            top, left = int(self.draws[0] * (below + 1)), int(self.draws[1] * (beside + 1))
         return Region(top, left, self.height, self.width)
 
 
