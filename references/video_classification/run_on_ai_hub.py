@@ -91,7 +91,7 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
     if wrong := [address for address in args.share_with if "@" not in address]:
         parser.error(f"--share-with {wrong[0]}: not an e-mail address")
     own = [("--output-dir", args.output_dir / name) for name in ("jobs.json", "device.json", "model.onnx")]
-    check_outputs(parser, own, [args.checkpoint, args.classes_file])
+    check_outputs(parser, own, [args.checkpoint, args.classes_file, args.data_path])
     check_inputs(parser, [("CHECKPOINT", Path(args.checkpoint)), ("--classes-file", args.classes_file)])
     check_folders(parser, [("--data-path", args.data_path)], must_exist=True)
     check_folders(parser, [("--output-dir", args.output_dir), ("--cache-dir", args.cache_dir)])
