@@ -36,7 +36,7 @@ PATHS = {
     ("average_checkpoints", "checkpoints"): [MISSING, FOLDER, LOOP, FILE, UNREADABLE],
     ("average_checkpoints", "--output"): [FOLDER, "file/x", CLOSED],
     ("average_checkpoints", "--data-path"): [],  # read with --greedy, after the checkpoints
-    ("average_checkpoints", "--cache-dir"): [FILE, CLOSED],
+    ("average_checkpoints", "--cache-dir"): [FILE],
     ("benchmark", "--data-path"): [MISSING, FILE, FOLDER, LOOP],
     ("benchmark", "--json"): [FOLDER, "file/x", CLOSED],
     ("benchmark", "--scratch"): [MISSING, FILE, LOOP],
@@ -49,7 +49,7 @@ PATHS = {
     ("export_onnx", "--classes-file"): [MISSING, FOLDER, LOOP, UNREADABLE],
     ("export_onnx", "--class-map"): [MISSING, FOLDER, LOOP, UNREADABLE],
     ("export_onnx", "--data-path"): [],  # read after the checkpoint
-    ("export_onnx", "--cache-dir"): [FILE, CLOSED],
+    ("export_onnx", "--cache-dir"): [FILE],
     ("export_onnx", "--dump-tensors"): [FILE, CLOSED],
     ("predict", "--output"): [FOLDER, "file/x", CLOSED],
     ("predict", "--annotate"): [FILE, "file/x", CLOSED],
@@ -60,7 +60,7 @@ PATHS = {
     ("run_on_ai_hub", "--cache-dir"): [],  # read after the checkpoint
     ("run_on_ai_hub", "--classes-file"): [MISSING, FOLDER, LOOP, UNREADABLE],
     ("train", "--data-path"): [MISSING, FOLDER, FILE, LOOP],
-    ("train", "--cache-dir"): [FILE, CLOSED],
+    ("train", "--cache-dir"): [FILE],
     ("train", "--flip-map"): [MISSING, FOLDER, LOOP, UNREADABLE],
     ("train", "--teacher-logits"): [MISSING, FOLDER, LOOP, UNREADABLE],
     ("train", "--class-map"): [MISSING, FOLDER, LOOP, UNREADABLE],
