@@ -4,12 +4,12 @@ its accuracy on the validation videos. Run again, it goes on from where it was.
 
 import argparse
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runtime.arguments import check_folders, check_inputs, check_outputs, positive_float, positive_int
 from runtime.errors import require
+from runtime.files import check_writable
 from runtime.script import run_script
 from runtime.signals import ResumeCommand
 from training import options
@@ -108,9 +108,8 @@ def run(args: argparse.Namespace) -> None:
 
     if not args.dry_run:
         require_client()
+    check_writable("--output-dir", args.output_dir / "jobs.json")
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=args.output_dir):
-        pass  # the folder can be written to: better known now than after the work
     work = open_run(args)
     if args.dry_run:
         work.export()
