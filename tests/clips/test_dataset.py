@@ -78,7 +78,7 @@ def test_draws_depend_on_seed_epoch_and_video_alone(make):
 
 
 def test_drawn_clips_are_as_features_on_disk_were_drawn(make):
-    """First frame, top, left and flip, computed apart: other ones need another `draws` in `describe`."""
+    """First frame, top, left and flip, computed apart: other ones need another `random` in `describe`."""
     dataset = make(seed=3, is_random=True, resize_size=(80, 100), crop_size=(64, 64))
     plans = dataset.plan([Sample(1, 0, epoch) for epoch in range(6)])
     expected = [
@@ -90,7 +90,7 @@ def test_drawn_clips_are_as_features_on_disk_were_drawn(make):
         (7, 11, 35, True),
     ]
     assert [(plan.indices[0], *plan.region[:2], plan.flip) for plan in plans] == expected
-    assert dataset.describe(drawn=True)["draws"] == "splitmix64"
+    assert dataset.describe(drawn=True)["random"] == "splitmix64"
 
 
 def test_a_plan_is_the_same_in_any_company(make):

@@ -227,9 +227,8 @@ class ClipDataset:
         random = {
             "options": {"start_prob": self._start_prob} if self._is_official else {},
             "may_flip": self._may_flip,
-            "random": self._augmentation is not None,
+            "random": "splitmix64" if self._augmentation else False,  # True is the generator of earlier versions
             "seed": self._seed,
-            "draws": "splitmix64",  # features of earlier versions were drawn by another generator
         }
         return {**official, **random} if drawn else official
 
