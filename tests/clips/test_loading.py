@@ -70,6 +70,24 @@ def test_processes_give_the_batches_that_the_caller_gives(cache):
     assert_same(batches, batches_of(cache, reader, 2)[0])
 
 
+def test_threads_copy_alone_and_leave_the_callers_threads_as_they_are(cache, monkeypatch):
+    counts = set()
+    read_into = ClipCache.read_into
+
+    def counting(*args):
+        counts.add(torch.get_num_threads())
+        read_into(*args)
+
+    monkeypatch.setattr(ClipCache, "read_into", counting)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        batches_of(cache, cache, 2)
+        assert counts == {1} and torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_clip_is_the_same_in_any_company(cache):
     """Of every order, batch size and neighbour: what a clip gets at random is its own."""
     alone = ClipLoader(dataset_of(cache, cache), 1, 0)

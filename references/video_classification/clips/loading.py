@@ -102,7 +102,8 @@ class ClipLoader(Generic[Source]):
 
     def _from_threads(self, samples: Sequence[Sample]) -> Iterator[Batch]:
         threads = min(self.num_workers, MAX_THREADS)
-        with ThreadPoolExecutor(threads, "loader") as pool:
+        # Each thread copies alone: of its own accord torch would start as many threads again for each of them.
+        with ThreadPoolExecutor(threads, "loader", torch.set_num_threads, (1,)) as pool:
             parts = self._split(samples)
             ahead = islice(parts, max(BATCHES_AHEAD, threads))  # every thread has work
             pending = deque(pool.submit(self._gather, part) for part in ahead)
