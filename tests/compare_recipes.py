@@ -8,8 +8,7 @@ Pretrained weights cannot be had everywhere. So the network first learns other m
 in place of Kinetics; then every setting starts from those same weights, with few clips, on people and rooms that
 validation does not share. Two pairs of the exercises mirror each other. Frames are small and clips short: each of the
 two commands takes about half an hour on two cores. It shows what a setting does, not what it would score on real
-videos. The teacher is the network of --teacher-model, fine-tuned on the same clips as "full fine-tuning", with a seed of
-its own.
+videos. The teacher is the network of --teacher-model, fine-tuned as "full fine-tuning" is, with a seed of its own.
 
 With --data-path and --weights (and --deeper-weights) the same settings are tried at full size on real videos, for which
 a GPU is needed.
