@@ -138,12 +138,23 @@ def test_what_is_asked_for_is_that_of_a_whole_decode(tmp_path, monkeypatch, stru
     assert (len(decoded) < 45) == (has_b_frames and suffix != ".ts")
 
 
-@pytest.mark.parametrize("times", [lambda order: [order[1], order[0], *order[2:]], lambda order: [*order, 10**9]])
-def test_a_video_that_is_not_as_its_packets_say_is_decoded_whole(tmp_path, monkeypatch, times):
+MISLEADING = {  # what a video's packets may say of the times of its frames
+    "first": lambda order: [order[1], order[0], *order[2:]],
+    "within": lambda order: [*order[:17], order[17] + 1, *order[18:]],
+    "swapped": lambda order: [*order[:3], order[17], *order[4:17], order[3], *order[18:]],
+    "last": lambda order: [*order[:-1], order[-1] + 1],
+}
+
+
+@pytest.mark.parametrize("says", MISLEADING)
+def test_a_video_that_is_not_as_its_packets_say_is_decoded_whole(tmp_path, monkeypatch, says):
     path = write_numbered_video(tmp_path / "v.mp4", 30, options=B_FRAMES)
     real = decoding._display_order
-    monkeypatch.setattr(decoding, "_display_order", lambda packets: times(real(packets)))
+    monkeypatch.setattr(decoding, "_display_order", lambda packets: MISLEADING[says](real(packets)))
     assert [frame_number(frame.numpy()) for frame in read_frames(path, [3, 17, 29])] == [3, 17, 29]
+    with decoding.open_whole(path) as video:
+        shown = {index: frame_number(frame.to_ndarray(format="rgb24")) for index, frame in video.frames({0, 3, 17, 29})}
+        assert shown == {0: 0, 3: 3, 17: 17, 29: 29} and video.info().frames == 30
 
 
 def test_damage_in_a_frame_that_is_left_out_is_the_checks_matter(tmp_path):

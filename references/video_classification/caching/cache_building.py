@@ -74,8 +74,9 @@ class DecodeStrip:
             }
             info = video.info()
         # Raw frames are all of one size: no lengths to look up.
-        lengths = [len(blob) for blob in blobs.values() if self.settings.encoding != "raw"]
-        blob, frame_bytes = b"".join(blobs.values()), np.array(lengths, np.int32)
+        in_order = [blobs[number] for number in keep.tolist() if number in blobs]
+        frame_bytes = np.array([len(blob) for blob in in_order if self.settings.encoding != "raw"], np.int32)
+        blob = b"".join(in_order)
         return Entry(blob, frame_bytes, keep, info.frames, info.fps, info.is_upright), timing
 
 

@@ -10,6 +10,7 @@ import errno
 import os
 import stat
 import struct
+from collections import deque
 from collections.abc import Generator, Iterator, Sequence, Set
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -199,24 +200,27 @@ class WholeVideo:
         """
         context, flush = self._stream.codec_context, packets.pop()
         # The first frame is looked at in any case.
-        indices = {order[index]: index for index in {0, *wanted} if index < len(order)}
-        last = max(place for place, packet in enumerate(packets) if packet.pts in indices)
-        found = 0
+        due = deque(index for index in sorted({0, *wanted}) if index < len(order))
+        times = {order[index] for index in due}
+        last = max((place for place, packet in enumerate(packets) if packet.pts in times), default=0)
         for packet in [*packets[: last + 1], flush]:
-            context.skip_frame = "DEFAULT" if packet is flush or packet.pts in indices else "NONREF"
+            context.skip_frame = "DEFAULT" if packet is flush or packet.pts in times else "NONREF"
             frames = packet.decode()
             self._scan.add(packet, frames)
             for frame in frames:
-                if frame.interlaced_frame or (found == 0 and frame.pts != order[0]):
-                    return False  # a packet may be one field; the decoder may drop what it cannot show
-                if frame.pts is not None and (index := indices.get(frame.pts)) is not None:
-                    found += 1
-                    if index in wanted:
-                        yield index, frame
+                if frame.interlaced_frame or frame.pts is None:
+                    return False  # a packet may be one field only
+                if not due:
+                    continue
+                time = order[due[0]]
+                if frame.pts > time or (due[0] == 0 and frame.pts < time):
+                    return False  # the decoder has dropped what it cannot show
+                if frame.pts == time and (index := due.popleft()) in wanted:
+                    yield index, frame
         for packet in packets[last + 1 :]:
             self._scan.add(packet, [])
         self.count = len(order)
-        return found == len(indices)
+        return not due
 
 
 @contextmanager
