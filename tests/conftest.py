@@ -21,6 +21,17 @@ def dataset(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
+def card():
+    """The GPU to compute on."""
+    from network.precision import resolve_device  # loads torch
+
+    try:
+        return resolve_device("cuda")
+    except ValueError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
 def small_options() -> list[str]:
     """Flags of train.py for small clips on the CPU."""
     return list(SMALL)
