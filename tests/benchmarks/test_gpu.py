@@ -16,7 +16,11 @@ from helpers.small_datasets import make_dataset
 # In the order in which they are printed.
 FIGURES = [
     "gpu_bf16_matrix_teraflops",
-    *(f"gpu_{kind}_{layout}_clips_per_second" for kind in ("bf16", "fp32") for layout in ("contiguous", "channels_last")),
+    *(
+        f"gpu_{kind}_{layout}_clips_per_second"
+        for kind in ("bf16", "fp32")
+        for layout in ("contiguous", "channels_last")
+    ),
     "gpu_compiled_clips_per_second",
     *("gpu_batch_of_2_clips_per_second", "gpu_batch_of_4_clips_per_second", "gpu_best_batch_size"),
     *("gpu_frozen_clips_per_second", "gpu_frozen_share_of_matrix_rate"),
@@ -59,7 +63,10 @@ def test_what_does_not_fit_is_left_out_and_the_rest_is_measured(options, monkeyp
     assert [name for name in FIGURES if name not in names] == [
         name for name in FIGURES if any(part in name for part in ("_full_", "bf16_c", "fp32_c", "compiled", "batch"))
     ]
-    assert "  2 clips, --amp off, channels last: left out, OutOfMemoryError: CUDA out of memory." in capsys.readouterr().out
+    assert (
+        "  2 clips, --amp off, channels last: left out, OutOfMemoryError: CUDA out of memory."
+        in capsys.readouterr().out
+    )
 
 
 def test_a_slow_device_is_not_asked_for_more(options, monkeypatch):

@@ -66,8 +66,8 @@ def set_up_hardware(precision: Precision) -> None:
 class StepQueue:
     """Keeps the host at most STEPS_AHEAD steps ahead of a GPU, and times how long the GPU waits for batches.
 
-    The host queues a step in a few milliseconds: without a limit, batches of steps to come would fill the memory. Its own
-    wait for a batch says little, since the GPU may still compute.
+    The host queues a step in a few milliseconds: without a limit, batches of steps to come would fill the memory. How
+    long the host waits for a batch says little, since the GPU may still compute.
 
     Args:
         device: on a CPU, where a step is done when its call returns, nothing is limited or timed.

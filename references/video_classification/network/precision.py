@@ -69,8 +69,8 @@ Tensors = TypeVar("Tensors", bound=tuple[Tensor, ...])
 def beside_steps(device: torch.device, prepare: Callable[[], Tensors]) -> Tensors:
     """What `prepare` makes on the device from tensors on the CPU; on a GPU on a stream of its own, beside the steps.
 
-    The host and the copies then never wait for the steps that are queued. Page-locked memory may be freed at once: torch
-    does not use it again before the copy has ended.
+    The host and the copies then never wait for the steps that are queued. Page-locked memory may be freed at once:
+    torch does not use it again before the copy has ended.
     """
     if device.type != "cuda":
         return prepare()
