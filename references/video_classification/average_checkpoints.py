@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.greedy and args.data_path is None:
         parser.error("--greedy validates: add --data-path")
     check_folders(parser, [("--cache-dir", args.cache_dir)])
-    check_paths(parser, args.checkpoints, args.output)
+    check_paths(parser, args.checkpoints, args.output, args.data_path)
     return run_script(lambda: run(args, checked_device(parser, args.device)))
 
 
@@ -83,7 +83,9 @@ def run(args: argparse.Namespace, device: "torch.device") -> None:
     print(f"The average of {', '.join(names)}: {args.output}")
 
 
-def check_paths(parser: argparse.ArgumentParser, checkpoints: Sequence[Path], output: Path) -> None:
+def check_paths(
+    parser: argparse.ArgumentParser, checkpoints: Sequence[Path], output: Path, data_path: Path | None
+) -> None:
     """Refuses a checkpoint given twice, and an output that would replace one."""
     seen: dict[Any, Path] = {}
     for path in checkpoints:
@@ -91,7 +93,7 @@ def check_paths(parser: argparse.ArgumentParser, checkpoints: Sequence[Path], ou
         if other is not path:
             parser.error(f"{other} and {path} are the same file, which would count twice: give it once")
     check_inputs(parser, [("FILE.pth", path) for path in checkpoints])
-    check_outputs(parser, [("--output", output)], checkpoints)
+    check_outputs(parser, [("--output", output)], [*checkpoints, data_path])
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from runtime.arguments import check_folders, seed
 from runtime.errors import UserError
+from runtime.files import check_writable
 from runtime.script import run_script
 
 SCRIPTS = Path(__file__).resolve().parent
@@ -81,6 +82,7 @@ def run_pipeline(output_dir: Path, weights: str | None, seed: int) -> None:
     """Generates the release, runs every step, and prints what came out."""
     start = time.monotonic()
     check_output_dir(output_dir, weights)
+    check_writable("--output-dir", output_dir / "release")
     generate(output_dir / "release", seed)
     outputs = [run(command) for command in commands(output_dir, weights, seed)]
     print(summary(outputs[-1], time.monotonic() - start))

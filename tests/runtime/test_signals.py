@@ -311,7 +311,10 @@ def test_the_resume_command_is_what_a_user_types():
 @pytest.mark.parametrize("has_saved", [True, False])
 @pytest.mark.parametrize(
     "processes, here, launcher",
-    [("4", "4", "torchrun --nproc_per_node=4"), ("16", "8", "torchrun --nnodes=2 --nproc_per_node=8")],
+    [
+        ("4", "4", "torchrun --nproc_per_node=4"),
+        ("16", "8", "torchrun --nnodes=2 --rdzv_backend=c10d --rdzv_endpoint=HOST:PORT --nproc_per_node=8"),
+    ],
 )
 def test_the_resume_command_starts_as_many_processes(monkeypatch, processes, here, launcher, has_saved):
     monkeypatch.setenv("WORLD_SIZE", processes)

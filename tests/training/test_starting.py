@@ -35,6 +35,13 @@ def test_what_differs_within_an_epoch_is_said(monkeypatch):
         check_same_start(start(2))
 
 
+def test_another_run_that_is_as_far_is_another_start(monkeypatch):
+    other = Start(["a"], checkpoint=Checkpoint({"fc.weight": torch.zeros(1)}, epoch=2))
+    as_ranks(monkeypatch, start(2), other)
+    with pytest.raises(CheckpointError, match="rank 0: epoch 3, .* weights .*; rank 1: epoch 3, .* weights "):
+        check_same_start(start(2))
+
+
 def test_processes_that_find_the_same_go_on(monkeypatch):
     as_ranks(monkeypatch, start(2, clips_seen=8), start(2, clips_seen=8))
     check_same_start(start(2))

@@ -136,11 +136,15 @@ def _without_start(argv: list[str]) -> list[str]:
 
 
 def _launcher() -> list[str]:
-    """What starts the processes; torchrun tells each how many there are in all, and on its machine."""
+    """What starts the processes; torchrun tells each how many there are in all, and on its machine.
+
+    Where several machines meet it does not tell: that is left to fill in.
+    """
     count, here = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     if count == 1:
         return ["python"]
-    machines = [f"--nnodes={count // here}"] if count > here else []
+    meeting = [f"--nnodes={count // here}", "--rdzv_backend=c10d", "--rdzv_endpoint=HOST:PORT"]
+    machines = meeting if count > here else []
     restarts = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")
     restarted = [] if restarts == "0" else [f"--max-restarts={restarts}"]
     return ["torchrun", *machines, f"--nproc_per_node={here}", *restarted]

@@ -1,5 +1,6 @@
 """What a run begins with: the weights, the classes of the outputs, and what a checkpoint lets it continue."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +106,9 @@ def check_same_start(start: Start) -> None:
     place = "none"
     if start.checkpoint is not None:
         progress = RunProgress.of(start.checkpoint)
-        place = f"epoch {progress.epoch}, {progress.clips_seen} of its clips seen"
+        last = list(start.checkpoint.model.values())[-1]  # of another run it differs, be it as far
+        weights = hashlib.sha256(last.float().numpy().tobytes()).hexdigest()[:8]
+        place = f"epoch {progress.epoch}, {progress.clips_seen} of its clips seen, weights {weights}"
     places = gather_objects(place)
     if len(set(places)) > 1:
         told = "; ".join(f"rank {rank}: {place}" for rank, place in enumerate(places))
