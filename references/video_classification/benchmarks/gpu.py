@@ -139,7 +139,7 @@ def _validation(options: BenchmarkOptions, clips: Clips) -> dict[str, float]:
     precision = Precision.of(options.amp, device)
     precision.layout = options.layout
     num_classes = max(2, len(options.videos.classes))
-    network = build_model(options.model, num_classes).eval().to(device, memory_format=precision.memory_format)
+    network = build_model(options.model, num_classes).eval().to(device).to(memory_format=precision.memory_format)
     cached = clips.loader.dataset
     per_video = -(-4 * options.steps * options.batch_size // len(clips.videos))
     dataset = ClipDataset(options.videos, cached.timing, cached.reader, options.preprocessing, per_video)

@@ -127,7 +127,7 @@ class TrainingRun:
         self._frozen = freeze(model, TRAINABLE[name])
         self._precision = Precision.of(options.amp, self._device)
         self._precision.layout = options.layout
-        self._network = model.to(self._device, memory_format=self._precision.memory_format)
+        self._network = model.to(self._device).to(memory_format=self._precision.memory_format)
         if self._device.type == "cuda":
             set_up_hardware(self._precision)
             torch.backends.cudnn.benchmark = True

@@ -66,15 +66,16 @@ def _outputs(
 
     On a GPU they come late, while it computes those of the next batches.
     """
-    queue, late = StepQueue(precision.device, meter), deque()
+    queue = StepQueue(precision.device, meter)
+    late: deque[tuple[Tensor, Tensor, Tensor]] = deque()
     for batch in meter:
         queue.batch_is_here()
         clips, targets = to_device(batch, to_inputs, precision)
         with precision.autocast():
             logits = model(clips)
             losses = criterion(logits, targets)
-        on_cpu = (values.float().to("cpu", non_blocking=True) for values in (logits, losses))
-        late.append((batch.videos, *on_cpu))
+        logits, losses = (values.float().to("cpu", non_blocking=True) for values in (logits, losses))
+        late.append((batch.videos, logits, losses))
         queue.step_is_queued()
         while len(late) > queue.steps_ahead:
             yield late.popleft()
