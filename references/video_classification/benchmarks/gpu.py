@@ -32,7 +32,7 @@ KINDS = ("frozen", "features", "full")
 COMPILE_UNTIL, SIZES_UNTIL = 70, 120  # seconds after the start, when these are begun at the latest
 EPOCH_SECONDS, MAX_STEPS = 4.0, 2000  # of an epoch: its first batch, which is always waited for, must not count much
 MEMORY_STEPS = 200
-BATCH_SIZES = (1, 2, 4, 8)  # times --batch-size
+LARGER_BATCHES = (2, 4, 8)  # times --batch-size
 WORTHWHILE = 1.02  # a larger batch is better where it trains so many times as fast
 
 
@@ -60,7 +60,7 @@ def gpu_figures(options: BenchmarkOptions) -> Iterator[dict[str, float]]:
     options = replace(options, layout=max(LAYOUTS, key=lambda layout: rates["bf16", layout]))
     if time.monotonic() - begin < COMPILE_UNTIL:
         yield _named("gpu_compiled_clips_per_second", _bare_rate(options, compiled=True))
-    yield from _batch_sizes(options, begin)
+    yield from _larger_batches(options, rates["bf16", options.layout], begin)
     clips = cached_clips(options)
     yield from _training(options, clips, matrix)
     with _told("validation"):
@@ -95,18 +95,18 @@ def _bare_rate(options: BenchmarkOptions, compiled: bool = False) -> float:
     return 0.0
 
 
-def _batch_sizes(options: BenchmarkOptions, begin: float) -> Iterator[dict[str, float]]:
-    """The smallest of a few sizes of which no larger one is faster."""
-    best, best_rate = 0, 0.0
-    for times in BATCH_SIZES:
-        size = times * options.batch_size
-        if best and time.monotonic() - begin > SIZES_UNTIL:
+def _larger_batches(options: BenchmarkOptions, rate: float, begin: float) -> Iterator[dict[str, float]]:
+    """The smallest of a few sizes of which no larger one is faster; `rate` is that of the first."""
+    best = options.batch_size if rate else 0
+    for times in LARGER_BATCHES if rate else ():
+        if time.monotonic() - begin > SIZES_UNTIL:
             break
+        size = times * options.batch_size
         found = _bare_rate(replace(options, batch_size=size))
         yield _named(f"gpu_batch_of_{size}_clips_per_second", found)
-        if found < WORTHWHILE * best_rate or not found:
+        if found < WORTHWHILE * rate:
             break
-        best, best_rate = size, found
+        best, rate = size, found
     yield _named("gpu_best_batch_size", best)
 
 
@@ -123,6 +123,7 @@ def _training(options: BenchmarkOptions, clips: Clips, matrix: float) -> Iterato
             rates[kind] = epoch.clips_per_second
             waiting[f"gpu_{kind}_waiting_percent"] = epoch.waiting_percent
             peaks[f"gpu_{kind}_peak_megabytes"] = run.peak_megabytes()
+            del run  # before the next one is made, whose peak would count it
             yield {
                 f"gpu_{kind}_clips_per_second": rates[kind],
                 f"gpu_{kind}_share_of_matrix_rate": rates[kind] * operations / matrix,
