@@ -74,7 +74,8 @@ def _outputs(
         with precision.autocast():
             logits = model(clips)
             losses = criterion(logits, targets)
-        logits, losses = (values.float().to("cpu", non_blocking=True) for values in (logits, losses))
+        late_copy = queue.steps_ahead > 0  # which the queue waits for before it is read
+        logits, losses = (values.float().to("cpu", non_blocking=late_copy) for values in (logits, losses))
         late.append((batch.videos, logits, losses))
         queue.step_is_queued()
         while len(late) > queue.steps_ahead:
