@@ -87,4 +87,4 @@ def test_on_a_card(card, options, capsys):
     parts = list(gpu.benchmark_gpu(replace(options, device=str(card))))
     assert list(chain(*parts)) == FIGURES and torch.cuda.get_device_name(card) in capsys.readouterr().out
     figures = {name: value for part in parts for name, value in part.items()}
-    assert figures["gpu_memory_growth_megabytes"] == 0
+    assert abs(figures["gpu_memory_growth_megabytes"]) < 1
