@@ -25,11 +25,12 @@ def card():
     """The GPU to compute on."""
     from network.precision import resolve_device  # loads torch
 
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when a process first multiplies on a GPU
     try:
-        return resolve_device("cuda")
+        device = resolve_device("cuda")
     except ValueError as error:
         pytest.skip(str(error))
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when a process first multiplies on a GPU
+    return device
 
 
 @pytest.fixture
