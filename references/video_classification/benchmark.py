@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runtime.arguments import check_folders, check_outputs, positive_int
+from runtime.errors import UserError
 from runtime.files import check_writable, write_json
 from runtime.script import run_script
 from training import options
@@ -16,7 +17,8 @@ from training.option_checks import checked_device
 if TYPE_CHECKING:
     import torch
 
-# The module that holds `benchmark_<name>`, which takes BenchmarkOptions and returns figures; their names carry units.
+# The module that holds `benchmark_<name>`, which takes BenchmarkOptions and returns figures, or yields them as soon as
+# they are known; their names carry units.
 BENCHMARKS = {
     "refactor": "dataset_tools",
     "check": "dataset_tools",
@@ -28,6 +30,7 @@ BENCHMARKS = {
     "step": "training",
     "epoch": "training",
     "model": "model",
+    "gpu": "gpu",
 }
 
 
@@ -42,7 +45,7 @@ def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
         "--model",
         default=options.MODELS[0],
         choices=options.MODELS,
-        help=f"of step, epoch and model ({options.MODELS[0]})",
+        help=f"of step, epoch, gpu and model ({options.MODELS[0]})",
     )
     options.add_device_argument(parser)
     options.add_amp_argument(parser)
@@ -85,6 +88,8 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace, device: "torc
     from clips.preprocessing import Preprocessing
     from network.precision import resolve_amp
 
+    if "gpu" in args.benchmarks and device.type != "cuda":
+        raise UserError(f"`gpu` measures a GPU, and the device is {device}: check nvidia-smi and the torch build")
     given = AnyVideos(args.data_path) if args.data_path else None
     check_outputs(parser, [("--json", args.json)], map(given.path, range(len(given))) if given else [])
     if args.json:
@@ -107,17 +112,20 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace, device: "torc
         )
         for name in args.benchmarks:
             module = importlib.import_module(f"benchmarks.{BENCHMARKS[name]}")
+            print(f"{name}:", flush=True)
             measured = getattr(module, f"benchmark_{name}")(setup)
-            print(table(name, measured), flush=True)
-            figures |= measured
-    if args.json:
-        write_json(args.json, figures)
+            for part in [measured] if isinstance(measured, dict) else measured:
+                print_figures(part)
+                figures |= part
+                if args.json:
+                    write_json(args.json, figures)
 
 
-def table(name: str, figures: dict[str, float]) -> str:
+def print_figures(figures: dict[str, float]) -> None:
     """One line per figure."""
-    width = max(map(len, figures))
-    return "\n".join([f"{name}:", *(f"  {key.ljust(width)}  {value:,.4g}" for key, value in figures.items())])
+    width = max(map(len, figures), default=0)
+    for key, value in figures.items():
+        print(f"  {key.ljust(width)}  {value:,.4g}", flush=True)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ class TorchNetwork:
 
     @torch.inference_mode()
     def __call__(self, clips: np.ndarray) -> Tensor:
-        return self._network(presets.normalize(torch.from_numpy(clips), self._preprocessing))
+        return self._network(presets.normalize(torch.from_numpy(clips), self._preprocessing).contiguous())
 
 
 class OnnxNetwork:

@@ -86,10 +86,15 @@ class RunSaver:
         self.folder, self.progress, self._state, self._seconds, self._keep = folder, progress, state, 60 * minutes, keep
         self._stop, self._command = stop, command
         self._last = time.monotonic()
-        self._totals: list[float] | None = None  # of this process, once it has taken a step of the epoch
+        # Gives those of this process, once it has taken a step of the epoch.
+        self._totals: Callable[[], list[float]] | None = None
 
-    def after_step(self, clips: int, totals: list[float]) -> None:
+    def after_step(self, clips: int, totals: Callable[[], list[float]]) -> None:
         """Counts a step of `clips` clips; saves if it is time to, or if any process was asked to stop.
+
+        Args:
+            clips: of this process.
+            totals: gives the epoch's sums up to this step; called only to save them.
 
         Raises:
             Stopped: it was.
@@ -144,7 +149,7 @@ class RunSaver:
 
     def _save_within_epoch(self) -> None:
         if self._totals is not None:
-            self.progress.totals = gather_objects(self._totals)
+            self.progress.totals = gather_objects(self._totals())
         if is_main():
             with _cut_short_by_full_disks():
                 self.progress.added_to(self._state()).write(self.folder / NEWEST)

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from clips.dataset import Batch
+from network.precision import upload
 from training.losses import Targets
 from training.mixing import Mixing, partner
 
@@ -53,12 +53,13 @@ class TargetMaker:
         Returns:
             The clips; what they are trained towards; int64 (B,), the labels that accuracy is counted against.
         """
-        mirrors, flips = self._mirrors.to(labels.device), batch.flips.to(labels.device)
+        mirrors = self._mirrors = self._mirrors.to(labels.device)
+        (flips,) = upload(labels.device, batch.flips)
         labels = torch.where(flips, mirrors[labels], labels)
-        shares = F.one_hot(labels, self._num_classes).to(torch.float32)
+        shares = (labels[:, None] == torch.arange(self._num_classes, device=labels.device)).to(torch.float32)
         teacher = None
         if self._teacher is not None:
-            teacher = self._teacher[batch.videos].to(labels.device)
+            (teacher,) = upload(labels.device, self._teacher[batch.videos])
             teacher = torch.where(flips[:, None], teacher[:, mirrors], teacher)
         if self._mixing is not None:
             clips, own = self._mixing(clips, rng)
