@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runtime.arguments import check_folders, check_inputs, check_outputs
+from runtime.arguments import add_switch, add_value, check_folders, check_inputs, check_outputs
 from runtime.files import check_writable, file_identity
 from runtime.script import run_script
 from training import options
@@ -21,14 +21,11 @@ def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, add_help=add_help, allow_abbrev=False)
     parser.add_argument("checkpoints", nargs="+", type=Path, metavar="FILE.pth", help="two or more")
     parser.add_argument("--output", required=True, type=Path, metavar="FILE.pth", help="the average")
-    parser.add_argument(
-        "--greedy",
-        action="store_true",
-        help="start with the best in validation, and add each other one only if the average does not get worse",
-    )
-    parser.add_argument("--data-path", type=Path, metavar="DIR", help="with --greedy: holds val/<class>/")
-    parser.add_argument("--cache-dir", type=Path, metavar="DIR", help="folder of the index (<data-path>/.clip_cache)")
-    options.add_batch_size_argument(parser, 24, "clips per batch (24)")
+    text = "start with the best in validation, and add each other one only if the average does not get worse"
+    add_switch(parser, "--greedy", text)
+    add_value(parser, "--data-path", Path, "DIR", "with --greedy: holds val/<class>/")
+    options.add_cache_dir_argument(parser)
+    options.add_batch_size_argument(parser, 24, "clips per batch")
     options.add_workers_argument(parser)
     options.add_skip_unreadable_argument(parser)
     options.add_device_argument(parser)

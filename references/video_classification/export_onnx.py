@@ -7,7 +7,16 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from runtime.arguments import check_folders, check_inputs, check_outputs, non_negative_float, positive_int
+from runtime.arguments import (
+    add_choice,
+    add_switch,
+    add_value,
+    check_folders,
+    check_inputs,
+    check_outputs,
+    non_negative_float,
+    positive_int,
+)
 from runtime.errors import require
 from runtime.files import check_writable, replaced_file
 from runtime.script import run_script
@@ -21,38 +30,23 @@ DEFAULT_OPSET = 18
 def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
     """The command line of this script."""
     parser = argparse.ArgumentParser(description=__doc__, add_help=add_help, allow_abbrev=False)
-    parser.add_argument(
-        "checkpoint", metavar="CHECKPOINT", help="written by train.py, or by the public sample solution"
-    )
-    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="the .onnx file to write")
-    parser.add_argument("--layout", default="NCTHW", choices=LAYOUTS, help="layout of the input (NCTHW)")
-    parser.add_argument(
-        "--normalize", default="inside", choices=NORMALIZE, help="normalize inside the network, or before it (inside)"
-    )
-    parser.add_argument("--dynamic-batch", action="store_true", help="any number of clips at once instead of one")
-    parser.add_argument(
-        "--opset", default=DEFAULT_OPSET, type=positive_int, metavar="N", help=f"ONNX opset ({DEFAULT_OPSET})"
-    )
-    parser.add_argument(
-        "--classes-file", type=Path, metavar="FILE", help="class names, one a line, for a checkpoint without them"
-    )
+    options.add_checkpoint_arguments(parser)
+    add_value(parser, "--output", Path, "FILE", "the .onnx file to write", required=True)
+    add_choice(parser, "--layout", LAYOUTS, "NCTHW", "layout of the input")
+    add_choice(parser, "--normalize", NORMALIZE, "inside", "normalize inside the network, or before it")
+    add_switch(parser, "--dynamic-batch", "any number of clips at once instead of one")
+    add_value(parser, "--opset", positive_int, "N", "ONNX opset", DEFAULT_OPSET)
     options.add_class_map_argument(parser)
     data = parser.add_argument_group("proof on videos")
-    data.add_argument("--data-path", type=Path, metavar="DIR", help="also compare on the videos DIR/val/<class>/")
-    data.add_argument("--cache-dir", type=Path, metavar="DIR", help="folder of the index (<data-path>/.clip_cache)")
+    add_value(data, "--data-path", Path, "DIR", "also compare on the videos DIR/val/<class>/")
+    options.add_cache_dir_argument(data)
     options.add_skip_unreadable_argument(data)
     options.add_workers_argument(data)
-    data.add_argument(
-        "--dump-tensors", type=Path, metavar="DIR", help="write the val clips for a device: .npy, and .h5 for AI Hub"
-    )
+    add_value(data, "--dump-tensors", Path, "DIR", "write the val clips for a device: .npy, and .h5 for AI Hub")
     int8 = parser.add_argument_group("quantization")
     int8.add_argument("--quantize", choices=("int8",), help="write int8 to --output, and float to <output>_float.onnx")
-    int8.add_argument(
-        "--calibration-clips", default=512, type=positive_int, metavar="N", help="training clips to calibrate on (512)"
-    )
-    int8.add_argument(
-        "--max-drop", default=1.0, type=non_negative_float, metavar="POINTS", help="accuracy that int8 may lose (1)"
-    )
+    add_value(int8, "--calibration-clips", positive_int, "N", "training clips to calibrate on", 512)
+    add_value(int8, "--max-drop", non_negative_float, "POINTS", "accuracy that int8 may lose", 1.0)
     int8.add_argument("--keep-float", nargs="+", default=[], metavar="NAME", help="nodes or modules, such as fc")
     return parser
 

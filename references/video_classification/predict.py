@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from runtime.arguments import check_folders, check_inputs, check_outputs, positive_int
+from runtime.arguments import add_choice, add_value, check_folders, check_inputs, check_outputs, positive_int
 from runtime.files import check_writable, replaced_file
 from runtime.script import run_script
 from training import options
@@ -31,23 +31,16 @@ def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
         allow_abbrev=False,
         epilog="A video that cannot be read is reported in its row and makes the exit code 1; the others go on.",
     )
-    parser.add_argument(
-        "checkpoint", metavar="CHECKPOINT", help="written by train.py, or by the public sample solution"
-    )
+    options.add_checkpoint_arguments(parser)
     parser.add_argument("videos", nargs="+", metavar="VIDEO|DIR|GLOB", help="files, folders or quoted patterns")
-    parser.add_argument("--top-k", default=5, type=positive_int, metavar="K", help="classes per video (5)")
-    parser.add_argument("--format", default="table", choices=FORMATS, help="output format (table)")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="file to write to (standard output)")
-    parser.add_argument("--annotate", type=Path, metavar="DIR", help="write copies with the predictions drawn in")
-    options.add_batch_size_argument(parser, 8, "clips per batch (8)")
+    add_value(parser, "--top-k", positive_int, "K", "classes per video", 5)
+    add_choice(parser, "--format", FORMATS, "table", "output format")
+    add_value(parser, "--output", Path, "FILE", "file to write to (standard output)")
+    add_value(parser, "--annotate", Path, "DIR", "write copies with the predictions drawn in")
+    options.add_batch_size_argument(parser, 8, "clips per batch")
     options.add_device_argument(parser)
     parser.add_argument("--frame-selection", choices=options.FRAME_SELECTIONS, help="replaces the checkpoint's")
-    parser.add_argument(
-        "--clips-per-video", default=1, type=positive_int, metavar="N", help="clips to average over (1)"
-    )
-    parser.add_argument(
-        "--classes-file", type=Path, metavar="FILE", help="class names, one a line, for a checkpoint without them"
-    )
+    add_value(parser, "--clips-per-video", positive_int, "N", "clips to average over", 1)
     options.add_workers_argument(parser)
     return parser
 

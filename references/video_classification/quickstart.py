@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from runtime.arguments import check_folders, seed
+from runtime.arguments import add_value, check_folders, seed
 from runtime.errors import UserError
 from runtime.script import run_script
 
@@ -46,17 +46,10 @@ def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
         add_help=add_help,
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "--output-dir",
-        default=Path("quickstart_output"),
-        type=Path,
-        metavar="DIR",
-        help="keeps videos, reports and checkpoints (quickstart_output)",
-    )
-    parser.add_argument(
-        "--weights", metavar="NAME|FILE", help="to start from, as for train.py (random ones, all trained)"
-    )
-    parser.add_argument("--seed", default=0, type=seed, metavar="N", help="seed of videos and training (0)")
+    text = "keeps videos, reports and checkpoints"
+    add_value(parser, "--output-dir", Path, "DIR", text, Path("quickstart_output"))
+    add_value(parser, "--weights", str, "NAME|FILE", "to start from, as for train.py (random ones, all trained)")
+    add_value(parser, "--seed", seed, "N", "seed of videos and training", 0)
     return parser
 
 

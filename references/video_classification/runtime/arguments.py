@@ -4,11 +4,41 @@ import argparse
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from runtime.files import file_identity, printable
 
 Number = TypeVar("Number", int, float)
+Parser = argparse.ArgumentParser | argparse._ArgumentGroup
+
+
+def add_value(
+    parser: Parser,
+    flag: str,
+    kind: Callable[[str], Any],
+    metavar: str | tuple[str, ...],
+    text: str,
+    default: Any = None,
+    **further: Any,
+) -> None:
+    """Adds a flag that takes a value of this kind, to `parser.add_argument`; its help ends in the default, if any."""
+    shown = f"{default:g}" if isinstance(default, float) else _joined(default)
+    text = text if default is None else f"{text} ({shown})"
+    parser.add_argument(flag, type=kind, metavar=metavar, default=default, help=text, **further)
+
+
+def add_choice(parser: Parser, flag: str, choices: Iterable[str], default: Any, text: str, **further: Any) -> None:
+    """Adds a flag that takes one of the choices; its help ends in the default."""
+    parser.add_argument(flag, choices=choices, default=default, help=f"{text} ({_joined(default)})", **further)
+
+
+def add_switch(parser: Parser, flag: str, text: str) -> None:
+    """Adds a flag that takes no value."""
+    parser.add_argument(flag, action="store_true", help=text)
+
+
+def _joined(default: Any) -> str:
+    return " ".join(map(str, default)) if isinstance(default, list | tuple) else str(default)
 
 
 def positive_int(text: str) -> int:
