@@ -31,14 +31,10 @@ class AiHubError(UserError):
 
 
 class Record:
-    """The contents of `jobs.json`: ids of uploads and jobs by their names, and the settings that they belong to.
+    """The contents of `jobs.json` in `folder`: ids of uploads and jobs by their names, and the settings they belong to.
 
-    Args:
-        folder: of the file, which need not exist.
-        settings: all that decides what is uploaded, plain values by name.
-
-    Raises:
-        AiHubError: the file is damaged, or belongs to other settings.
+    The settings, plain values by name, are all that decides what is uploaded. Raises AiHubError where the file is
+    damaged, or belongs to other settings.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
@@ -84,12 +80,7 @@ class Record:
 
 
 class AiHub:
-    """AI Hub, with the ids of what was sent to it in `record`.
-
-    Raises:
-        MissingExtra: no qai-hub.
-        AiHubError: no token.
-    """
+    """AI Hub, with the ids of what was sent to it in `record`. Raises MissingExtra, or AiHubError without a token."""
 
     def __init__(self, record: Record) -> None:
         self.record = record
@@ -145,9 +136,7 @@ class AiHub:
     def dataset(self, name: str, write: Callable[[Path], object]) -> Any:
         """The uploaded data set `name`, which is written and uploaded now if it was not before, or has expired.
 
-        Args:
-            name: in the record.
-            write: writes the `.h5` file, which is removed again.
+        `write` writes the `.h5` file, which is removed again.
         """
         if known := self.record.uploads.get(name):
             dataset = self.ask(f"looking up data set {known['id']}", self.client.get_dataset, known["id"])
@@ -169,12 +158,7 @@ class AiHub:
         print(f"uploaded {path.name}, {size / 2**20:.1f} MiB: {identity}", flush=True)
 
     def job(self, name: str, submit: Callable[[], Any]) -> Any:
-        """The job `name` of the record, or a new one where there is none.
-
-        Args:
-            name: in the record.
-            submit: uploads what the job needs, and calls the method `submit` with its name.
-        """
+        """The job `name` of the record; where there is none, that of `submit`, which calls the method of that name."""
         return self.recorded_job(name) if name in self.record.jobs else submit()
 
     def submit(self, name: str, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
@@ -194,13 +178,7 @@ class AiHub:
     def finished(self, name: str, job: Any, what: str = "") -> Any:
         """Waits for a job and returns it. One that failed leaves the record, so that the next run submits it again.
 
-        Args:
-            name: of the job.
-            job: from `job`.
-            what: it works on, for the message.
-
-        Raises:
-            AiHubError: it failed; the message has AI Hub's reason and the job's URL.
+        Raises AiHubError where it failed, with AI Hub's reason and the job's URL; `what` says what it worked on.
         """
         status = self.ask(f"waiting for the {name} job {job.job_id}", job.get_status)
         if not status.finished:

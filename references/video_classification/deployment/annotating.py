@@ -38,12 +38,7 @@ class Annotation:
 
 
 def prepare_copies(folder: Path) -> None:
-    """Makes the folder of the copies.
-
-    Raises:
-        MissingExtra: no Pillow.
-        UserError: the folder cannot be written to, which is better known before the work.
-    """
+    """Makes the folder of the copies. Raises UserError where it cannot be written to, MissingExtra without Pillow."""
     check_writable("--annotate", folder / "copy.mp4")
     require("PIL.ImageFont")
     folder.mkdir(parents=True, exist_ok=True)
@@ -83,9 +78,8 @@ def write_copies(predictions: Sequence[Prediction], copies: Sequence[Path], fold
 def annotate(annotation: Annotation, unfinished: Path) -> str | None:
     """Writes a copy: H.264 in MP4, upright, without sound, at the average rate, all frames in the size of the first.
 
-    Returns why it failed, else None.
-
     It is written in the folder `unfinished`, on the same file system, so that the parent can clean up after a crash.
+    Returns why it failed, else None.
     """
     try:
         rate = max(Fraction(probe_video(annotation.source).fps).limit_denominator(1001), SLOWEST_RATE)

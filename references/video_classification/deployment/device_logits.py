@@ -47,9 +47,7 @@ def read_manifest(path: Path) -> list[dict]:
 def read_logits(path: Path) -> dict[str, np.ndarray]:
     """Reads the arrays of a .npz or .h5 file by name; arrays in groups of an .h5 file are named `group/name`.
 
-    Raises:
-        LogitsError: the file is of another kind, or damaged.
-        MissingExtra: no h5py.
+    Raises LogitsError where it is of another kind or damaged, MissingExtra without h5py.
     """
     readers = {".npz": _read_npz, ".h5": _read_h5, ".hdf5": _read_h5}
     if path.suffix.lower() not in readers:
@@ -66,11 +64,7 @@ def match_rows(rows: Iterable[Mapping], arrays: Mapping[str, np.ndarray], source
     """The logits of each row of a manifest, float32 (V, num_classes), matched by name and never by order.
 
     An array has the name of the row's `video`, or of its `tensor` with or without `.npy`, and holds one clip's logits.
-
-    Args:
-        rows: of the manifest.
-        arrays: by name.
-        source: where the arrays come from, for messages.
+    `source` says where the arrays come from, in messages.
 
     Raises:
         LogitsError: a row without an array or with several, an array without a row, other shapes, or values that are
@@ -117,10 +111,6 @@ def score_logits(manifest: Path, files: Sequence[Path]) -> VideoResults:
 def read_files(rows: Sequence[Mapping], files: Sequence[Path]) -> dict[str, np.ndarray]:
     """The arrays of all files by name. Outputs in AI Hub's `.h5` have no names: they get those of `rows`, in order.
 
-    Args:
-        rows: of the manifest.
-        files: in order, where they are chunks of AI Hub.
-
     Raises:
         LogitsError: a file cannot be read; a name comes twice; or the outputs are not as many as the rows.
         MissingExtra: no h5py.
@@ -146,12 +136,8 @@ def read_files(rows: Sequence[Mapping], files: Sequence[Path]) -> dict[str, np.n
 
 
 def results_of(labels: Tensor, videos: Tensor, logits: Tensor) -> VideoResults:
-    """Scores one clip per video.
-
-    Args:
-        labels: int64 (N,), the class of every video.
-        videos: int64 (V,), the rows of `labels` that were scored.
-        logits: float32 (V, num_classes), of these.
+    """Scores one clip per video, given the class of every video, int64 (N,), the V of them that were scored, and their
+    logits, float32 (V, num_classes).
     """
     scores = VideoScores(labels, logits.shape[1], clips_per_video=1)
     scores.update(videos, logits, F.cross_entropy(logits, labels[videos], reduction="none"))

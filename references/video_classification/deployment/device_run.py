@@ -112,9 +112,7 @@ class DeviceRun:
     def export(self) -> None:
         """Writes the network, the manifest and PyTorch's logits, once the proof on the videos holds.
 
-        Raises:
-            ExportError: it does not, or the export fails.
-            MissingExtra: no onnx, onnxscript or onnxruntime.
+        Raises ExportError where it does not, or the export fails; MissingExtra.
         """
         path, known = self.folder / NETWORK, self.record.export
         others = [self.folder / name for name in (MANIFEST, PYTORCH_LOGITS)]
@@ -156,10 +154,8 @@ class DeviceRun:
     def submit(self, hub: AiHub, share_with: Sequence[str], wait: bool) -> None:
         """Submits every job that was not submitted before.
 
-        Args:
-            hub: with the record of this run.
-            share_with: e-mail addresses that get access to the compile job.
-            wait: for the network to be compiled, so that a failure does not cost the upload of the clips.
+        The accounts `share_with` get access to the compile job. It can `wait` for the network to be compiled, so that a
+        failure does not cost the upload of the clips.
 
         Raises:
             AiHubError: AI Hub refuses something, a job that was waited for failed, or the connection is lost.
@@ -232,10 +228,7 @@ class DeviceRun:
         write_input_set(path, tensors, len(videos))
 
     def collect(self, hub: AiHub) -> tuple[dict[str, Any], Tensor]:
-        """Waits for all jobs.
-
-        Returns:
-            The profile; the logits, float32 (V, num_classes), of `val.videos`, which are also written.
+        """Waits for all jobs. Returns the profile, and the logits of `val.videos` (V, num_classes), which are written.
 
         Raises:
             AiHubError: a job failed, or gave something else than logits for each clip.
@@ -263,13 +256,8 @@ class DeviceRun:
     def report(self, profile: dict[str, Any], logits: Tensor, limit_ms: float) -> tuple[VideoResults, dict[str, Any]]:
         """Scores the device and writes `device.json`, the result files and the page.
 
-        Args:
-            profile: AI Hub's, of the compiled network.
-            logits: float32 (V, num_classes), of `val.videos`.
-            limit_ms: milliseconds that a clip may take.
-
-        Returns:
-            The results; the contents of `device.json`.
+        Takes AI Hub's profile of the compiled network, the logits of `val.videos`, float32 (V, num_classes), and the
+        milliseconds that a clip may take. Returns the results, and the contents of `device.json`.
         """
         rows, dataset = read_manifest(self.folder / MANIFEST), self.val.loader.dataset
         path = self.folder / PYTORCH_LOGITS

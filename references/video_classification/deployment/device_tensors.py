@@ -119,14 +119,7 @@ def replaced_input_set(path: Path, count: int) -> Iterator[Any]:
     """Yields a function that adds a clip's tensor to an input set of AI Hub, which appears whole or not at all.
 
     The form is that of `qai_hub.util.dataset_entries_converters`, written clip by clip, since a chunk takes gigabytes.
-
-    Args:
-        path: the `.h5` file.
-        count: clips that will be added.
-
-    Raises:
-        MissingExtra: no h5py.
-        OSError: the file cannot be written.
+    `count` clips must be added. Raises MissingExtra without h5py, OSError where the file cannot be written.
     """
     h5py = require("h5py")
     with replaced_file(path) as file, h5py.File(file, "w") as h5:

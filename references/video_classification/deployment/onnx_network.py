@@ -99,8 +99,7 @@ class _LayerTracer(fx.Tracer):
 def fold_batch_norm(network: nn.Module) -> fx.GraphModule:
     """A copy of a network in evaluation mode with every BatchNorm folded into the convolution before it.
 
-    Raises:
-        ExportError: the network's forward pass cannot be traced.
+    Raises ExportError where the network's forward pass cannot be traced.
     """
     try:
         graph = _LayerTracer().trace(network)
@@ -130,9 +129,7 @@ def _called(node: fx.Node, modules: Mapping[str, nn.Module]) -> nn.Module | None
 def to_onnx(model: TrainedModel, device_format: DeviceFormat) -> Any:
     """The network as an `onnx.ModelProto`, not verified, with what its use requires in the metadata.
 
-    Raises:
-        ExportError: torch cannot export it, or not to this opset.
-        MissingExtra: no onnx or onnxscript.
+    Raises ExportError where torch cannot export it, or not to this opset; MissingExtra.
     """
     require("onnx")
     require("onnxscript")

@@ -99,12 +99,8 @@ class Scored:
 def export(model: TrainedModel, device_format: DeviceFormat) -> tuple[Any, dict[str, Network]]:
     """Exports a network and proves on random clips that it computes the same.
 
-    Returns:
-        The `onnx.ModelProto`; the networks that further proofs compare, `PyTorch` and `float`.
-
-    Raises:
-        ExportError: the export fails, or computes something else.
-        MissingExtra: no onnx, onnxscript or onnxruntime.
+    Returns the `onnx.ModelProto`, and the networks that further proofs compare, `PyTorch` and `float`. Raises
+    ExportError where the export fails or computes something else; MissingExtra.
     """
     proto = to_onnx(model, device_format)
     check_structure(proto, "float")
@@ -144,8 +140,7 @@ def random_clips(preprocessing: Preprocessing, count: int = RANDOM_CLIPS) -> np.
 def check_parity(expected: Tensor, given: Tensor) -> float:
     """The largest difference between two logits (B, num_classes).
 
-    Raises:
-        ExportError: it is not below MAX_DIFFERENCE, or the predicted class of a clip differs.
+    Raises ExportError where it is not below MAX_DIFFERENCE, or the predicted class of a clip differs.
     """
     difference = (expected - given).abs().max().item()
     moved = int((expected.argmax(1) != given.argmax(1)).sum())

@@ -21,16 +21,10 @@ from runtime.errors import require
 
 
 def quantize_int8(proto: Any, tensors: Iterable[np.ndarray], keep_float: Sequence[str] = ()) -> Any:
-    """Returns the network with int8 weights, uint8 activations and the same metadata, an `onnx.ModelProto`.
+    """Returns the network with int8 weights, uint8 activations and the same metadata, an `onnx.ModelProto` as it was.
 
-    Args:
-        proto: the exported network, `onnx.ModelProto`.
-        tensors: its inputs to calibrate on, one clip each.
-        keep_float: nodes, or modules with all their nodes, that stay in float.
-
-    Raises:
-        ExportError: the network has no node or module of a name in `keep_float`.
-        MissingExtra: no onnxruntime.
+    It is calibrated on `tensors`, its inputs, one clip each; the nodes `keep_float`, or modules with all their nodes,
+    stay in float. Raises ExportError where the network has no node or module of such a name; MissingExtra.
     """
     quantization, onnx = require("onnxruntime.quantization"), require("onnx")
     kept = matching_nodes([node.name for node in proto.graph.node], keep_float)
@@ -75,8 +69,7 @@ def calibration_tensors(
 def matching_nodes(names: Sequence[str], wanted: Sequence[str]) -> list[str]:
     """The nodes among `names`, such as `layer4.0.conv1.0.0/Conv`, that are in `wanted` or in a module in `wanted`.
 
-    Raises:
-        ExportError: nothing has one of the names `wanted`.
+    Raises ExportError where nothing has one of the names `wanted`.
     """
     chosen = []
     for name in wanted:

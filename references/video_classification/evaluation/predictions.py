@@ -51,8 +51,7 @@ def predictions_file(run: Path) -> Path:
 def read_predictions(run: Path) -> dict[str, Prediction]:
     """The predictions of a run by path, from its folder or from the file itself; `rank` and `clips` are not read.
 
-    Raises:
-        ResultError: the file is missing or empty, lacks a column, holds a bad number or names a video twice.
+    Raises ResultError where the file is missing or empty, lacks a column, holds a bad number or names a video twice.
     """
     path = predictions_file(run)
     predictions: dict[str, Prediction] = {}

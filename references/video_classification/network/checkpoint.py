@@ -83,11 +83,7 @@ class Checkpoint:
         return shape[0] if shape else 0
 
     def write(self, path: Path) -> None:
-        """Writes one file, whole or not at all.
-
-        Raises:
-            CheckpointError: it cannot be written; a file that was there is untouched.
-        """
+        """Writes a file, whole or not at all. Raises CheckpointError where it cannot; what was there is untouched."""
         values = _present(self)
         if self.preprocessing is not None:
             values["preprocessing"] = self.preprocessing.plain()
@@ -106,8 +102,7 @@ class Checkpoint:
     def read(cls, path: str | os.PathLike) -> "Checkpoint":
         """Reads a file onto the CPU, unpickling nothing but plain values, tensors and an argparse Namespace.
 
-        Raises:
-            CheckpointError: no such file, cut short, not a checkpoint with weights, or a value that cannot be.
+        Raises CheckpointError: no such file, cut short, not a checkpoint with weights, or a value that cannot be.
         """
         return cls.of(read_plain(path), path)
 
@@ -131,8 +126,7 @@ class Checkpoint:
 def read_plain(path: str | os.PathLike) -> Any:
     """The contents of a file of torch's, on the CPU: plain values, tensors and an argparse Namespace, nothing else.
 
-    Raises:
-        CheckpointError: no such file, another kind of file, cut short, or something else in it; the message says what.
+    Raises CheckpointError, which says what is wrong with the file.
     """
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
@@ -194,10 +188,8 @@ def _first_line(error: Exception) -> str:
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, is_best: bool, keep: int | None = None) -> Path:
     """Writes `model_<epoch>.pth`, and `checkpoint.pth` and, when best, `model_best.pth` as further names for it.
 
-    Then removes the files of older epochs, except the `keep` newest; None keeps all.
-
-    Raises:
-        CheckpointError: a file cannot be written; those of the epoch before are whole.
+    Then removes the files of older epochs, except the `keep` newest; None keeps all. Raises CheckpointError where a
+    file cannot be written; those of the epoch before are whole.
     """
     path = folder / f"model_{checkpoint.epoch}.pth"
     checkpoint.write(path)
@@ -212,17 +204,10 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, is_best: bool, keep: i
 
 
 def keep_best(folder: Path, checkpoint: Checkpoint, next_epoch: int) -> bool:
-    """Makes `model_best.pth` the best of the epochs before `next_epoch`, where a run in `folder` goes on from.
+    """Makes `model_best.pth` the best of the epochs before `next_epoch`.
 
-    It may be of a later epoch, which the run now leaves behind; then it becomes a further name of the best before.
-
-    Args:
-        folder: the run's.
-        checkpoint: what it goes on from.
-        next_epoch: the first that will be trained.
-
-    Returns:
-        Whether there is such a file.
+    The run in `folder` goes on from `checkpoint`. The file may be of a later epoch, which the run now leaves behind;
+    then it becomes a further name of the best before. Returns whether there is such a file.
     """
     path = folder / f"model_{(checkpoint.epoch or 0) - (checkpoint.epochs_since_best or 0)}.pth"
     for candidate in (folder / BEST, path):

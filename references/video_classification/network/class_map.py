@@ -15,13 +15,8 @@ class ClassMapError(UserError):
 def check_class_map(path: Path, classes: Sequence[str], source: str) -> None:
     """Compares the order of a network's outputs with a class map; a space in the map may stand for `_`.
 
-    Args:
-        path: JSON, {"0": "arm raises", ...} or {"arm raises": 0, ...}.
-        classes: names in the order of the outputs.
-        source: what has them, for the message.
-
-    Raises:
-        ClassMapError: the file cannot be read or is of another form, or an index has another name; the first is named.
+    The map is JSON, {"0": "arm raises", ...} or {"arm raises": 0, ...}; `source` has the classes, for the message.
+    Raises ClassMapError, which names the first index with another name, or says why the file cannot be read.
     """
     expected = read_class_map(path)
     for index in range(max(len(expected), len(classes))):

@@ -45,11 +45,7 @@ FURTHER_MODELS: dict[str, Callable[[int], nn.Module]] = {"r2plus1d_34": r2plus1d
 
 
 def build_model(name: str, num_classes: int) -> nn.Module:
-    """A randomly initialized video model: B C T H W float to (B, num_classes).
-
-    Raises:
-        ModelError: there is no such model.
-    """
+    """A randomly initialized video model: B C T H W float to (B, num_classes). Raises ModelError for other names."""
     if name in FURTHER_MODELS:
         return FURTHER_MODELS[name](num_classes)
     known = models.list_models(module=video_models)
@@ -127,8 +123,7 @@ def check_deterministic(
 def pretrained_state(name: str, weights: str) -> dict[str, Tensor]:
     """The state dict of torchvision's weights, by short (`KINETICS400_V1`) or full enum name; downloaded once.
 
-    Raises:
-        ModelError: unknown weights, or weights that cannot be downloaded; the message says where to put the file.
+    Raises ModelError: unknown, or they cannot be downloaded; the message says where to put the file.
     """
     if name in FURTHER_MODELS:
         raise ModelError(
@@ -161,8 +156,7 @@ def head_name(model: nn.Module) -> str:
 def load_state(model: nn.Module, state: Mapping[str, Tensor], keep_head: bool) -> None:
     """Loads `state` into `model`, without the last layer unless `keep_head`.
 
-    Raises:
-        ModelError: as `check_state`; the model is then untouched.
+    Raises ModelError as `check_state`; the model is then untouched.
     """
     check_state(model, state, keep_head)
     expected, head = model.state_dict(), f"{head_name(model)}."
@@ -173,8 +167,7 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], keep_head: bool) -
 def check_state(model: nn.Module, state: Mapping[str, Tensor], keep_head: bool) -> None:
     """Checks that `state` has what `model` needs and nothing else; the last layer counts with `keep_head` only.
 
-    Raises:
-        ModelError: it does not; the message lists entries by name and shape.
+    Raises ModelError, which lists entries by name and shape.
     """
     head = f"{head_name(model)}."
     expected, given = (
@@ -204,11 +197,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def freeze(model: nn.Module, trainable: Sequence[str]) -> list[str]:
-    """Freezes every parameter outside the blocks in `trainable`, which may be `all`.
-
-    Returns:
-        Names of the frozen modules, for `set_train_mode`.
-    """
+    """Freezes what is outside the blocks in `trainable`, which may be `all`; returns names for `set_train_mode`."""
     if "all" in trainable:
         return []
     for name, parameter in model.named_parameters():

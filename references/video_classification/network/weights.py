@@ -22,14 +22,10 @@ LISTED = 8  # keys that a message names
 
 
 def read_weights(path: str | os.PathLike, model_name: str) -> Checkpoint:
-    """The weights in a file, under torchvision's names, in the order of the network's layers.
+    """The weights in a file, under torchvision's names, in the order of the layers of the network that they are for.
 
     A checkpoint of train.py is read whole. Of any other file only the weights are, and class names where it has them:
     from a state dict, or from one under `model`, `state_dict` or `model_state`.
-
-    Args:
-        path: of the file.
-        model_name: the network that they are for.
 
     Raises:
         CheckpointError: the file cannot be read, or holds something else; the message says what.

@@ -90,10 +90,7 @@ def curves(title: str, unit: str, log: Sequence[dict[str, Any]], columns: dict[s
 def reliability_diagram(title: str, before: Reliability, after: Reliability | None) -> Markup:
     """The share of right predictions over their probability; larger dots stand for more videos.
 
-    Args:
-        title: of the figure.
-        before: of the softmax outputs.
-        after: at the temperature, None where there is none.
+    `before` is of the softmax outputs, `after` at the temperature, None where there is none.
     """
     bins = {"softmax": before} if after is None else {"softmax": before, "calibrated": after}
     lines = []

@@ -248,8 +248,7 @@ def confusion_section(report: Report) -> Markup:
 def cluster_order(matrix: np.ndarray) -> list[int]:
     """An order of the classes in which those that are confused are neighbours.
 
-    Args:
-        matrix: counts (num_classes, num_classes), rows true, columns predicted.
+    The matrix has counts (num_classes, num_classes), rows true, columns predicted.
     """
     from scipy.cluster.hierarchy import leaves_list, linkage  # not needed before the end of a run
     from scipy.spatial.distance import squareform

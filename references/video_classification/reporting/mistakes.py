@@ -27,12 +27,9 @@ class Mistake:
 
 
 def worst_mistakes(evaluation: Evaluation, dataset: ClipDataset, count: int) -> list[Mistake]:
-    """The `count` wrong predictions with the highest probability, the highest first.
+    """The `count` wrong predictions with the highest probability, the highest first, with frames of their first clips.
 
-    The frames are those of the first clip of each video.
-
-    Raises:
-        VideoError, CacheError: the frames can no longer be read.
+    Raises VideoError or CacheError where the frames can no longer be read.
     """
     results, predictions = evaluation.results, evaluation.predictions
     wrong = ((predictions != results.targets) & (predictions >= 0)).nonzero()[:, 0]

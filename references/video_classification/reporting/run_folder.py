@@ -109,8 +109,7 @@ def check_run_folder(folder: Path, continues: bool, overwrite: bool) -> None:
 def open_run_folder(folder: Path, args: dict[str, Any], continues: bool, overwrite: bool) -> None:
     """Makes a run's folder and writes its settings to `args.json`, on rank 0; removes all of a run that it overwrites.
 
-    Raises:
-        RunFolderError: see `check_run_folder`; or it cannot be written.
+    Raises RunFolderError as `check_run_folder`, and where it cannot be written.
     """
     check_run_folder(folder, continues, overwrite)
     barrier()  # every process has looked before one of them changes anything

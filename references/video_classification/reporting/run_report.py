@@ -31,10 +31,7 @@ WORST_MISTAKES = 12
 def open_evaluation_folder(output_dir: Path, weights: str | None, split: str = "val") -> Path:
     """Makes `output_dir`/eval_<stem of the checkpoint>, so that no file of a run is overwritten.
 
-    The name of a split other than `val` is appended.
-
-    Raises:
-        RunFolderError: it cannot be written.
+    The name of a split other than `val` is appended. Raises RunFolderError where it cannot be written.
     """
     name = f"eval_{Path(weights).stem if weights else 'untrained'}"
     folder = output_dir / (name if split == "val" else f"{name}_{split}")
@@ -47,11 +44,7 @@ def open_evaluation_folder(output_dir: Path, weights: str | None, split: str = "
 
 @dataclass
 class RunReport:
-    """Writes the results of a run, on rank 0.
-
-    Raises:
-        MissingExtra: `tensorboard` without the package.
-    """
+    """Writes the results of a run, on rank 0. Raises MissingExtra where `tensorboard` is not installed."""
 
     folder: Path  # where to
     title: str  # of the page
@@ -78,12 +71,8 @@ class RunReport:
     def write_evaluation(self, results: VideoResults, path: Path | None, checkpoint: Checkpoint | None) -> None:
         """Reports on weights that were only validated, and writes a calibrated copy of the checkpoint if asked.
 
-        Args:
-            results: of the validation.
-            path: the checkpoint, None for weights that come from elsewhere.
-            checkpoint: its contents, None likewise.
-
-        Raises: as `write_training`, and CheckpointError where the calibrated checkpoint cannot be written.
+        `path` and `checkpoint` are None for weights that come from elsewhere. Raises as `write_training`, and
+        CheckpointError where the calibrated checkpoint cannot be written.
         """
         if not is_main():
             return
@@ -101,12 +90,7 @@ class RunReport:
         self._write(results, path, temperature, log, stages)
 
     def write_training(self, best: VideoResults, path: str | Path, log: Sequence[dict[str, Any]]) -> None:
-        """Reports on a training.
-
-        Args:
-            best: results of the validation in the best epoch.
-            path: the checkpoint of that epoch.
-            log: entries of `log.jsonl`.
+        """Reports on a training: the results of the best epoch, its checkpoint, and the entries of `log.jsonl`.
 
         Raises:
             RunFolderError: the folder cannot be written.

@@ -36,14 +36,9 @@ def event_files(folder: Path) -> list[Path]:
 
 
 class TensorBoardLog:
-    """Event files under `folder`/tensorboard.
+    """Event files under `folder`/tensorboard; those of an earlier run are hidden from `start_epoch` on.
 
-    Args:
-        folder: the run's folder.
-        start_epoch: the first epoch that will be written; those of an earlier run from there on are hidden.
-
-    Raises:
-        MissingExtra: tensorboard is not installed.
+    Raises MissingExtra where tensorboard is not installed.
     """
 
     def __init__(self, folder: Path, start_epoch: int) -> None:
@@ -79,11 +74,7 @@ class TensorBoardLog:
 
 
 def confusion_image(matrix: np.ndarray) -> np.ndarray:
-    """The confusion matrix as a picture: shares of each row from white to blue, uint8 RGB (H, W, 3).
-
-    Args:
-        matrix: counts (num_classes, num_classes), rows true, columns predicted.
-    """
+    """Counts (num_classes, num_classes) as a picture: shares of each row from white to blue, uint8 RGB (H, W, 3)."""
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     pixels = np.rint(WHITE + (BLUE - WHITE) * shares[..., None]).astype(np.uint8)
     cell = -(-IMAGE_SIDE // len(matrix))

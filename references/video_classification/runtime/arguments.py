@@ -109,10 +109,7 @@ def check_outputs(
 ) -> None:
     """Refuses to write a file that is one of those to read, under whatever name, or that is written twice.
 
-    Args:
-        parser: tells of wrong usage.
-        outputs: files to write.
-        inputs: files to read; None for a flag that was not given.
+    None stands for a flag that was not given.
     """
     read = {file_identity(Path(path)) for path in inputs if path is not None}
     written = set()

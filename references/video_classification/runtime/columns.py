@@ -108,8 +108,7 @@ def unpack_columns(data: bytes) -> dict[str, Any]:
 def read_arrays(file: IO[bytes], names: Collection[str] | None = None) -> dict[str, np.ndarray]:
     """Reads the arrays `names` of an `.npz` file, by default all; nothing in it is ever executed.
 
-    Raises:
-        ValueError: the file is damaged, or holds something else.
+    Raises ValueError where the file is damaged, or holds something else.
     """
     try:
         with zipfile.ZipFile(file) as archive:

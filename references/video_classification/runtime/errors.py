@@ -25,10 +25,9 @@ def reason_of(error: Exception) -> str:
 
 
 def require(name: str, requirements: Path = REQUIREMENTS) -> ModuleType:
-    """The module `name`, such as `onnxruntime`; `requirements` is the file that its package is installed from.
+    """The module `name`, such as `onnxruntime`, whose package is installed from the file `requirements`.
 
-    Raises:
-        MissingExtra: it, or something that it needs, is not installed.
+    Raises MissingExtra where it, or something that it needs, is not installed.
     """
     try:
         return importlib.import_module(name)

@@ -52,8 +52,7 @@ def fill_in(args: argparse.Namespace) -> None:
 def default_settings(data_path: Path, epochs: int, model: str) -> dict[str, Any]:
     """What each argument is where its flag is not given, as `check_args` and `check_with_torch` leave it.
 
-    Args:
-        data_path, epochs, model: of the run, since other defaults follow from them.
+    Other defaults follow from the `data_path`, `epochs` and `model` of the run.
     """
     from network.precision import resolve_device
 

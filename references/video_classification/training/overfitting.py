@@ -24,13 +24,9 @@ class OverfitError(UserError):
 def check_overfits(trainer: Trainer, clips: Clips) -> None:
     """Trains on one batch, the same clips at every step, until their mean loss over ten steps is near zero.
 
-    Args:
-        trainer: of the network; its schedule, loss, targets and average are set aside, since none of them lets the loss
-            come near zero.
-        clips: the training split; its first batch is seen as validation would see it.
-
-    Raises:
-        OverfitError: the loss stays above that; the message says where it ended.
+    The clips are the first batch of the training split, seen as validation would see them. The trainer's schedule,
+    loss, targets and average are set aside, since none of them lets the loss come near zero. Raises OverfitError where
+    the loss stays above that; the message says where it ended.
     """
     dataset = clips.loader.dataset
     samples = clips.epoch_samples(trainer.options.seed, epoch=0)[: clips.options.batch_size]

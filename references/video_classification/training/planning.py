@@ -61,12 +61,7 @@ class Tree:
 
 
 def print_plan(args: argparse.Namespace, device: torch.device, command: ResumeCommand) -> None:
-    """Says what the training will take.
-
-    Raises:
-        PlanError: it could not succeed, as far as can be told now.
-        UserError: there are no videos to look at.
-    """
+    """Says what the training will take. Raises PlanError if it could not succeed, UserError if there are no videos."""
     tree = Tree(VideoFolder(args.data_path / "train"), VideoFolder(args.data_path / "val"))
     precision = Precision.of(args.amp, device)
     problems = class_problems(tree.counts) + _start_problems(args, command)
@@ -150,11 +145,9 @@ def class_problems(counts: Mapping[str, tuple[int, int]]) -> list[str]:
 
 
 def class_warnings(counts: Mapping[str, tuple[int, int]], balanced: bool) -> list[str]:
-    """What training accepts about classes, but should be known.
+    """What training accepts about classes, but should be known, from their training and validation videos.
 
-    Args:
-        counts: their training and validation videos.
-        balanced: whether an epoch will show all classes equally often.
+    `balanced`: an epoch will show all classes equally often.
     """
     warnings = []
     if only_train := [name for name, (train, val) in counts.items() if train and not val]:
@@ -186,13 +179,7 @@ def _other_side(name: str) -> str:
 
 
 def flip_words(classes: Sequence[str], mirrors: Sequence[int] | None, augment: str) -> dict[str, str]:
-    """What training does about mirror images of each class.
-
-    Args:
-        classes: their names.
-        mirrors: the label of each class's mirror image, from a flip map, if there is one.
-        augment: the augmentation.
-    """
+    """What training does about mirror images of each class, whose labels `mirrors` has where there is a flip map."""
     sided = mirror_names(classes)
     words = {}
     for label, name in enumerate(classes):
@@ -283,13 +270,7 @@ def disk_words(needs: Mapping[str, Need]) -> str:
 
 
 def time_words(seconds: Mapping[str, float], epochs: int, cached: bool) -> str:
-    """The times of the stages.
-
-    Args:
-        seconds: of each.
-        epochs: how many.
-        cached: whether the clip cache is built; otherwise its time is only told.
-    """
+    """The seconds of the stages in words; where no clip cache is built, its time is only told."""
     shown = {name: _clock(value) for name, value in seconds.items()}
     scan, build = f"scan {shown['scan']}", f"clip cache {shown['clip cache']}"
     first = build if cached else f"{scan} ({build} if asked for)"

@@ -91,9 +91,8 @@ class RunSaver:
     def after_step(self, clips: int, totals: list[float]) -> None:
         """Counts a step of `clips` clips; saves if it is time to, or if any process was asked to stop.
 
-        Raises:
-            Stopped: it was.
-            CutShort: the checkpoint cannot be written; the last one, if there is one, is whole.
+        Raises Stopped where one was, CutShort where the checkpoint cannot be written; the last one, if there is one, is
+        whole.
         """
         self.progress.clips_seen += clips * world_size()
         self._totals = totals

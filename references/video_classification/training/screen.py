@@ -87,13 +87,7 @@ def device_words(precision: Precision, workers: int) -> str:
 
 
 def schedule_words(clips: Clips, epochs: range, rate: str) -> str:
-    """How long the training is.
-
-    Args:
-        clips: the training split.
-        epochs: those that are left.
-        rate: optimizer and learning rate, in words.
-    """
+    """How long the training on these clips is, with the epochs that are left, and the optimizer and rate in words."""
     options, steps = clips.options, clips.steps_per_epoch()
     repeated = -len(clips.videos) * options.clips_per_video % world_size()
     factors = [(options.batch_size, "clips"), (options.batches_per_step, "batches"), (world_size(), "processes")]
@@ -118,12 +112,9 @@ def _as_flag(name: str, value: Any) -> str:
 
 
 def epoch_line(entry: Mapping[str, Any], best: float | None, eta: str) -> str:
-    """An epoch in one line.
+    """An epoch in one line, from its entry in the log; times of training and validation are added up.
 
-    Args:
-        entry: its line in the log; times of training and validation are added up.
-        best: the best video accuracy so far, in percent; None where no epoch is to be the best.
-        eta: until the end of the run, in words.
+    `best` is the best video accuracy so far, in percent, None where no epoch is to be the best; `eta` that of the run.
     """
     seconds, waited = (entry[name] + entry[f"val_{name}"] for name in ("seconds", "data_seconds"))
     so_far = "" if best is None else f" best {best:.1f}"

@@ -66,8 +66,7 @@ def start_from_checkpoint(path: Path, checkpoint: Checkpoint, folders: Sequence[
 def checkpoint_to_resume(resume: str, folder: Path, trains: bool = True) -> tuple[Path, Checkpoint] | None:
     """The checkpoint that --resume means: `auto` is the newest valid one in the run's folder, or None yet.
 
-    Raises:
-        CheckpointError: it cannot be read; none of those that there are; or there is none, and the run does not train.
+    Raises CheckpointError where none of those there can be read, or where there is none and the run does not train.
     """
     if resume != "auto":
         return Path(resume), Checkpoint.read(resume)
@@ -118,9 +117,7 @@ def check_same_start(start: Start) -> None:
 
 
 def start_from_weights(model_name: str, weights: str | None, folders: Sequence[str]) -> Start:
-    """Weights to fine-tune: by torchvision's name, in a file, or none.
-
-    The head of a file is kept where its class names are the data's.
+    """Weights to fine-tune: by torchvision's name, in a file (whose head is kept for the same classes), or none.
 
     Raises:
         ModelError: unknown weights, weights that cannot be had, or those of another network.

@@ -21,10 +21,7 @@ class TeacherError(UserError):
 def read_teachers(paths: Sequence[Path], classes: Sequence[str], shown: Preprocessing) -> list[TrainedModel]:
     """The networks of the teachers' checkpoints, on the CPU. Draws nothing from torch's generator.
 
-    Args:
-        paths: of the checkpoints.
-        classes: the student's.
-        shown: what the clips that the student is trained on go through.
+    The teachers must know the student's classes, and be trained for clips that go through what it is `shown`.
 
     Raises:
         TeacherError: a teacher knows other classes, or was trained for other clips.
