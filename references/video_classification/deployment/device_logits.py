@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from evaluation.metrics import VideoResults, VideoScores
-from runtime.errors import UserError, require
+from runtime.errors import UserError, listed, require
 from runtime.files import replaced_file
 
 NAMED = 3  # rows named in a message
@@ -81,8 +81,8 @@ def match_rows(rows: Iterable[Mapping], arrays: Mapping[str, np.ndarray], source
         matched += [(row["video"], np.atleast_1d(np.squeeze(arrays[name]))) for name in names]
         missing += [] if names else [row["video"]]
     if missing or unused:
-        lacking = f"no logits for {len(missing)} videos ({', '.join(missing[:NAMED])}, ...); " if missing else ""
-        unknown = f"{len(unused)} arrays that the manifest does not name ({', '.join(sorted(unused)[:NAMED])}, ...)"
+        lacking = f"no logits for {len(missing)} videos ({listed(missing, NAMED)}); " if missing else ""
+        unknown = f"{len(unused)} arrays that the manifest does not name ({listed(sorted(unused), NAMED)})"
         raise LogitsError(f"{source} and its manifest differ: {lacking}{unknown if unused else ''}".rstrip("; "))
     for video, logits in matched:
         if logits.ndim != 1 or logits.shape != matched[0][1].shape or logits.dtype.kind not in "fiu":
@@ -90,8 +90,8 @@ def match_rows(rows: Iterable[Mapping], arrays: Mapping[str, np.ndarray], source
     with np.errstate(over="ignore"):  # values beyond float32 become infinite, and are refused below
         stacked = np.stack([logits for _, logits in matched]).astype(np.float32)
     if bad := [matched[row][0] for row in np.flatnonzero(~np.isfinite(stacked).all(1))]:
-        shown = ", ".join(bad[:NAMED]) + (", ..." if len(bad) > NAMED else "")
-        raise LogitsError(f"{source}: {len(bad)} of {len(stacked)} rows hold values that are not finite: {shown}")
+        which = f"{len(bad)} of {len(stacked)} rows"
+        raise LogitsError(f"{source}: {which} hold values that are not finite: {listed(bad, NAMED)}")
     return torch.from_numpy(stacked)
 
 

@@ -16,7 +16,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from clips.preprocessing import Preprocessing
 from network.models import MODELS
 from network.trained_model import TrainedModel
-from runtime.errors import UserError, require
+from runtime.errors import UserError, first_line, require
 from runtime.files import sha256_of
 
 INPUT, OUTPUT = "video", "class_logits"
@@ -36,11 +36,6 @@ QUANTIZATION_OPERATORS = {"QuantizeLinear", "DequantizeLinear"}
 
 class ExportError(UserError):
     """The export failed, or cannot be trusted; the message says why."""
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message; of an empty one, the name of its class."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @dataclass(frozen=True)
@@ -154,8 +149,8 @@ def to_onnx(model: TrainedModel, device_format: DeviceFormat) -> Any:
             dynamic_shapes=(batch,) if batch else None,
         )
     except Exception as error:  # opset converters raise their own kinds of errors
-        reason = first_line(error)
-        raise ExportError(f"torch cannot export {model.name} to opset {device_format.opset}: {reason}") from error
+        what = f"{model.name} to opset {device_format.opset}"
+        raise ExportError(f"torch cannot export {what}: {first_line(error)}") from error
     finally:
         logging.disable(logging.NOTSET)
     assert program is not None  # which it is with dynamo=True

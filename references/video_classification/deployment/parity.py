@@ -18,11 +18,11 @@ from caching.splits import Clips
 from clips import presets
 from clips.preprocessing import Preprocessing
 from clips.samplers import evaluation_samples
-from deployment.onnx_network import INPUT, OUTPUT, DeviceFormat, ExportError, check_operators, first_line, to_onnx
+from deployment.onnx_network import INPUT, OUTPUT, DeviceFormat, ExportError, check_operators, to_onnx
 from evaluation.intervals import paired_difference
 from evaluation.metrics import VideoResults, VideoScores
 from network.trained_model import TrainedModel
-from runtime.errors import require
+from runtime.errors import first_line, require
 from runtime.progress import Progress
 
 MAX_DIFFERENCE = 1e-4  # of logits

@@ -20,7 +20,7 @@ from torch import Tensor
 from clips.samplers import Sample
 from runtime.columns import read_arrays
 from runtime.distributed import gather_objects, is_main, print_main
-from runtime.errors import UserError, reason_of
+from runtime.errors import UserError, listed, reason_of
 from runtime.files import replaced_file
 from videos.folder import VideoFolder
 from videos.index import RowMatcher
@@ -92,10 +92,9 @@ def read_teacher(path: Path, folder: VideoFolder, videos: Tensor, temperature: f
     counts = rows[known].bincount(minlength=len(folder))
     missing = videos[counts[videos] == 0].tolist()
     if missing:
-        shown = ", ".join(folder.names.string(video) for video in missing[:NAMED])
-        more = ", ..." if len(missing) > NAMED else ""
+        shown = listed([folder.names.string(video) for video in missing], NAMED)
         raise LogitsFileError(
-            f"{path} lacks {len(missing)} of the {len(videos)} training videos: {shown}{more}. Write it for the whole "
+            f"{path} lacks {len(missing)} of the {len(videos)} training videos: {shown}. Write it for the whole "
             "split, with names relative to it: train.py --test-only --eval-split train --save-logits"
         )
     return (sums / counts.clamp(min=1)[:, None]).float()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from clips.preprocessing import Preprocessing
-from runtime.errors import UserError, reason_of
+from runtime.errors import UserError, first_line, reason_of
 from runtime.files import replaced_file
 
 NEWEST, BEST = "checkpoint.pth", "model_best.pth"
@@ -95,7 +95,7 @@ class Checkpoint:
             with replaced_file(path) as file:
                 torch.save(values, file)
         except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError on a full disk
-            reason = getattr(error, "strerror", None) or f"is the disk full? ({_first_line(error)})"
+            reason = getattr(error, "strerror", None) or f"is the disk full? ({_in_words(error)})"
             raise CheckpointError(f"{path} cannot be written: {reason}") from error
 
     @classmethod
@@ -134,7 +134,7 @@ def read_plain(path: str | os.PathLike) -> Any:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {reason_of(error)}") from error
     except Exception as error:  # whatever the bytes of another file make the unpickler do
-        raise CheckpointError(f"{path} cannot be read as a checkpoint: {_first_line(error)}") from error
+        raise CheckpointError(f"{path} cannot be read as a checkpoint: {_in_words(error)}") from error
 
 
 _TYPES: dict[type | tuple[type, ...], tuple[str, ...]] = {
@@ -174,7 +174,7 @@ def _checked(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _first_line(error: Exception) -> str:
+def _in_words(error: Exception) -> str:
     if isinstance(error, pickle.UnpicklingError):  # torch's words are about its own settings
         if found := re.search(r"Unsupported global: GLOBAL (\S+)", str(error)):
             advice = "save the state dict alone, by torch.save(network.state_dict(), FILE)"
@@ -182,7 +182,7 @@ def _first_line(error: Exception) -> str:
         return "it is another kind of file, or holds more than plain values"
     if "TorchScript" in str(error):
         return "it is a TorchScript archive: save the network's state dict instead"
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return first_line(error)
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, is_best: bool, keep: int | None = None) -> Path:

@@ -9,7 +9,7 @@ from torchvision import models
 from torchvision.models import video as video_models
 from torchvision.models.video.resnet import BasicBlock, Conv2Plus1D, R2Plus1dStem, VideoResNet
 
-from runtime.errors import UserError
+from runtime.errors import UserError, first_line, listed
 
 # Those that train, export and quantize; torchvision's others train where their sizes fit.
 MODELS = ("r2plus1d_18", "r2plus1d_34", "r3d_18", "mc3_18")
@@ -82,10 +82,9 @@ def check_fits(name: str, num_classes: int, clip_len: int, crop_size: Sequence[i
     try:
         model(clip)
     except (RuntimeError, ValueError, IndexError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
         raise ModelError(
-            f"{name} does not accept clips of {size} (frames x height x width): {reason}; change --clip-len, the crop "
-            f"sizes or the model. Its blocks, for --trainable, are {blocks}"
+            f"{name} does not accept clips of {size} (frames x height x width): {first_line(error)}; change "
+            f"--clip-len, the crop sizes or the model. Its blocks, for --trainable, are {blocks}"
         ) from error
 
 
@@ -183,17 +182,12 @@ def check_state(model: nn.Module, state: Mapping[str, Tensor], keep_head: bool) 
         "has in other shapes": [f"{n} {_shape(given[n])} instead of {_shape(expected[n])}" for n in shapes],
     }
     if any(problems.values()):
-        told = "; it ".join(f"{what} {_listed(names)}" for what, names in problems.items() if names)
+        told = "; it ".join(f"{what} {listed(names, LISTED)}" for what, names in problems.items() if names)
         raise ModelError(f"the weights are another network's: the state {told}")
 
 
 def _shape(value: Tensor) -> str:
     return "x".join(map(str, value.shape)) or "scalar"
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(names[:LISTED]) + more
 
 
 def freeze(model: nn.Module, trainable: Sequence[str]) -> list[str]:

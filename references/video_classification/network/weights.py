@@ -10,7 +10,7 @@ from torch import Tensor
 
 from network.checkpoint import Checkpoint, CheckpointError, read_plain
 from network.models import build_model
-from runtime.errors import MissingExtra, require
+from runtime.errors import MissingExtra, listed, require
 
 CONTAINERS = ("model", "state_dict", "model_state")  # keys that a state dict is found under
 PREFIXES = (
@@ -67,7 +67,11 @@ def _state_in(content: Any, path: str | os.PathLike) -> Mapping[str, Tensor]:
             return content[key]
     if keys:
         others = [str(name) for name, value in content[keys[0]].items() if not isinstance(value, Tensor)]
-        found = f"its `{keys[0]}` is empty" if not others else f"its `{keys[0]}` holds {_listed(others)}, not tensors"
+        found = (
+            f"its `{keys[0]}` is empty"
+            if not others
+            else f"its `{keys[0]}` holds {listed(others, LISTED)}, not tensors"
+        )
     else:
         found = f"found {_described(content)}"
     raise CheckpointError(
@@ -85,12 +89,8 @@ def _described(content: Any) -> str:
     if isinstance(content, Tensor):
         return f"a single tensor of {'x'.join(map(str, content.shape)) or 'no dimensions'}"
     if isinstance(content, Mapping):
-        return f"a dict with the keys {_listed([str(key) for key in content])}" if content else "an empty dict"
+        return f"a dict with the keys {listed([str(key) for key in content], LISTED)}" if content else "an empty dict"
     return f"a {type(content).__name__}"
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
 
 
 def _unwrapped(state: Mapping[str, Tensor], path: str | os.PathLike) -> dict[str, Tensor]:

@@ -41,35 +41,29 @@ def _joined(default: Any) -> str:
     return " ".join(map(str, default)) if isinstance(default, list | tuple) else str(default)
 
 
-def positive_int(text: str) -> int:
-    """An int above 0, for argparse."""
-    return _number(text, int, lambda value: value > 0, "a whole number above 0")
+def _number(
+    kind: Callable[[str], Number], is_valid: Callable[[Number], bool], expected: str
+) -> Callable[[str], Number]:
+    """A type for argparse: a number within limits."""
+
+    def read(text: str) -> Number:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not is_valid(value):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {expected}")
+        return value
+
+    return read
 
 
-def non_negative_int(text: str) -> int:
-    """An int from 0, for argparse."""
-    return _number(text, int, lambda value: value >= 0, "a whole number from 0")
-
-
-def seed(text: str) -> int:
-    """A seed that torch's generators take, for argparse."""
-    return _number(text, int, lambda value: 0 <= value < 1 << 63, "a whole number from 0 below 2^63")
-
-
-def positive_float(text: str) -> float:
-    """A float above 0, for argparse."""
-    return _number(text, float, lambda value: 0 < value < float("inf"), "a number above 0")
-
-
-def non_negative_float(text: str) -> float:
-    """A float from 0, for argparse."""
-    return _number(text, float, lambda value: 0 <= value < float("inf"), "a number from 0")
-
-
-def share(text: str) -> float:
-    """A float from 0 to 1, for argparse."""
-    return _number(text, float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
-
+positive_int = _number(int, lambda value: value > 0, "a whole number above 0")
+non_negative_int = _number(int, lambda value: value >= 0, "a whole number from 0")
+seed = _number(int, lambda value: 0 <= value < 1 << 63, "a whole number from 0 below 2^63")  # that torch takes
+positive_float = _number(float, lambda value: 0 < value < float("inf"), "a number above 0")
+non_negative_float = _number(float, lambda value: 0 <= value < float("inf"), "a number from 0")
+share = _number(float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
 
 Paths = Iterable[tuple[str, Path | None]]  # with the flags that name them; None for a flag that was not given
 
@@ -124,14 +118,3 @@ def check_outputs(
         if identity in written:
             parser.error(f"{flag} {printable(path)} would be written twice: choose another")
         written.add(identity)
-
-
-def _number(text: str, kind: Callable[[str], Number], is_valid: Callable[[Number], bool], expected: str) -> Number:
-    try:
-        value = kind(text)
-    except ValueError:
-        pass
-    else:
-        if is_valid(value):
-            return value
-    raise argparse.ArgumentTypeError(f"{text!r} is not {expected}")

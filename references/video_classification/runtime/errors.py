@@ -1,6 +1,7 @@
 """Errors that scripts print as one message instead of a traceback."""
 
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -17,6 +18,16 @@ class CutShort(UserError):
 
 class MissingExtra(UserError):
     """An optional package is not installed; the message says how to install it."""
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message; of an empty one, the name of its class."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """The first names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def reason_of(error: Exception) -> str:

@@ -7,6 +7,7 @@ import argparse
 import datetime
 import re
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from caching.clip_cache import CacheSettings, ClipCache
 from clips import presets
 from network.precision import Precision
 from runtime.distributed import print_main
-from runtime.errors import UserError
+from runtime.errors import UserError, listed
 from runtime.signals import ResumeCommand
 from training.estimating import Need, Rates, Work, existing, space_problems
 from training.recipe import val_preprocessing
@@ -47,12 +48,8 @@ class Tree:
     @property
     def counts(self) -> dict[str, tuple[int, int]]:
         """Training and validation videos of each class, those of empty folders too."""
-        per_split = []
-        for folder in (self.train, self.val):
-            numbers = np.bincount(folder.labels, minlength=len(folder.classes))
-            per_split.append(dict(zip(folder.classes, numbers.tolist(), strict=True)))
-        train, val = per_split
-        return {name: (train.get(name, 0), val.get(name, 0)) for name in sorted({*train, *val})}
+        train, val = (Counter(split.classes[at] for at in split.labels.tolist()) for split in (self.train, self.val))
+        return {name: (train[name], val[name]) for name in sorted({*self.train.classes, *self.val.classes})}
 
     def sample(self) -> list[str]:
         """The paths of all videos, in an order that is random and always the same."""
@@ -78,11 +75,8 @@ def print_plan(args: argparse.Namespace, device: torch.device, command: ResumeCo
     needs = work.bytes(args, tried)
     problems += space_problems({name: need for name, need in needs.items() if need.is_wanted})
 
-    entries = {
-        "Sample": sample_words(tried),
-        "Disk": disk_words(needs),
-        "Device": device_words(precision, args.workers),
-    }
+    device_text = device_words(precision, args.workers)
+    entries = {"Sample": sample_words(tried), "Disk": disk_words(needs), "Device": device_text}
     if steps is not None:
         times = work.seconds(Rates.of(tried, steps, args.workers), is_shared=device.type == "cpu")
         entries["Time"] = time_words(times, args.epochs, args.cache_dataset)
@@ -135,13 +129,9 @@ def _cache(args: argparse.Namespace, folder: VideoFolder) -> ClipCache:
 
 def class_problems(counts: Mapping[str, tuple[int, int]]) -> list[str]:
     """What training refuses about classes; `counts` are their training and validation videos."""
-    problems = []
-    if only_val := [name for name, (train, val) in counts.items() if val and not train]:
-        problems.append(
-            f"classes without a training video, but with validation videos: {named(only_val)}: place training videos "
-            "too, or remove these folders from val/"
-        )
-    return problems
+    only_val = [name for name, (train, val) in counts.items() if val and not train]
+    text = f"classes without a training video, but with validation videos: {listed(only_val, NAMED)}"
+    return [f"{text}: place training videos too, or remove these folders from val/"] if only_val else []
 
 
 def class_warnings(counts: Mapping[str, tuple[int, int]], balanced: bool) -> list[str]:
@@ -151,12 +141,12 @@ def class_warnings(counts: Mapping[str, tuple[int, int]], balanced: bool) -> lis
     """
     warnings = []
     if only_train := [name for name, (train, val) in counts.items() if train and not val]:
-        warnings.append(
-            f"classes without a validation video: {named(only_train)}: how well they are learnt cannot be told; move "
-            "some of their videos to val/"
-        )
+        text = f"classes without a validation video: {listed(only_train, NAMED)}"
+        warnings.append(f"{text}: how well they are learnt cannot be told; move some of their videos to val/")
     if empty := [name for name, both in counts.items() if not any(both)]:
-        warnings.append(f"classes without any video: {named(empty)}: remove the folders, or they become outputs")
+        warnings.append(
+            f"classes without any video: {listed(empty, NAMED)}: remove the folders, or they become outputs"
+        )
     sizes = {name: train for name, (train, _) in counts.items() if train}
     if sizes and not balanced and max(sizes.values()) >= IMBALANCE * min(sizes.values()):
         small, large = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
@@ -181,17 +171,15 @@ def _other_side(name: str) -> str:
 def flip_words(classes: Sequence[str], mirrors: Sequence[int] | None, augment: str) -> dict[str, str]:
     """What training does about mirror images of each class, whose labels `mirrors` has where there is a flip map."""
     sided = mirror_names(classes)
-    words = {}
-    for label, name in enumerate(classes):
+
+    def word(label: int, name: str) -> str:
         if augment == "none":
-            words[name] = "no"
-        elif mirrors is not None and mirrors[label] != label:
-            words[name] = f"as {classes[mirrors[label]]}"
-        elif name in sided:
-            words[name] = "no, it has a side"
-        else:
-            words[name] = "yes"
-    return words
+            return "no"
+        if mirrors is not None and mirrors[label] != label:
+            return f"as {classes[mirrors[label]]}"
+        return "no, it has a side" if name in sided else "yes"
+
+    return {name: word(label, name) for label, name in enumerate(classes)}
 
 
 def flip_map_words(classes: Sequence[str]) -> str | None:
@@ -199,12 +187,10 @@ def flip_map_words(classes: Sequence[str]) -> str | None:
     pairs = {name: other for name, other in mirror_names(classes).items() if other and name < other}
     if not pairs:
         return None
-    shown = ", ".join(f'"{name}": "{other}"' for name, other in list(pairs.items())[:NAMED])
+    shown = ", ".join([f'"{name}": "{other}"' for name, other in pairs.items()][:NAMED])
     more = ", ..." if len(pairs) > NAMED else ""
-    return (
-        f"left and right are not flipped into each other; with {{{shown}{more}}} in a --flip-map FILE they are, and "
-        "their labels with them"
-    )
+    how = f"with {{{shown}{more}}} in a --flip-map FILE they are, and their labels with them"
+    return f"left and right are not flipped into each other; {how}"
 
 
 def _print_tree(args: argparse.Namespace, tree: Tree, warnings: list[str]) -> None:
@@ -228,12 +214,6 @@ def _print_tree(args: argparse.Namespace, tree: Tree, warnings: list[str]) -> No
 
 
 # What is printed.
-
-
-def named(names: Sequence[str]) -> str:
-    """The first names, and how many more there are."""
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
 
 
 def unreadable_words(tried: Sequence[TriedVideo], total: int, data_path: Path) -> str | None:
@@ -281,9 +261,8 @@ def time_words(seconds: Mapping[str, float], epochs: int, cached: bool) -> str:
 def time_warnings(seconds: Mapping[str, float]) -> list[str]:
     """Remedies where decoding takes most of an epoch."""
     decoding = seconds["decoding in an epoch"]
-    if decoding <= seconds["epoch"] / 2:
-        return []
-    return [f"decoding takes {_clock(decoding)} in each epoch: --cache-dataset decodes every video once"]
+    text = f"decoding takes {_clock(decoding)} in each epoch: --cache-dataset decodes every video once"
+    return [text] if decoding > seconds["epoch"] / 2 else []
 
 
 def _clock(seconds: float) -> str:
