@@ -62,10 +62,9 @@ def run(args: argparse.Namespace, command: ResumeCommand) -> None:
 
     teachers = recipe.load_teachers(args, start.classes)
     train_clips, val_clips = recipe.load_clips(args, start.classes)
-    network, train_inputs, val_inputs = recipe.load_network(args, start, device), train_clips, val_clips
+    network = recipe.load_network(args, start, device)
     targets = recipe.load_targets(args, train_clips, network.precision, teachers)
-    if args.cache_features:
-        network, train_inputs, val_inputs = recipe.load_features(args, network, train_clips, val_clips)
+    network, train_inputs, val_inputs = recipe.load_features(args, network, train_clips, val_clips)
     trainer = recipe.load_trainer(args, network, targets, train_inputs)
     progress = recipe.resume(args, start, trainer, train_inputs, val_inputs)
 

@@ -104,7 +104,9 @@ def load_network(args: argparse.Namespace, start: Start, device: torch.device) -
 
 
 def load_features(args: argparse.Namespace, network: Network, train: Clips, val: Clips) -> tuple[Network, Clips, Clips]:
-    """The head in place of the network, and features in place of clips; those that are not cached are computed."""
+    """With --cache-features the head in place of the network, and features, computed now or before, of clips."""
+    if not args.cache_features:
+        return network, train, val
     head, frozen, train, (val,) = train_on_features(
         network.model,
         network.frozen,

@@ -9,61 +9,36 @@ from pathlib import Path
 import torch
 
 from caching.splits import Clips, open_splits
-from evaluation.selection_table import selection_table
 from network.checkpoint import BEST, NEWEST, Checkpoint, CheckpointError, plain
 from network.class_map import check_class_map
 from network.models import check_deterministic, check_fits
 from network.weights import read_weights
 from reporting.run_folder import RunLog, check_run_folder, open_run_folder
 from reporting.run_report import RunReport, open_evaluation_folder
-from runtime.distributed import (
-    DistributedError,
-    init_process_group,
-    is_distributed,
-    is_main,
-    launch_ids,
-    print_main,
-    restart_count,
-)
+from runtime import distributed
+from runtime.distributed import DistributedError, is_main, print_main
 from runtime.errors import require
 from runtime.files import check_writable
 from runtime.signals import ResumeCommand, StopRequest
+from training import screen, starting
 from training.engine import Trainer
 from training.option_checks import default_settings
+from training.options import is_file_name
 from training.recipe import Network, load_network, train_split, val_preprocessing, val_splits
 from training.saving import RunProgress, RunSaver
-from training.screen import (
-    clips_words,
-    data_words,
-    device_words,
-    model_words,
-    print_entries,
-    schedule_words,
-    settings_words,
-)
-from training.starting import (
-    Start,
-    check_same_start,
-    checkpoint_to_resume,
-    count_best,
-    folder_classes,
-    is_file_name,
-    is_of_this_launch,
-    start_from_checkpoint,
-    start_from_weights,
-)
+from training.starting import Start
 from training.validation import validate_selections
 
 
 def set_up(args: argparse.Namespace) -> torch.device:
     """Joins the process group and seeds; returns this process's device."""
-    device = init_process_group(torch.device(args.device))
+    device = distributed.init_process_group(torch.device(args.device))
     torch.manual_seed(args.seed)
     if args.use_deterministic_algorithms:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = not args.use_deterministic_algorithms
-    if args.sync_bn and device.type == "cpu" and is_distributed():
+    if args.sync_bn and device.type == "cpu" and distributed.is_distributed():
         raise DistributedError("--sync-bn needs GPUs: torch has no BatchNorm over several processes on the CPU")
     if args.tensorboard:
         require("torch.utils.tensorboard")  # before the work, not after it
@@ -72,7 +47,7 @@ def set_up(args: argparse.Namespace) -> torch.device:
 
 def build_cache(args: argparse.Namespace) -> None:
     """Completes the clip cache of the splits that a run reads."""
-    classes = folder_classes(args.data_path, args.test_only)
+    classes = starting.folder_classes(args.data_path, args.test_only)
     train = [] if args.test_only else [train_split(args, classes)]
     open_splits([*train, *val_splits(args, classes)])
     print_main(f"The clip cache is complete in {args.cache_dir}")
@@ -80,29 +55,29 @@ def build_cache(args: argparse.Namespace) -> None:
 
 def find_start(args: argparse.Namespace, command: ResumeCommand) -> Start:
     """Reads the checkpoint or weights to begin with, which decide on the classes; notes in `args` what it resumes."""
-    folders = folder_classes(args.data_path, args.test_only)
+    folders = starting.folder_classes(args.data_path, args.test_only)
     trains = not (args.test_only or args.sanity_overfit)
-    if restart_count() and trains and is_of_this_launch(args.output_dir):
+    if distributed.restart_count() and trains and starting.is_of_this_launch(args.output_dir):
         args.resume, args.overwrite, args.start_epoch = "auto", False, None  # torchrun has started the run again
         command.has_saved = True
     if args.resume:
-        found = checkpoint_to_resume(args.resume, args.output_dir, trains=not args.test_only)
+        found = starting.checkpoint_to_resume(args.resume, args.output_dir, trains=not args.test_only)
         args.resume = str(found[0]) if found else None
         if found is not None:
-            return start_from_checkpoint(*found, folders, trains=not args.test_only)
+            return starting.start_from_checkpoint(*found, folders, trains=not args.test_only)
     if args.test_only and args.weights and is_file_name(args.weights):
-        return start_from_checkpoint(Path(args.weights), read_weights(args.weights, args.model), folders)
+        return starting.start_from_checkpoint(Path(args.weights), read_weights(args.weights, args.model), folders)
     if args.weights is None and "all" not in args.trainable:
         print_main(
             f"WARNING: all but {' '.join(args.trainable)} is frozen at random values, since there are no --weights: "
             "it will hardly learn. Use --weights KINETICS400_V1, a checkpoint, or --trainable all"
         )
-    return start_from_weights(args.model, args.weights, folders)
+    return starting.start_from_weights(args.model, args.weights, folders)
 
 
 def check_start(args: argparse.Namespace, start: Start) -> None:
     """Refuses what cannot be completed, before the videos are scanned."""
-    check_same_start(start)
+    starting.check_same_start(start)
     if args.test_only:
         _print_differences(args, start)
         if args.class_map:
@@ -134,7 +109,7 @@ def test(args: argparse.Namespace, start: Start, device: torch.device, begin: fl
     results = validate_selections(network.inner, network.precision, clips, args.print_freq, args.save_logits)
     report.write_evaluation(results[args.val_frame_selection[0]], start.path, start.checkpoint)
     if len(results) > 1:
-        print_main(selection_table(results))
+        print_main(screen.selection_table(results))
 
 
 def print_start(
@@ -160,19 +135,19 @@ def print_start(
     origin = str(start.path or args.weights or "random weights")
     trainable = None if train is None else " ".join(args.trainable)
     entries = {
-        "Data": data_words(args.data_path, len(start.classes), train, val, val_name),
-        "Clips": clips_words(train, val, args.augment),
-        "Model": model_words(args.model, network.model, origin, trainable),
-        "Device": device_words(network.precision, args.workers),
+        "Data": screen.data_words(args.data_path, len(start.classes), train, val, val_name),
+        "Clips": screen.clips_words(train, val, args.augment),
+        "Model": screen.model_words(args.model, network.model, origin, trainable),
+        "Device": screen.device_words(network.precision, args.workers),
     }
     if train is not None:
         rate = f"{args.opt}, {args.lr_scheduler} from a rate of {args.lr:g}"
         rate += "" if counted_by == "labels" else f"; training accuracy is against {counted_by}"
-        entries["Schedule"] = schedule_words(train, epochs, rate)
+        entries["Schedule"] = screen.schedule_words(train, epochs, rate)
         entries["Output"] = str(args.output_dir)
     defaults = plain(default_settings(args.data_path, args.epochs, args.model))
-    entries["Settings"] = settings_words(plain(vars(args)), defaults)
-    print_entries(entries)
+    entries["Settings"] = screen.settings_words(plain(vars(args)), defaults)
+    screen.print_entries(entries)
 
 
 def open_report(
@@ -216,7 +191,7 @@ def open_log(args: argparse.Namespace, start: Start, progress: RunProgress) -> R
     """Prepares --output-dir for writing; `progress` forgets a best epoch that is not there."""
     continues = start.continues(args.output_dir)
     open_run_folder(args.output_dir, plain({**vars(args), "classes": start.classes}), continues, args.overwrite)
-    count_best(start, args.output_dir, progress)
+    starting.count_best(start, args.output_dir, progress)
     log = RunLog(args.output_dir)
     if continues:
         log.resume(progress.epoch)
@@ -242,7 +217,7 @@ def open_saver(
         command: is told when the run has saved.
     """
 
-    launch = launch_ids() or None  # asked of all processes, where rank 0 alone writes
+    launch = distributed.launch_ids() or None  # asked of all processes, where rank 0 alone writes
 
     def state() -> Checkpoint:
         told = replace(trainer.state(), classes=start.classes, preprocessing=val_preprocessing(args), launch=launch)

@@ -11,6 +11,9 @@ from runtime.distributed import barrier, gather_objects, is_main, maximum_over_p
 from runtime.errors import CutShort
 from runtime.signals import ResumeCommand, Stopped, StopRequest
 
+# Of a RunProgress, under the same names in a checkpoint.
+KEPT = ("clips_seen", "best_video_acc1", "epochs_since_best", "epoch_order", "best_videos")
+
 
 @dataclass
 class RunProgress:
@@ -33,30 +36,15 @@ class RunProgress:
 
     def added_to(self, checkpoint: Checkpoint) -> Checkpoint:
         """`checkpoint` with this progress."""
-        return replace(
-            checkpoint,
-            epoch=self.epoch - 1,
-            clips_seen=self.clips_seen,
-            epoch_totals=self.totals,
-            best_video_acc1=self.best_video_acc1,
-            epochs_since_best=self.epochs_since_best,
-            epoch_order=self.epoch_order,
-            best_videos=self.best_videos,
-            world_size=world_size(),
-        )
+        kept = {name: getattr(self, name) for name in KEPT}
+        return replace(checkpoint, epoch=self.epoch - 1, epoch_totals=self.totals, world_size=world_size(), **kept)
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> "RunProgress":
         """What `added_to` wrote; a legacy checkpoint has the epoch alone."""
-        return cls(
-            0 if checkpoint.epoch is None else checkpoint.epoch + 1,
-            checkpoint.clips_seen or 0,
-            checkpoint.epoch_totals or [],
-            -1.0 if checkpoint.best_video_acc1 is None else checkpoint.best_video_acc1,
-            checkpoint.epochs_since_best or 0,
-            epoch_order=checkpoint.epoch_order,
-            best_videos=checkpoint.best_videos,
-        )
+        kept = {name: value for name in KEPT if (value := getattr(checkpoint, name)) is not None}
+        epoch = 0 if checkpoint.epoch is None else checkpoint.epoch + 1
+        return cls(epoch=epoch, totals=checkpoint.epoch_totals or [], **kept)
 
 
 class RunSaver:

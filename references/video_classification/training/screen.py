@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from caching.splits import Clips
+from evaluation.intervals import wilson_interval
 from evaluation.metrics import VideoResults
 from network.models import parameter_counts
 from network.precision import Precision
@@ -17,6 +18,7 @@ from runtime.distributed import print_main, world_size
 
 SCREEN_WIDTH = 100
 LABEL_WIDTH = 10
+BASELINE = "official"  # what other frame selections are compared with
 NO_BREAK = "\0"  # stands for a space at which no line is broken
 
 
@@ -155,3 +157,27 @@ def print_results(
         print_main("   of videos seen in training (--train-on-val): it does not tell the accuracy on others")
     if turned and in_full:
         print_main(f"   {turned} of them turned or mirrored for display, which the challenge's evaluator would not do")
+
+
+def selection_table(results: dict[str, VideoResults]) -> str:
+    """A table with a row for each selection: accuracies in percent with their 95 % Wilson intervals, gains and losses.
+
+    *Gained* counts the videos that this selection predicts right and BASELINE, which is among them, wrong; *lost* the
+    reverse. All results are over the same videos.
+    """
+    rows = [["frames", "Clip Acc@1", "Clip Acc@5", "Video Acc@1", "Video Acc@5", "gained", "lost"]]
+    baseline = results[BASELINE].ranks < 1
+    for name, result in results.items():
+        right = result.ranks < 1
+        changes = [str(int((right & ~baseline).sum())), str(int((baseline & ~right).sum()))]
+        scored = (result.clip, result.video)
+        shares = [_with_interval(share, part.count) for part in scored for share in (part.top1, part.top5)]
+        rows.append([name, *shares, *changes])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(map(str.rstrip, lines))
+
+
+def _with_interval(share: float, count: int) -> str:
+    _, low, high = wilson_interval(round(share * count / 100), count).percent
+    return f"{share:.3f} [{low:.1f}, {high:.1f}]"
