@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +40,12 @@ def main(argv: list[str] | None = None) -> int:
     if args.greedy and args.data_path is None:
         parser.error("--greedy validates: add --data-path")
     check_folders(parser, [("--cache-dir", args.cache_dir)])
-    check_paths(parser, args.checkpoints, args.output)
+    seen: dict[Any, Path] = {}
+    for path in args.checkpoints:
+        if (other := seen.setdefault(file_identity(path), path)) is not path:
+            parser.error(f"{other} and {path} are the same file, which would count twice: give it once")
+    check_inputs(parser, [("FILE.pth", path) for path in args.checkpoints])
+    check_outputs(parser, [("--output", args.output)], args.checkpoints)
     return run_script(lambda: run(args, checked_device(parser, args.device)))
 
 
@@ -78,17 +82,6 @@ def run(args: argparse.Namespace, device: "torch.device") -> None:
     names = [str(args.checkpoints[number]) for number in chosen]
     averaged([checkpoints[number] for number in chosen], names).write(args.output)
     print(f"The average of {', '.join(names)}: {args.output}")
-
-
-def check_paths(parser: argparse.ArgumentParser, checkpoints: Sequence[Path], output: Path) -> None:
-    """Refuses a checkpoint given twice, and an output that would replace one."""
-    seen: dict[Any, Path] = {}
-    for path in checkpoints:
-        other = seen.setdefault(file_identity(path), path)
-        if other is not path:
-            parser.error(f"{other} and {path} are the same file, which would count twice: give it once")
-    check_inputs(parser, [("FILE.pth", path) for path in checkpoints])
-    check_outputs(parser, [("--output", output)], checkpoints)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import datetime
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -139,7 +139,9 @@ class DeviceRun:
         target, sent = self.target, {*self.record.uploads, *self.record.jobs}
         planned = {"model": f"upload {NETWORK}, {self.record.export['bytes'] / MEBIBYTE:.1f} MiB"}
         if self.train is not None:
-            planned["calibration"] = f"upload the calibration set: {clips(self._calibration_videos())}"
+            planned["calibration"] = (
+                f"upload the calibration set: {clips(drawn_videos(self.train, target.calibration_clips))}"
+            )
             planned["quantize"] = f"submit a quantize job: {target.quantize}"
         planned["compile"] = f"submit a compile job for {target.device}: {target.compile_options}"
         if new := [address for address in share_with if address not in self.record.shared_with]:
@@ -163,7 +165,7 @@ class DeviceRun:
         """
         source = partial(hub.model, self.folder / NETWORK)
         if self.train is not None:
-            quantize = hub.job("quantize", partial(self._submit_quantize, hub))
+            quantize = hub.job("quantize", partial(self._submit_quantize, hub, self.train))
             if wait:
                 hub.finished("quantize", quantize)
             source = partial(hub.ask, "looking up the quantized network", quantize.get_target_model)
@@ -177,13 +179,13 @@ class DeviceRun:
         for number in range(len(self._chunks)):
             hub.job(_inference(number), partial(self._submit_run, hub, _inference(number), network, number))
 
-    def _submit_quantize(self, hub: AiHub) -> Any:
-        types = hub.package.QuantizeDtype
+    def _submit_quantize(self, hub: AiHub, train: Clips) -> Any:
+        types, videos = hub.package.QuantizeDtype, drawn_videos(train, self.target.calibration_clips)
         return hub.submit(
             "quantize",
             hub.client.submit_quantize_job,
             hub.model(self.folder / NETWORK),
-            hub.dataset("calibration", self._write_calibration),
+            hub.dataset("calibration", partial(self._write_clips, train, videos, SOURCE)),
             weights_dtype=types.INT8,
             activations_dtype=types[ACTIVATION_BITS[self.target.quantize]],
             name=f"{self.model.name} quantize",
@@ -213,14 +215,6 @@ class DeviceRun:
             name=f"{self.model.name} {name}",
             profile=number is None,
         )
-
-    def _calibration_videos(self) -> Tensor:
-        assert self.train is not None
-        return drawn_videos(self.train, self.target.calibration_clips)
-
-    def _write_calibration(self, path: Path) -> None:
-        assert self.train is not None
-        self._write_clips(self.train, self._calibration_videos(), SOURCE, path)
 
     def _write_clips(self, clips: Clips, videos: Tensor, device_format: DeviceFormat, path: Path) -> None:
         arrays = parity.clip_arrays(clips, videos, f"Writing {path.name}")
@@ -277,16 +271,9 @@ class DeviceRun:
             "jobs": self.record.jobs,
         }
         write_json(self.folder / SUMMARY, summary)
-        evaluation = Evaluation(
-            by_device,
-            [row["video"] for row in rows],
-            self.model.classes,
-            self.model.preprocessing.rule,
-            f"{self.val.pixels}; network on {self.target.device}",
-            self.val.skipped,
-            Path(self.model.path),
-            self.model.temperature,
-        )
+        shown = replace(self.val, pixels=f"{self.val.pixels}; network on {self.target.device}")
+        model = self.model
+        evaluation = Evaluation.of(by_device, shown, model.classes, Path(model.path), model.temperature)
         self._write_page(evaluation, summary)
         return by_device, summary
 

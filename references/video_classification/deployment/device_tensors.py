@@ -5,10 +5,8 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -80,13 +78,16 @@ def dump_tensors(folder: Path, clips: Clips, device_format: DeviceFormat, prepro
     require("h5py")
     for stale in folder.glob("inputs_*.h5"):  # of an earlier set that may have had more chunks
         stale.unlink()
+
+    def written(videos: Tensor) -> Iterator[np.ndarray]:
+        for row, clip in clip_arrays(clips, videos, "Writing tensors"):
+            tensor = device_format.tensor(clip, preprocessing)
+            with replaced_file(folder / tensor_name(row)) as file:
+                np.save(file, tensor)
+            yield tensor
+
     for number, videos in enumerate(clips.videos.split(CHUNK_CLIPS)):
-        with replaced_input_set(folder / input_set_name(number), len(videos)) as add:
-            for row, clip in clip_arrays(clips, videos, "Writing tensors"):
-                tensor = device_format.tensor(clip, preprocessing)
-                with replaced_file(folder / tensor_name(row)) as file:
-                    np.save(file, tensor)
-                add(tensor)
+        write_input_set(folder / input_set_name(number), written(videos), len(videos))
     return write_manifest(folder, clips, device_format.shape(preprocessing, 1))
 
 
@@ -114,32 +115,21 @@ def input_set_name(number: int) -> str:
     return f"inputs_{number:03d}.h5"
 
 
-@contextmanager
-def replaced_input_set(path: Path, count: int) -> Iterator[Any]:
-    """Yields a function that adds a clip's tensor to an input set of AI Hub, which appears whole or not at all.
+def write_input_set(path: Path, tensors: Iterable[np.ndarray], count: int) -> Path:
+    """Writes the tensors of `count` clips as an input set of AI Hub, an `.h5` file, whole or not at all.
 
     The form is that of `qai_hub.util.dataset_entries_converters`, written clip by clip, since a chunk takes gigabytes.
-    `count` clips must be added. Raises MissingExtra without h5py, OSError where the file cannot be written.
+    Raises MissingExtra without h5py, OSError where the file cannot be written.
     """
     h5py = require("h5py")
     with replaced_file(path) as file, h5py.File(file, "w") as h5:
         group = h5.create_group("data/0")
         group.attrs["order"], group.attrs["name"], group.attrs["batch_count"] = 0, INPUT, count
-
-        def add(tensor: np.ndarray) -> None:
+        for tensor in tensors:
             # HDF5 crashes the process where it cannot write.
             if shutil.disk_usage(path.parent).free < tensor.nbytes + SPARE_BYTES:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(path))
             group.create_dataset(f"batch_{len(group)}", data=tensor, compression="gzip")
-
-        yield add
         if len(group) != count:
             raise RuntimeError(f"{path}: {len(group)} clips instead of {count}")
-
-
-def write_input_set(path: Path, tensors: Iterable[np.ndarray], count: int) -> Path:
-    """Writes an input set of AI Hub. Arguments and errors are those of `replaced_input_set`."""
-    with replaced_input_set(path, count) as add:
-        for tensor in tensors:
-            add(tensor)
     return path

@@ -116,17 +116,12 @@ def check_structure(proto: Any, name: str, further_operators: Collection[str] = 
     """Checks operators and file, and prints what was found. Raises ExportError."""
     operators = check_operators(proto, further_operators)
     print(f"{name}: operators {', '.join(f'{operator} {count}' for operator, count in sorted(operators.items()))}")
-    check_file(proto)
-    print(f"{name}: ONNX checker passed, opset {proto.opset_import[0].version}")
-
-
-def check_file(proto: Any) -> None:
-    """Runs ONNX's checker, with shape inference. Raises ExportError."""
     checker = require("onnx.checker")
     try:
-        checker.check_model(proto, full_check=True)
+        checker.check_model(proto, full_check=True)  # with shape inference
     except (checker.ValidationError, require("onnx.shape_inference").InferenceError) as error:
         raise ExportError(f"the ONNX checker rejects the file: {first_line(error)}") from error
+    print(f"{name}: ONNX checker passed, opset {proto.opset_import[0].version}")
 
 
 def random_clips(preprocessing: Preprocessing, count: int = RANDOM_CLIPS) -> np.ndarray:
@@ -150,15 +145,6 @@ def check_parity(expected: Tensor, given: Tensor) -> float:
             f"allowed), and in the predicted class of {moved} of {len(expected)} clips"
         )
     return difference
-
-
-def check_accuracy(expected: VideoResults, given: VideoResults) -> None:
-    """Raises ExportError unless both networks have the same accuracy."""
-    if expected.video != given.video:
-        raise ExportError(
-            f"accuracy differs: {expected.video.top1:.3f} by PyTorch, {given.video.top1:.3f} by ONNX Runtime, "
-            f"over {expected.video.count} videos"
-        )
 
 
 def clip_arrays(clips: Clips, videos: Tensor, description: str) -> Iterator[tuple[int, np.ndarray]]:
@@ -190,13 +176,18 @@ def prove_on_videos(
     scored = score(networks, val, num_classes)
     expected, exported = scored["PyTorch"], scored["float"]
     difference = check_parity(expected.logits, exported.logits)
-    check_accuracy(expected.results, exported.results)
+    right, by_onnx = expected.results.video, exported.results.video
+    if right != by_onnx:
+        raise ExportError(
+            f"accuracy differs: {right.top1:.3f} by PyTorch, {by_onnx.top1:.3f} by ONNX Runtime, "
+            f"over {right.count} videos"
+        )
     skipped = f", {val.skipped} unreadable not scored" if val.skipped else ""
     seen = " of videos seen in training" if val.seen else ""
     print(
         f"proof: {len(val.videos)} validation videos{skipped}, {val.options.preprocessing.rule}, "
-        f"largest difference in logits {difference:.2g}; video Acc@1 {expected.results.video.top1:.3f} by PyTorch, "
-        f"{exported.results.video.top1:.3f} by ONNX Runtime{seen}"
+        f"largest difference in logits {difference:.2g}; video Acc@1 {right.top1:.3f} by PyTorch, "
+        f"{by_onnx.top1:.3f} by ONNX Runtime{seen}"
     )
     if "int8" not in scored:
         return scored

@@ -119,35 +119,23 @@ class RunReport:
         stages: dict[str, float],
     ) -> None:
         # The result files come first: the page needs the frames of the mistakes, and reading these may fail.
-        clips = self.clips
-        dataset = clips.loader.dataset
-        evaluation = Evaluation(
-            results,
-            [dataset.folder.names.string(video) for video in results.videos.tolist()],
-            self.classes,
-            clips.options.preprocessing.rule,
-            clips.pixels,
-            clips.skipped,
-            Path(checkpoint) if checkpoint else None,
-            temperature,
-            clips.turned,
-            clips.seen,
-        )
+        path = Path(checkpoint) if checkpoint else None
+        evaluation = Evaluation.of(results, self.clips, self.classes, path, temperature)
         try:
             (self.folder / REPORT).unlink(missing_ok=True)  # it would describe other results until it is written
             metrics = write_result_files(self.folder, evaluation)
-            mistakes = worst_mistakes(evaluation, dataset, WORST_MISTAKES)
+            mistakes = worst_mistakes(evaluation, self.clips.loader.dataset, WORST_MISTAKES)
             settings = {**self.settings, "Software": software()}
             subtitle = f"{checkpoint or 'no checkpoint'}, {datetime.datetime.now():%Y-%m-%d %H:%M}"
             page = Report(self.title, subtitle, evaluation, metrics, log, mistakes, stages, settings, self.defaults)
-            path = write_report(self.folder, page)
+            written = write_report(self.folder, page)
         except OSError as error:
             raise RunFolderError(f"the report cannot be written to {self.folder}: {error}") from error
         if self._events is not None:
             self._events.add_evaluation(evaluation, mistakes, log[-1]["epoch"] if log else 0)
             self._events.close()
         print_main(calibration_line(metrics))
-        print_main(f"Report: {path}")
+        print_main(f"Report: {written}")
 
 
 def software() -> dict[str, str]:

@@ -16,19 +16,8 @@ from typing import Any, NamedTuple
 import av
 import numpy as np
 
+from synthetic import scenes
 from synthetic.exercises import EXERCISES, STANDING, Repetitions, mirrored
-from synthetic.scenes import (
-    Canvas,
-    Person,
-    Room,
-    Take,
-    draw_person_and_room,
-    draw_take,
-    joints_of,
-    paint_person,
-    paint_room,
-    turned,
-)
 
 NUM_PARTS = 4
 SPLITS = ("train", "val")
@@ -38,9 +27,9 @@ SETTINGS_NAME = "generated_with.json"
 
 def film(
     exercise: Repetitions,
-    person: Person,
-    room: Room,
-    take: Take,
+    person: scenes.Person,
+    room: scenes.Room,
+    take: scenes.Take,
     num_frames: int,
     size: tuple[int, int],
     fps: float,
@@ -63,12 +52,12 @@ def film(
     if take.is_flipped:
         pose = mirrored(pose)
     pitch, at = np.radians(take.pitch), {}
-    for name, joint in joints_of(pose, person).items():
-        x, y, z = turned(joint, np.radians(take.yaw)).T
+    for name, joint in scenes.joints_of(pose, person).items():
+        x, y, z = scenes.turned(joint, np.radians(take.yaw)).T
         at[name] = np.stack([x, y * np.cos(pitch) - z * np.sin(pitch)], axis=-1)
-    canvas = Canvas(num_frames, size, fps, take)
-    paint_room(canvas, room)
-    paint_person(canvas, person, at)
+    canvas = scenes.Canvas(num_frames, size, fps, take)
+    scenes.paint_room(canvas, room)
+    scenes.paint_person(canvas, person, at)
     frames = np.round(canvas.frames * 255).astype(np.uint8).transpose(1, 2, 3, 0)
     return np.ascontiguousarray(frames[:, :, ::-1] if take.is_flipped else frames)
 
@@ -93,9 +82,9 @@ def render_exercise(
         take_seed: with `name`, of camera, pace and range of motion.
         furniture: whether there is furniture.
     """
-    person, room = draw_person_and_room(np.random.default_rng(seed), furniture)
+    person, room = scenes.draw_person_and_room(np.random.default_rng(seed), furniture)
     seeds = [seed] if isinstance(seed, int) else seed
-    take = draw_take(np.random.default_rng([*seeds, zlib.crc32(name.encode()), take_seed]))
+    take = scenes.draw_take(np.random.default_rng([*seeds, zlib.crc32(name.encode()), take_seed]))
     return film(EXERCISES[name], person, room, take, num_frames, size, fps)
 
 
@@ -143,7 +132,7 @@ def generate_release(
 ) -> Path:
     """Writes a release in the form of QEVD's; files that are already there are kept.
 
-    Person `i` of a split does every exercise once, and nobody is in two splits.
+    scenes.Person `i` of a split does every exercise once, and nobody is in two splits.
 
     Args:
         dest: the folder to write to.
