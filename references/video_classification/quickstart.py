@@ -41,10 +41,7 @@ class StepError(UserError):
 def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
     """The command line of this script."""
     parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        add_help=add_help,
-        allow_abbrev=False,
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, add_help=add_help, allow_abbrev=False
     )
     text = "keeps videos, reports and checkpoints"
     add_value(parser, "--output-dir", Path, "DIR", text, Path("quickstart_output"))

@@ -90,24 +90,20 @@ def _fingerprint(clips: Clips, videos: Tensor) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
+@dataclass(frozen=True)
 class DeviceRun:
-    """The steps of a run in their order; each goes on from what `record` says was done before.
+    """The steps of a run in their order; each goes on from what `record` says was done before."""
 
-    Args:
-        folder: of all files.
-        target: what to make of the network.
-        model: the network.
-        val: the videos to run on the device.
-        train: the videos to calibrate on, None where nothing is.
-        record: of `folder`.
-    """
+    folder: Path  # of all files
+    target: Target
+    model: TrainedModel
+    val: Clips  # the videos to run on the device
+    train: Clips | None  # the videos to calibrate on, None where nothing is
+    record: Record  # of `folder`
 
-    def __init__(
-        self, folder: Path, target: Target, model: TrainedModel, val: Clips, train: Clips | None, record: Record
-    ) -> None:
-        self.folder, self.target, self.model, self.val, self.train = folder, target, model, val, train
-        self.record = record
-        self._chunks = val.videos.split(CHUNK_CLIPS)
+    @property
+    def _chunks(self) -> tuple[Tensor, ...]:
+        return self.val.videos.split(CHUNK_CLIPS)
 
     def export(self) -> None:
         """Writes the network, the manifest and PyTorch's logits, once the proof on the videos holds.

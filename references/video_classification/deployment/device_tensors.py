@@ -42,11 +42,7 @@ def open_official_clips(
         DatasetError: the folder is missing, has other classes, or holds files that cannot be read.
     """
     options = ClipOptions(
-        model.preprocessing,
-        cache_dir=cache_dir,
-        skip_unreadable=skip_unreadable,
-        batch_size=1,
-        num_workers=num_workers,
+        model.preprocessing, cache_dir=cache_dir, skip_unreadable=skip_unreadable, batch_size=1, num_workers=num_workers
     )
     clips = open_clips(VideoFolder(folder, model.classes), options)
     return replace(clips, seen=model.seen_data == folder.parent.resolve())

@@ -96,11 +96,7 @@ def _end(parser: argparse.ArgumentParser, message: str) -> NoReturn:
     parser.exit(1, f"{parser.prog}: error: {message}\n")
 
 
-def check_outputs(
-    parser: argparse.ArgumentParser,
-    outputs: Paths,
-    inputs: Iterable[str | Path | None],
-) -> None:
+def check_outputs(parser: argparse.ArgumentParser, outputs: Paths, inputs: Iterable[str | Path | None]) -> None:
     """Refuses to write a file that is one of those to read, under whatever name, or that is written twice.
 
     None stands for a flag that was not given.

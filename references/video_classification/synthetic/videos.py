@@ -132,7 +132,7 @@ def generate_release(
 ) -> Path:
     """Writes a release in the form of QEVD's; files that are already there are kept.
 
-    scenes.Person `i` of a split does every exercise once, and nobody is in two splits.
+    Person `i` of a split does every exercise once, and nobody is in two splits.
 
     Args:
         dest: the folder to write to.

@@ -49,10 +49,7 @@ DECAYS = {
     # `gamma` once for each of the milestones, in steps, that have passed.
     "multistep": lambda step, total, milestones, gamma: gamma ** sum(step >= milestone for milestone in milestones),
 }
-WARMUPS = {
-    "linear": lambda share, start: start + (1 - start) * share,
-    "constant": lambda share, start: start,
-}
+WARMUPS = {"linear": lambda share, start: start + (1 - start) * share, "constant": lambda share, start: start}
 
 
 def build_schedule(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runtime.arguments import check_folders, check_inputs, check_outputs
-from training.options import default_milestones, default_values, fill_in_preprocessing, is_file_name
+from training.options import add_arguments, default_milestones, fill_in_preprocessing, is_file_name
 
 if TYPE_CHECKING:
     import torch
@@ -56,11 +56,14 @@ def default_settings(data_path: Path, epochs: int, model: str) -> dict[str, Any]
     """
     from network.precision import resolve_device
 
-    defaults = default_values(model)
-    args = argparse.Namespace(**{**defaults, "data_path": data_path, "epochs": epochs})
+    parser = argparse.ArgumentParser(add_help=False)
+    add_arguments(parser)
+    given = {"data_path": data_path, "epochs": epochs, "model": model}
+    args = argparse.Namespace(**{action.dest: action.default for action in parser._actions} | given)
+    fill_in_preprocessing(args)
     fill_in(args)
     args.device = str(resolve_device(None))
-    return {**vars(args), "data_path": None, "epochs": defaults["epochs"]}
+    return {**vars(args), **{name: parser.get_default(name) for name in given}}
 
 
 def check_sizes(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:

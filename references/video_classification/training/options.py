@@ -6,7 +6,6 @@ The tuples of choices are the keys of the dictionaries that the choices are look
 import argparse
 import os
 from pathlib import Path
-from typing import Any
 
 from clips.preprocessing import FRAME_SELECTIONS, Preprocessing
 from runtime.arguments import (
@@ -46,16 +45,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_optimization_arguments(parser)
     add_recipe_arguments(parser)
     add_run_arguments(parser)
-
-
-def default_values(model: str) -> dict[str, Any]:
-    """The default of each flag of train.py for a model, by its name in the namespace of arguments."""
-    parser = argparse.ArgumentParser(add_help=False)
-    add_arguments(parser)
-    values = argparse.Namespace(**{action.dest: action.default for action in parser._actions})
-    usual, values.model = values.model, model
-    fill_in_preprocessing(values)
-    return {**vars(values), "model": usual}
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:

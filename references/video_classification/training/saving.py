@@ -47,34 +47,21 @@ class RunProgress:
         return cls(epoch=epoch, totals=checkpoint.epoch_totals or [], **kept)
 
 
+@dataclass
 class RunSaver:
-    """Writes a run's checkpoints and keeps its progress.
+    """Writes a run's checkpoints and keeps its progress."""
 
-    Args:
-        folder: the run's.
-        progress: how far it has come; kept up to date here.
-        state: gives the checkpoint without the progress.
-        stop: the signals that have come.
-        command: is told when the run has saved.
-        minutes: between two checkpoints within an epoch; 0 writes none.
-        keep: how many epochs' checkpoints stay, besides the best and the newest; None keeps all.
-    """
+    folder: Path  # the run's
+    progress: RunProgress  # how far it has come; kept up to date here
+    state: Callable[[], Checkpoint]  # gives the checkpoint without the progress
+    stop: StopRequest  # the signals that have come
+    command: ResumeCommand  # is told when the run has saved
+    minutes: float  # between two checkpoints within an epoch; 0 writes none
+    keep: int | None  # how many epochs' checkpoints stay, besides the best and the newest; None keeps all
+    _totals: list[float] | None = field(default=None, init=False)  # of this process, once it has taken a step
 
-    def __init__(
-        self,
-        folder: Path,
-        progress: RunProgress,
-        state: Callable[[], Checkpoint],
-        stop: StopRequest,
-        command: ResumeCommand,
-        *,
-        minutes: float,
-        keep: int | None,
-    ) -> None:
-        self.folder, self.progress, self._state, self._seconds, self._keep = folder, progress, state, 60 * minutes, keep
-        self._stop, self._command = stop, command
+    def __post_init__(self) -> None:
         self._last = time.monotonic()
-        self._totals: list[float] | None = None  # of this process, once it has taken a step of the epoch
 
     def after_step(self, clips: int, totals: list[float]) -> None:
         """Counts a step of `clips` clips; saves if it is time to, or if any process was asked to stop.
@@ -84,8 +71,8 @@ class RunSaver:
         """
         self.progress.clips_seen += clips * world_size()
         self._totals = totals
-        own_is_due = bool(self._seconds) and time.monotonic() - self._last >= self._seconds
-        signal_number, is_due = maximum_over_processes([self._stop.signal_number, int(own_is_due)])
+        own_is_due = self.minutes > 0 and time.monotonic() - self._last >= 60 * self.minutes
+        signal_number, is_due = maximum_over_processes([self.stop.signal_number, int(own_is_due)])
         if signal_number or is_due:
             self._save_within_epoch()
         if signal_number:
@@ -99,9 +86,9 @@ class RunSaver:
         Raises: as `after_step`.
         """
         self._save_within_epoch()
-        if signal_number := maximum_over_processes([self._stop.signal_number])[0]:
+        if signal_number := maximum_over_processes([self.stop.signal_number])[0]:
             raise Stopped(signal_number)
-        with self._stop.stopping_at_once():
+        with self.stop.stopping_at_once():
             yield
 
     def after_epoch(self, video_acc1: float | None, temperature: float | None = None) -> None:
@@ -122,11 +109,11 @@ class RunSaver:
             epochs_since_best=0 if is_best or video_acc1 is None else self.progress.epochs_since_best + 1,
         )
         if is_main():
-            checkpoint = replace(self.progress.added_to(self._state()), temperature=temperature)
+            checkpoint = replace(self.progress.added_to(self.state()), temperature=temperature)
             with _cut_short_by_full_disks():
-                save_checkpoint(self.folder, checkpoint, is_best, self._keep)
+                save_checkpoint(self.folder, checkpoint, is_best, self.keep)
         self._saved()
-        if signal_number := maximum_over_processes([self._stop.signal_number])[0]:
+        if signal_number := maximum_over_processes([self.stop.signal_number])[0]:
             raise Stopped(signal_number)
 
     def _save_within_epoch(self) -> None:
@@ -134,12 +121,12 @@ class RunSaver:
             self.progress.totals = gather_objects(self._totals)
         if is_main():
             with _cut_short_by_full_disks():
-                self.progress.added_to(self._state()).write(self.folder / NEWEST)
+                self.progress.added_to(self.state()).write(self.folder / NEWEST)
         self._saved()
 
     def _saved(self) -> None:
         self._last = time.monotonic()
-        self._command.has_saved = True
+        self.command.has_saved = True
 
 
 @contextlib.contextmanager
