@@ -4,7 +4,6 @@ computes before it is written. Of torchvision's networks r2plus1d_18, r3d_18 and
 
 import argparse
 import sys
-from functools import partial
 from pathlib import Path
 
 from runtime.arguments import (
@@ -108,15 +107,9 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     if args.class_map:
         check_class_map(args.class_map, model.classes, args.checkpoint)
     device_format = DeviceFormat(args.layout, args.normalize, args.dynamic_batch, args.opset)
-    open_split = partial(
-        open_official_clips,
-        model=model,
-        cache_dir=args.cache_dir,
-        skip_unreadable=args.skip_unreadable,
-        num_workers=args.workers,
-    )
-    val = open_split(args.data_path / "val") if args.data_path else None
-    train = open_split(args.data_path / "train") if args.quantize else None
+    reading = {"cache_dir": args.cache_dir, "skip_unreadable": args.skip_unreadable, "num_workers": args.workers}
+    val = open_official_clips(args.data_path / "val", model, **reading) if args.data_path else None
+    train = open_official_clips(args.data_path / "train", model, **reading) if args.quantize else None
 
     proto, networks = parity.export(model, device_format)
     contents = [proto]

@@ -61,8 +61,7 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace, device: "torc
     """Videos, model, predictions, copies."""
     # Heavy imports come after parsing, so that --help and wrong usage do not wait for torch.
     from deployment.annotating import destinations, prepare_copies, write_copies
-    from deployment.prediction import FORMATTERS, Prediction, predict
-    from deployment.video_files import find_videos, read_clips
+    from deployment.prediction import FORMATTERS, Prediction, find_videos, predict, read_clips
     from network.acceleration import freed_memory_kept
     from network.trained_model import load_trained_model
     from runtime.progress import Progress

@@ -56,15 +56,10 @@ def main(argv: list[str] | None = None) -> int:
     parser = get_args_parser()
     args = parser.parse_args(argv)
     check_folders(parser, [("--output-dir", args.output_dir)])
-    if args.weights and is_within(args.weights, args.output_dir):
+    if args.weights and Path(os.path.realpath(args.output_dir)) in Path(os.path.realpath(args.weights)).parents:
         parser.error(f"--weights {args.weights} is in --output-dir, where the run would replace it: choose another")
     same_command = shlex.join(["python", sys.argv[0], *argv])
     return run_script(lambda: run_pipeline(args.output_dir, args.weights, args.seed), resume_command=same_command)
-
-
-def is_within(weights: str, folder: Path) -> bool:
-    """Whether the weights are a file below the folder, links followed."""
-    return Path(os.path.realpath(folder)) in Path(os.path.realpath(weights)).parents
 
 
 def run_pipeline(output_dir: Path, weights: str | None, seed: int) -> None:

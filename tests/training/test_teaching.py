@@ -18,8 +18,7 @@ from network.trained_model import load_trained_model
 from training.engine import Trainer
 from training.losses import TrainingLoss
 from training.mixing import Mixing
-from training.targets import TargetMaker
-from training.teaching import TeacherError, Teachers, read_teachers
+from training.targets import TargetMaker, TeacherError, Teachers, read_teachers
 
 SHOWN = Preprocessing(clip_len=8, resize_size=(32, 42), crop_size=(28, 28))
 CPU = torch.device("cpu")

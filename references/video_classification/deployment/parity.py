@@ -31,15 +31,15 @@ RANDOM_CLIPS = 4
 Network = Callable[[np.ndarray], Tensor]  # clips (B, T, H, W, C) in [0, 1] -> logits (B, num_classes)
 
 
+@dataclass(frozen=True)
 class TorchNetwork:
     """The trained network, with validation's preprocessing."""
 
-    def __init__(self, model: TrainedModel) -> None:
-        self._network, self._preprocessing = model.network, model.preprocessing
+    model: TrainedModel
 
     @torch.inference_mode()
     def __call__(self, clips: np.ndarray) -> Tensor:
-        return self._network(presets.normalize(torch.from_numpy(clips), self._preprocessing))
+        return self.model.network(presets.normalize(torch.from_numpy(clips), self.model.preprocessing))
 
 
 class OnnxNetwork:

@@ -8,9 +8,8 @@ from torch import Tensor, nn
 
 from network.models import MODELS, ModelError, is_within
 
-SPLIT_TOLERANCE = (
-    0.001  # relative to the largest output: kernels may round differently, a wrong order of blocks differs far more
-)
+# Relative to the largest output: kernels may round differently, a wrong order of blocks differs far more.
+SPLIT_TOLERANCE = 0.001
 
 
 def trunk_blocks(model: nn.Module, trainable: Sequence[str]) -> list[str]:

@@ -13,11 +13,7 @@ from network.models import build_model
 from runtime.errors import MissingExtra, listed, require
 
 CONTAINERS = ("model", "state_dict", "model_state")  # keys that a state dict is found under
-PREFIXES = (
-    "module.",
-    "_orig_mod.",
-    "model.",
-)  # that wrappers put in front: DistributedDataParallel, compile, Lightning
+PREFIXES = ("module.", "_orig_mod.", "model.")  # of wrappers: DistributedDataParallel, compile, Lightning
 LISTED = 8  # keys that a message names
 
 

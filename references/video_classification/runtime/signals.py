@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from types import FrameType
 
 # SIGTERM: a machine is taken away, or torchrun ends its processes. SIGUSR1: Slurm's warning before the time limit.
@@ -101,17 +102,18 @@ class HeldSignals:
         print(f"stopping once {self._reason}; again: at once", file=sys.stderr, flush=True)
 
 
+@dataclass
 class ResumeCommand:
     """What the user types to continue a run: its own command again, with `--resume auto` once there is what to resume.
 
     Until this run `has_saved` one, `--resume auto` would begin anew, or continue another run in the same folder.
     """
 
-    def __init__(self, argv: list[str]) -> None:
-        self._argv, self.has_saved = argv, False
+    argv: list[str]
+    has_saved: bool = False
 
     def __str__(self) -> str:
-        words = [*_without_start(self._argv), "--resume", "auto"] if self.has_saved else self._argv
+        words = [*_without_start(self.argv), "--resume", "auto"] if self.has_saved else self.argv
         return shlex.join([*_launcher(), *words])
 
 

@@ -22,11 +22,11 @@ from network.precision import Precision
 from runtime.distributed import print_main
 from runtime.errors import UserError, listed
 from runtime.signals import ResumeCommand
-from training.estimating import Need, Rates, Work, existing, space_problems
+from training import estimating
+from training.estimating import Need, Rates, StepSeconds, TriedVideo, Work
 from training.recipe import val_preprocessing
 from training.running import check_start, find_start
 from training.screen import device_words, print_entries
-from training.trial import StepSeconds, TriedVideo, time_steps, try_videos
 from videos.folder import VideoFolder
 
 SAMPLE_SECONDS = 20.0
@@ -67,13 +67,13 @@ def print_plan(args: argparse.Namespace, device: torch.device, command: ResumeCo
 
     caches = [_cache(args, folder) for folder in (tree.train, tree.val)]
     print_main(f"Trying videos for at most {SAMPLE_SECONDS:.0f} seconds, then a few steps")
-    tried = try_videos(tree.sample(), caches[0].settings, args.workers, SAMPLE_SECONDS)
+    tried = estimating.try_videos(tree.sample(), caches[0].settings, args.workers, SAMPLE_SECONDS)
     if bad := unreadable_words(tried, len(tree.train) + len(tree.val), args.data_path):
         (warnings if args.skip_unreadable else problems).append(bad)
     steps = _time_steps(args, len(tree.train.classes), precision, problems)
     work = Work.of(args, len(tree.train), len(tree.val), sum(len(cache.missing) for cache in caches))
     needs = work.bytes(args, tried)
-    problems += space_problems({name: need for name, need in needs.items() if need.is_wanted})
+    problems += estimating.space_problems({name: need for name, need in needs.items() if need.is_wanted})
 
     device_text = device_words(precision, args.workers)
     entries = {"Sample": sample_words(tried), "Disk": disk_words(needs), "Device": device_text}
@@ -97,7 +97,9 @@ def _time_steps(
     """Seconds of the steps, None where there are none; adds to the problems a batch that is too large."""
     shape = (args.batch_size, 3, args.clip_len, *args.train_crop_size)
     try:
-        return time_steps(args.model, num_classes, args.trainable, shape, precision, bool(args.cache_features))
+        return estimating.time_steps(
+            args.model, num_classes, args.trainable, shape, precision, bool(args.cache_features)
+        )
     except torch.OutOfMemoryError:
         problems.append(
             f"a step of {args.batch_size} clips does not fit into the GPU's memory: take a smaller --batch-size, with "
@@ -243,7 +245,7 @@ def disk_words(needs: Mapping[str, Need]) -> str:
     """What is written where."""
     parts = []
     for name, need in needs.items():
-        free = gigabytes(shutil.disk_usage(existing(need.folder)).free)
+        free = gigabytes(shutil.disk_usage(estimating.existing(need.folder)).free)
         optional = "" if need.is_wanted else " if asked for"
         parts.append(f"{name} {gigabytes(need.bytes)}{optional} in {need.folder} ({free} free)")
     return "; ".join(parts)

@@ -22,8 +22,7 @@ from training.mixing import Mixing
 from training.optimization import OPTIMIZERS, build_schedule, parameter_groups
 from training.saving import RunProgress
 from training.starting import Start, load_model, restore
-from training.targets import TargetMaker
-from training.teaching import Teachers, read_teachers
+from training.targets import TargetMaker, Teachers, read_teachers
 from training.weight_averaging import WeightAverage
 from videos.folder import VideoFolder
 
