@@ -45,16 +45,15 @@ def prepare_copies(folder: Path) -> None:
 
 
 def write_copies(predictions: Sequence[Prediction], copies: Sequence[Path], folder: Path, workers: int) -> int:
-    """Writes the annotated copies of the videos that could be read, each whole or not at all.
+    """Writes the annotated copies of the videos that could be read, each whole or not at all; returns how many failed.
+
+    Prints why they failed.
 
     Args:
         predictions: one per video.
         copies: one per video, from `destinations`.
         folder: of the copies; nothing else is left in it.
         workers: processes.
-
-    Returns:
-        The number of copies that failed, after printing why.
     """
     work = [
         Annotation(prediction.video, copy, tuple(f"{label} {100 * share:.1f} %" for label, share in prediction.top[:3]))

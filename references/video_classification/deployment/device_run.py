@@ -1,6 +1,5 @@
 """A trained network on a device of Qualcomm AI Hub: exported, compiled, profiled, run on the validation videos."""
 
-import datetime
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
@@ -14,26 +13,17 @@ import torch
 from torch import Tensor
 
 from caching.splits import Clips
-from deployment import parity
+from deployment import device_tensors, parity
 from deployment.ai_hub import AiHub, AiHubError, Record
 from deployment.device_logits import match_rows, read_logits, read_manifest, results_of, write_logits
-from deployment.device_tensors import (
-    CHUNK_CLIPS,
-    MANIFEST,
-    drawn_videos,
-    input_set_name,
-    write_input_set,
-    write_manifest,
-)
+from deployment.device_tensors import CHUNK_CLIPS, MANIFEST, drawn_videos, input_set_name
 from deployment.onnx_network import INPUT, OUTPUT, DeviceFormat
 from evaluation.intervals import paired_difference
 from evaluation.metrics import VideoResults
 from network.trained_model import TrainedModel
-from reporting.html_report import Report, write_report
-from reporting.mistakes import worst_mistakes
-from reporting.result_files import Evaluation, write_result_files
+from reporting.result_files import Evaluation
 from reporting.run_folder import read_log
-from reporting.run_report import WORST_MISTAKES, software
+from reporting.run_report import write_results
 from runtime.files import printable, replaced_file, sha256_of, write_json
 
 NETWORK, SUMMARY = "model.onnx", "device.json"
@@ -120,7 +110,7 @@ class DeviceRun:
         with replaced_file(path) as file:
             file.write(proto.SerializeToString())
         shape = self.target.device_format.shape(self.model.preprocessing, 1)
-        rows = read_manifest(write_manifest(self.folder, self.val, shape))
+        rows = read_manifest(device_tensors.write_manifest(self.folder, self.val, shape))
         write_logits(self.folder / PYTORCH_LOGITS, rows, scored["PyTorch"].logits.numpy())
         self.record.export = {"sha256": sha256_of(path), "bytes": path.stat().st_size}
         self.record.save()
@@ -215,7 +205,7 @@ class DeviceRun:
     def _write_clips(self, clips: Clips, videos: Tensor, device_format: DeviceFormat, path: Path) -> None:
         arrays = parity.clip_arrays(clips, videos, f"Writing {path.name}")
         tensors = (device_format.tensor(clip, self.model.preprocessing) for _, clip in arrays)
-        write_input_set(path, tensors, len(videos))
+        device_tensors.write_input_set(path, tensors, len(videos))
 
     def collect(self, hub: AiHub) -> tuple[dict[str, Any], Tensor]:
         """Waits for all jobs. Returns the profile, and the logits of `val.videos` (V, num_classes), which are written.
@@ -270,22 +260,9 @@ class DeviceRun:
         shown = replace(self.val, pixels=f"{self.val.pixels}; network on {self.target.device}")
         model = self.model
         evaluation = Evaluation.of(by_device, shown, model.classes, Path(model.path), model.temperature)
-        self._write_page(evaluation, summary)
+        title, log = f"{model.name} on {self.target.device}", read_log(Path(model.path).parent)
+        write_results(self.folder, title, evaluation, self.val, log=log, device=summary)
         return by_device, summary
-
-    def _write_page(self, evaluation: Evaluation, summary: dict[str, Any]) -> None:
-        metrics = write_result_files(self.folder, evaluation)
-        page = Report(
-            f"{self.model.name} on {self.target.device}",
-            f"{self.model.path}, {datetime.datetime.now():%Y-%m-%d %H:%M}",
-            evaluation,
-            metrics,
-            read_log(Path(self.model.path).parent),
-            worst_mistakes(evaluation, self.val.loader.dataset, WORST_MISTAKES),
-            settings={"Software": software()},
-            device=summary,
-        )
-        write_report(self.folder, page)
 
 
 def _inference(number: int) -> str:

@@ -31,15 +31,14 @@ def open_official_clips(
 ) -> Clips:
     """The official clips of a split, read from the videos in float.
 
+    Raises DatasetError where the folder is missing, has other classes, or holds files that cannot be read.
+
     Args:
         folder: holds the videos by class.
         model: whose classes and preprocessing they take.
         cache_dir: of the index.
         skip_unreadable: go on without files that cannot be read.
         num_workers: processes that decode.
-
-    Raises:
-        DatasetError: the folder is missing, has other classes, or holds files that cannot be read.
     """
     options = ClipOptions(
         model.preprocessing, cache_dir=cache_dir, skip_unreadable=skip_unreadable, batch_size=1, num_workers=num_workers
@@ -54,22 +53,17 @@ def drawn_videos(clips: Clips, count: int) -> Tensor:
 
 
 def dump_tensors(folder: Path, clips: Clips, device_format: DeviceFormat, preprocessing: Preprocessing) -> Path:
-    """Writes each video's official clip as `<row>.npy`, float32 with a batch axis of 1, and the manifest.
+    """Writes each official clip as `<row>.npy`, float32 with a batch axis of 1, and the manifest. Returns its path.
 
-    The same tensors are written as `inputs_<number>.h5`, the input sets that AI Hub takes, CHUNK_CLIPS clips each.
+    The same tensors are written as `inputs_<number>.h5`, the input sets that AI Hub takes, CHUNK_CLIPS clips each. The
+    manifest is written last, with a line per video: `video`, `label` (the index of its class), `class`, `num_classes`,
+    `tensor` (the file's name), `shape` and `dtype`. Raises MissingExtra without h5py.
 
     Args:
         folder: to write to.
         clips: the videos.
         device_format: the layout and normalization of the tensors.
         preprocessing: the mean and deviation of that normalization.
-
-    Returns:
-        The manifest's path. It is written last, with a line per video: `video`, `label` (the index of its class),
-        `class`, `num_classes`, `tensor` (the file's name), `shape` and `dtype`.
-
-    Raises:
-        MissingExtra: no h5py.
     """
     require("h5py")
     for stale in folder.glob("inputs_*.h5"):  # of an earlier set that may have had more chunks

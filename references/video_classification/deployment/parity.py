@@ -43,16 +43,13 @@ class TorchNetwork:
 
 
 class OnnxNetwork:
-    """An exported network in ONNX Runtime, on the CPU.
+    """An exported network in ONNX Runtime, on the CPU. Raises ExportError where ONNX Runtime cannot load it.
 
     Args:
         model: the file's path or content.
         device_format: the input that it takes.
         preprocessing: the mean and deviation of that input.
         num_threads: by default as many as torch uses.
-
-    Raises:
-        ExportError: ONNX Runtime cannot load it.
     """
 
     def __init__(
@@ -159,19 +156,15 @@ def clip_arrays(clips: Clips, videos: Tensor, description: str) -> Iterator[tupl
 def prove_on_videos(
     networks: Mapping[str, Network], val: Clips, num_classes: int, max_drop: float = 0.0
 ) -> dict[str, Scored]:
-    """Compares the networks on the validation videos and prints their accuracy.
+    """Compares the networks on the validation videos, prints their accuracy, and returns what each computed.
+
+    Raises ExportError where float differs from PyTorch, or int8 loses more than `max_drop`.
 
     Args:
         networks: `PyTorch`, `float` and perhaps `int8`.
         val: the validation videos' clips.
         num_classes: outputs of the networks.
         max_drop: points of accuracy that int8 may lose.
-
-    Returns:
-        What each network computed.
-
-    Raises:
-        ExportError: float differs from PyTorch, or int8 loses more than that.
     """
     scored = score(networks, val, num_classes)
     expected, exported = scored["PyTorch"], scored["float"]

@@ -70,17 +70,14 @@ class LogitsWriter:
 def read_teacher(path: Path, folder: VideoFolder, videos: Tensor, temperature: float) -> Tensor:
     """A teacher's probabilities for each video of `folder`, the mean over its clips of softmax(logits / temperature).
 
+    They are float32 (len(folder), num_classes), zeros for videos that are neither in the file nor in `videos`. Raises
+    LogitsFileError where the file cannot be read, has another format or other classes, or lacks videos.
+
     Args:
         path: the file.
         folder: its videos are matched with the rows by name, its classes with the columns.
         videos: int64, the rows of `folder` that the file must hold.
         temperature: a number above 0.
-
-    Returns:
-        float32 (len(folder), num_classes); zeros for videos that are neither in the file nor in `videos`.
-
-    Raises:
-        LogitsFileError: the file cannot be read, has another format or other classes, or lacks videos.
     """
     names, logits, classes = _read(path)
     _check_classes(path, classes, folder.classes)

@@ -57,15 +57,14 @@ def build_model(name: str, num_classes: int) -> nn.Module:
 def check_fits(name: str, num_classes: int, clip_len: int, crop_size: Sequence[int], trainable: Sequence[str]) -> None:
     """Checks, on the meta device, that the network accepts clips of this size and has the blocks to train.
 
+    Raises ModelError where there is no such block, or the size does not fit; the message lists both.
+
     Args:
         name: of the network.
         num_classes: its outputs.
         clip_len: frames per clip.
         crop_size: height and width.
         trainable: names of blocks, or `all`.
-
-    Raises:
-        ModelError: there is no such block, or the size does not fit; the message lists both.
     """
     with torch.device("meta"):
         model = build_model(name, num_classes).eval()
@@ -93,10 +92,8 @@ def check_deterministic(
 ) -> None:
     """Checks, on the meta device, that every gradient of the network has a deterministic form on CUDA.
 
-    Args: as `check_fits`.
-
-    Raises:
-        ModelError: a layer that gradients pass through has none; torch would raise in the first step.
+    Raises ModelError where a layer that gradients pass through has none; torch would raise in the first step. Arguments
+    are those of `check_fits`.
     """
     with torch.device("meta"):
         model = build_model(name, num_classes).eval()

@@ -76,18 +76,14 @@ class RunReport:
         """
         if not is_main():
             return
-        temperature = fit_temperature(results.scores, results.targets) if self.calibrate else self.temperature
+        temperature = self._temperature(results)
         if self.calibrate and path is not None and checkpoint is not None:
             calibrated = self.folder / f"{path.stem}_calibrated.pth"
             replace(checkpoint, temperature=temperature).write(calibrated)
             print_main(f"Calibrated: {calibrated}")
         log = read_log(Path(path).parent) if path else []
-        stages = {
-            "Preparing": self.preparing_seconds,
-            "Validation steps": results.seconds - results.data_seconds,
-            "Waiting for validation data": results.data_seconds,
-        }
-        self._write(results, path, temperature, log, stages)
+        timed = {"val_seconds": results.seconds, "val_data_seconds": results.data_seconds}
+        self._write(results, path, temperature, log, [timed])
 
     def write_training(self, best: VideoResults, path: str | Path, log: Sequence[dict[str, Any]]) -> None:
         """Reports on a training: the results of the best epoch, its checkpoint, and the entries of `log.jsonl`.
@@ -96,46 +92,65 @@ class RunReport:
             RunFolderError: the folder cannot be written.
             VideoError, CacheError: the frames of a mistake can no longer be read.
         """
-        if not is_main():
-            return
-        names = ("seconds", "data_seconds", "val_seconds", "val_data_seconds")
-        train, train_data, val, val_data = (sum(entry.get(name, 0.0) for entry in log) for name in names)
-        stages = {
-            "Preparing": self.preparing_seconds,
-            "Training steps": train - train_data,
-            "Waiting for training data": train_data,
-            "Validation steps": val - val_data,
-            "Waiting for validation data": val_data,
-        }
-        temperature = fit_temperature(best.scores, best.targets) if self.calibrate else self.temperature
-        self._write(best, path, temperature, log, stages)
+        if is_main():
+            self._write(best, Path(path), self._temperature(best), log, log)
+
+    def _temperature(self, results: VideoResults) -> float:
+        return fit_temperature(results.scores, results.targets) if self.calibrate else self.temperature
 
     def _write(
         self,
         results: VideoResults,
-        checkpoint: str | Path | None,
+        checkpoint: Path | None,
         temperature: float,
         log: Sequence[dict[str, Any]],
-        stages: dict[str, float],
+        timed: Sequence[dict[str, Any]],
     ) -> None:
-        # The result files come first: the page needs the frames of the mistakes, and reading these may fail.
-        path = Path(checkpoint) if checkpoint else None
-        evaluation = Evaluation.of(results, self.clips, self.classes, path, temperature)
+        """Writes everything; `timed` has the seconds of the stages, as an entry of the log."""
+        evaluation = Evaluation.of(results, self.clips, self.classes, checkpoint, temperature)
+        stages = {"Preparing": self.preparing_seconds, **seconds_of_stages(timed)}
+        content = {"log": log, "stages": stages, "settings": self.settings, "defaults": self.defaults}
         try:
             (self.folder / REPORT).unlink(missing_ok=True)  # it would describe other results until it is written
-            metrics = write_result_files(self.folder, evaluation)
-            mistakes = worst_mistakes(evaluation, self.clips.loader.dataset, WORST_MISTAKES)
-            settings = {**self.settings, "Software": software()}
-            subtitle = f"{checkpoint or 'no checkpoint'}, {datetime.datetime.now():%Y-%m-%d %H:%M}"
-            page = Report(self.title, subtitle, evaluation, metrics, log, mistakes, stages, settings, self.defaults)
-            written = write_report(self.folder, page)
+            page = write_results(self.folder, self.title, evaluation, self.clips, **content)
         except OSError as error:
             raise RunFolderError(f"the report cannot be written to {self.folder}: {error}") from error
         if self._events is not None:
-            self._events.add_evaluation(evaluation, mistakes, log[-1]["epoch"] if log else 0)
+            self._events.add_evaluation(evaluation, page.mistakes, log[-1]["epoch"] if log else 0)
             self._events.close()
-        print_main(calibration_line(metrics))
-        print_main(f"Report: {written}")
+        print_main(calibration_line(page.metrics))
+        print_main(f"Report: {self.folder / REPORT}")
+
+
+def write_results(folder: Path, title: str, evaluation: Evaluation, clips: Clips, **content: Any) -> Report:
+    """Writes the result files and the page.
+
+    Args:
+        folder: to write to.
+        title: of the page.
+        evaluation: what to report on.
+        clips: that were validated, to show the worst mistakes.
+        content: further fields of the page.
+    """
+    # The result files come first: the page needs the frames of the mistakes, and reading these may fail.
+    metrics = write_result_files(folder, evaluation)
+    mistakes = worst_mistakes(evaluation, clips.loader.dataset, WORST_MISTAKES)
+    subtitle = f"{evaluation.checkpoint or 'no checkpoint'}, {datetime.datetime.now():%Y-%m-%d %H:%M}"
+    settings = {**content.pop("settings", {}), "Software": software()}
+    page = Report(title, subtitle, evaluation, metrics, mistakes=mistakes, settings=settings, **content)
+    write_report(folder, page)
+    return page
+
+
+def seconds_of_stages(timed: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """The seconds of steps and of waiting for data by stage, from entries of a log."""
+    stages: dict[str, float] = {}
+    for prefix, stage in (("", "training"), ("val_", "validation")):
+        if any(f"{prefix}seconds" in entry for entry in timed):
+            names = (f"{prefix}seconds", f"{prefix}data_seconds")
+            total, waiting = (sum(entry.get(name, 0.0) for entry in timed) for name in names)
+            stages |= {f"{stage.capitalize()} steps": total - waiting, f"Waiting for {stage} data": waiting}
+    return stages
 
 
 def software() -> dict[str, str]:

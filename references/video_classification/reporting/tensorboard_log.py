@@ -1,5 +1,6 @@
 """TensorBoard events: the numbers of each epoch, and at the end the worst mistakes and the confusion matrix."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ class TensorBoardLog:
                 self._writer.add_scalar(f"{SEEN if is_seen else ''}{tag}", entry[name], entry["epoch"])
         self._writer.flush()
 
-    def add_evaluation(self, evaluation: Evaluation, mistakes: list[Mistake], step: int) -> None:
+    def add_evaluation(self, evaluation: Evaluation, mistakes: Sequence[Mistake], step: int) -> None:
         """Writes the accuracies, strips of the worst mistakes, and the confusion matrix."""
         for name, share in evaluation.accuracies.items():
             prefix = SEEN if evaluation.seen else ""

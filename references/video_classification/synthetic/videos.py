@@ -130,9 +130,10 @@ def generate_release(
     with_faults: bool = False,
     workers: int | None = None,
 ) -> Path:
-    """Writes a release in the form of QEVD's; files that are already there are kept.
+    """Writes a release in the form of QEVD's; files that are already there are kept. Returns the path of its JSON.
 
-    Person `i` of a split does every exercise once, and nobody is in two splits.
+    Person `i` of a split does every exercise once, and nobody is in two splits. The JSON is written last. Raises
+    ValueError where an exercise or split is unknown, or `dest` holds a release with other settings.
 
     Args:
         dest: the folder to write to.
@@ -145,12 +146,6 @@ def generate_release(
         furniture: whether there is furniture in the rooms.
         with_faults: add two training videos, one truncated and one listed but absent.
         workers: processes, by default one per core.
-
-    Returns:
-        The path of the release's JSON, which is written last.
-
-    Raises:
-        ValueError: an unknown exercise or split, or `dest` holds a release with other settings.
     """
     if unknown := (set(exercises) - set(EXERCISES)) | (set(videos_per_class) - set(SPLITS)):
         raise ValueError(f"no such exercise or split: {', '.join(sorted(unknown))}; there are {', '.join(EXERCISES)}")

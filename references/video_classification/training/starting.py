@@ -39,16 +39,14 @@ class Start:
 def start_from_checkpoint(path: Path, checkpoint: Checkpoint, folders: Sequence[str], trains: bool = False) -> Start:
     """The whole network of a checkpoint, with its classes; a legacy one has no names, and takes those of `folders`.
 
-    To continue training, these are the trained weights, even where their average is the one to use.
+    To continue training, these are the trained weights, even where their average is the one to use. Raises
+    CheckpointError where there are no names, and another number of outputs than there are classes.
 
     Args:
         path: of the checkpoint.
         checkpoint: what it holds.
         folders: the classes of the data.
         trains: whether training continues.
-
-    Raises:
-        CheckpointError: no names, and another number of outputs than there are classes.
     """
     state = checkpoint.training_model if trains and checkpoint.training_model else checkpoint.model
     classes = checkpoint.classes
