@@ -34,10 +34,6 @@ RECIPE = (
 )
 
 
-class StepError(UserError):
-    """A step of the pipeline failed; the message says which."""
-
-
 def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
     """The command line of this script."""
     parser = argparse.ArgumentParser(
@@ -75,10 +71,10 @@ def run_pipeline(output_dir: Path, weights: str | None, seed: int) -> None:
 
 
 def check_output_dir(output_dir: Path, weights: str | None) -> None:
-    """Raises StepError if a run in this folder, which would be continued, began with other weights."""
+    """Raises UserError if a run in this folder, which would be continued, began with other weights."""
     earlier = output_dir / "run" / "args.json"
     if earlier.exists() and (other := json.loads(earlier.read_text(encoding="utf-8")).get("weights")) != weights:
-        raise StepError(f"{output_dir} holds a run that began with --weights {other}: choose another --output-dir")
+        raise UserError(f"{output_dir} holds a run that began with --weights {other}: choose another --output-dir")
 
 
 def generate(release: Path, seed: int) -> None:
@@ -92,7 +88,7 @@ def generate(release: Path, seed: int) -> None:
     try:
         generate_release(release, EXERCISES, VIDEOS_PER_CLASS, seed=seed, furniture=False, with_faults=True)
     except ValueError as error:
-        raise StepError(str(error)) from error
+        raise UserError(str(error)) from error
 
 
 def commands(output_dir: Path, weights: str | None, seed: int) -> list[list[str]]:
@@ -121,7 +117,7 @@ def commands(output_dir: Path, weights: str | None, seed: int) -> list[list[str]
 
 
 def run(command: list[str]) -> str:
-    """Prints a command, runs it, and shows and returns its output. Raises StepError if it fails."""
+    """Prints a command, runs it, and shows and returns its output. Raises UserError if it fails."""
     print(f"\n$ {shell_command(command)}", flush=True)
     lines = []
     # The command's progress bar may stand where the line comes.
@@ -133,7 +129,7 @@ def run(command: list[str]) -> str:
             print(f"{clear}{line}", end="", flush=True)
             lines.append(line)
     if process.returncode:
-        raise StepError(f"{command[0]} ended with exit code {process.returncode}; see above")
+        raise UserError(f"{command[0]} ended with exit code {process.returncode}; see above")
     return "".join(lines)
 
 

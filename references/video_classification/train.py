@@ -40,8 +40,7 @@ def run(args: argparse.Namespace, command: ResumeCommand) -> None:
     """Data, model, optimizer, resume, loop; with --test-only data, model, validation."""
     # Heavy imports come after parsing, so that --help and wrong usage do not wait for torch.
     from network.checkpoint import BEST, NEWEST
-    from reporting.html_report import REPORT
-    from runtime.distributed import broadcast_object, print_main
+    from runtime.distributed import broadcast_object
     from training import loop, recipe, running
     from training.overfitting import check_overfits
     from training.planning import print_plan
@@ -71,10 +70,8 @@ def run(args: argparse.Namespace, command: ResumeCommand) -> None:
     if progress.epoch < args.epochs:
         epochs = range(progress.epoch, args.epochs)
         running.print_start(args, start, network, val_inputs, train_inputs, epochs, targets.counted_by)
-    else:
-        print_main(f"Nothing is left to train: the next epoch is {progress.epoch}, --epochs {args.epochs}")
-        if not start.continues(args.output_dir) or broadcast_object((args.output_dir / REPORT).is_file()):
-            return
+    elif running.nothing_is_left(args, start, progress):
+        return
     if args.sanity_overfit:
         check_overfits(trainer, train_inputs)
         return

@@ -26,14 +26,10 @@ EARLY_JOBS = ("quantize", "compile")  # all jobs after one of them use the netwo
 T = TypeVar("T")
 
 
-class AiHubError(UserError):
-    """Something that AI Hub, or the connection to it, does not do; the message says what, why and what to do."""
-
-
 class Record:
     """The contents of `jobs.json` in `folder`: ids of uploads and jobs by their names, and the settings they belong to.
 
-    The settings, plain values by name, are all that decides what is uploaded. Raises AiHubError where the file is
+    The settings, plain values by name, are all that decides what is uploaded. Raises UserError where the file is
     damaged, or belongs to other settings.
     """
 
@@ -55,11 +51,11 @@ class Record:
             self.export, self.uploads, self.jobs = (dict(content[name]) for name in ("export", "uploads", "jobs"))
             self.failed, self.shared_with = (list(content[name]) for name in ("failed", "shared_with"))
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise AiHubError(f"{self.path} cannot be read: {error!r}; move it away to begin anew") from error
+            raise UserError(f"{self.path} cannot be read: {error!r}; move it away to begin anew") from error
         if before != self._settings:
             names = [name for name in {**before, **self._settings} if before.get(name) != self._settings.get(name)]
             changes = ", ".join(f"{name} was {before.get(name)}, is {self._settings.get(name)}" for name in names)
-            raise AiHubError(
+            raise UserError(
                 f"{self.path.parent} holds a run with other settings ({changes}): choose another --output-dir, or move "
                 f"{self.path} away to begin anew"
             )
@@ -80,7 +76,7 @@ class Record:
 
 
 class AiHub:
-    """AI Hub, with the ids of what was sent to it in `record`. Raises MissingExtra, or AiHubError without a token."""
+    """AI Hub, with the ids of what was sent to it in `record`. Raises MissingExtra, or UserError without a token."""
 
     def __init__(self, record: Record) -> None:
         self.record = record
@@ -90,18 +86,18 @@ class AiHub:
             self._token: str = self.client.config.api_token
             self.client.set_verbose(False)
         except Exception:  # of configparser too, whose messages quote the file and with it the token
-            raise AiHubError(NO_TOKEN) from None
+            raise UserError(NO_TOKEN) from None
         if not self._token:
-            raise AiHubError(NO_TOKEN)
+            raise UserError(NO_TOKEN)
         logging.getLogger("urllib3").setLevel(logging.ERROR)  # it warns of each attempt of many
 
     def ask(self, doing: str, call: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
-        """Calls the client. Raises AiHubError, which says what was being done, whatever the client raises."""
+        """Calls the client. Raises UserError, which says what was being done, whatever the client raises."""
         try:
             with contextlib.redirect_stdout(sys.stderr):  # the client prints how long it waits for a rate limit
                 return call(*args, **kwargs)
         except Exception as error:  # its own errors, those of requests and botocore, and ValueError
-            raise AiHubError(f"{doing}: {self._reason(error)}") from None  # a cause could quote the token
+            raise UserError(f"{doing}: {self._reason(error)}") from None  # a cause could quote the token
 
     def _reason(self, error: Exception) -> str:
         text = re.sub(r"[\s|┌─┐└┘]+", " ", str(error)).strip() or type(error).__name__
@@ -118,11 +114,11 @@ class AiHub:
         return f"{kind}{text}. Run the same command again to go on from there"
 
     def check_device(self, name: str) -> None:
-        """Raises AiHubError if there is no device of this name, or the token is not accepted."""
+        """Raises UserError if there is no device of this name, or the token is not accepted."""
         names = sorted({device.name for device in self.ask("listing AI Hub's devices", self.client.get_devices)})
         if name not in names:
             close = difflib.get_close_matches(name, names, n=3, cutoff=0.3)
-            raise AiHubError(f"AI Hub has no device {name!r}. Similar ones: {', '.join(close) or 'none'}")
+            raise UserError(f"AI Hub has no device {name!r}. Similar ones: {', '.join(close) or 'none'}")
 
     def model(self, path: Path) -> Any:
         """The uploaded model file, which is uploaded now if it was not before."""
@@ -178,7 +174,7 @@ class AiHub:
     def finished(self, name: str, job: Any, what: str = "") -> Any:
         """Waits for a job and returns it. One that failed leaves the record, so that the next run submits it again.
 
-        Raises AiHubError where it failed, with AI Hub's reason and the job's URL; `what` says what it worked on.
+        Raises UserError where it failed, with AI Hub's reason and the job's URL; `what` says what it worked on.
         """
         status = self.ask(f"waiting for the {name} job {job.job_id}", job.get_status)
         if not status.finished:
@@ -187,7 +183,7 @@ class AiHub:
         if status.failure:
             self.record.forget(name)
             reason = " ".join((status.message or "no reason is given").split()).rstrip(".")
-            raise AiHubError(
+            raise UserError(
                 f"the {name} job {job.job_id}{what} failed: {reason}. Its log: {job.url}. Run the same command again "
                 "to submit it anew"
             )

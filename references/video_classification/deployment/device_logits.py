@@ -20,44 +20,40 @@ NAMED = 3  # rows named in a message
 _PLACE = re.compile(r"data/\d+/batch_\d+")  # of an output in AI Hub's `.h5`
 
 
-class LogitsError(UserError):
-    """A file of logits or a manifest that cannot be read, or that do not match; the message names the row."""
-
-
 def read_manifest(path: Path) -> list[dict]:
-    """Reads the rows of a manifest. Raises LogitsError if it is not one."""
+    """Reads the rows of a manifest. Raises UserError if it is not one."""
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, ValueError) as error:
-        raise LogitsError(f"{path} cannot be read as a manifest: {error}") from error
+        raise UserError(f"{path} cannot be read as a manifest: {error}") from error
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("video", "tensor")):
-            raise LogitsError(f"{path}, line {number}: a row needs a `video` and a `tensor`")
+            raise UserError(f"{path}, line {number}: a row needs a `video` and a `tensor`")
         if not isinstance(row.get("label"), int) or row["label"] < 0:
-            raise LogitsError(f"{path}, line {number}: `label` must be the index of a class")
+            raise UserError(f"{path}, line {number}: `label` must be the index of a class")
     for key in ("video", "tensor"):
         name, times = Counter(row[key] for row in rows).most_common(1)[0] if rows else ("", 0)
         if times > 1:
-            raise LogitsError(f"{path} names the {key} {name} {times} times")
+            raise UserError(f"{path} names the {key} {name} {times} times")
     if not rows:
-        raise LogitsError(f"{path} lists no tensor")
+        raise UserError(f"{path} lists no tensor")
     return rows
 
 
 def read_logits(path: Path) -> dict[str, np.ndarray]:
     """Reads the arrays of a .npz or .h5 file by name; arrays in groups of an .h5 file are named `group/name`.
 
-    Raises LogitsError where it is of another kind or damaged, MissingExtra without h5py.
+    Raises UserError where it is of another kind or damaged, MissingExtra without h5py.
     """
     readers = {".npz": _read_npz, ".h5": _read_h5, ".hdf5": _read_h5}
     if path.suffix.lower() not in readers:
-        raise LogitsError(f"{path}: logits are read from {', '.join(readers)}")
+        raise UserError(f"{path}: logits are read from {', '.join(readers)}")
     try:
         return readers[path.suffix.lower()](path)
     except UserError:
         raise
     except Exception as error:  # damaged files make zipfile, zlib, numpy and h5py raise errors of every kind
-        raise LogitsError(f"{path} cannot be read: {error}") from error
+        raise UserError(f"{path} cannot be read: {error}") from error
 
 
 def match_rows(rows: Iterable[Mapping], arrays: Mapping[str, np.ndarray], source: str | Path) -> Tensor:
@@ -66,9 +62,8 @@ def match_rows(rows: Iterable[Mapping], arrays: Mapping[str, np.ndarray], source
     An array has the name of the row's `video`, or of its `tensor` with or without `.npy`, and holds one clip's logits.
     `source` says where the arrays come from, in messages.
 
-    Raises:
-        LogitsError: a row without an array or with several, an array without a row, other shapes, or values that are
-            not finite.
+    Raises UserError: a row without an array or with several, an array without a row, other shapes, or values that are
+    not finite.
     """
     unused = set(arrays)
     matched: list[tuple[str, np.ndarray]] = []
@@ -76,59 +71,57 @@ def match_rows(rows: Iterable[Mapping], arrays: Mapping[str, np.ndarray], source
     for row in rows:
         names = {row["video"], row["tensor"], row["tensor"].removesuffix(".npy")} & unused
         if len(names) > 1:
-            raise LogitsError(f"{source} holds several arrays for {row['video']}: {', '.join(sorted(names))}")
+            raise UserError(f"{source} holds several arrays for {row['video']}: {', '.join(sorted(names))}")
         unused -= names
         matched += [(row["video"], np.atleast_1d(np.squeeze(arrays[name]))) for name in names]
         missing += [] if names else [row["video"]]
     if missing or unused:
         lacking = f"no logits for {len(missing)} videos ({listed(missing, NAMED)}); " if missing else ""
         unknown = f"{len(unused)} arrays that the manifest does not name ({listed(sorted(unused), NAMED)})"
-        raise LogitsError(f"{source} and its manifest differ: {lacking}{unknown if unused else ''}".rstrip("; "))
+        raise UserError(f"{source} and its manifest differ: {lacking}{unknown if unused else ''}".rstrip("; "))
     for video, logits in matched:
         if logits.ndim != 1 or logits.shape != matched[0][1].shape or logits.dtype.kind not in "fiu":
-            raise LogitsError(f"{source}: {video} has {logits.dtype} values of shape {logits.shape}, not logits")
+            raise UserError(f"{source}: {video} has {logits.dtype} values of shape {logits.shape}, not logits")
     with np.errstate(over="ignore"):  # values beyond float32 become infinite, and are refused below
         stacked = np.stack([logits for _, logits in matched]).astype(np.float32)
     if bad := [matched[row][0] for row in np.flatnonzero(~np.isfinite(stacked).all(1))]:
         which = f"{len(bad)} of {len(stacked)} rows"
-        raise LogitsError(f"{source}: {which} hold values that are not finite: {listed(bad, NAMED)}")
+        raise UserError(f"{source}: {which} hold values that are not finite: {listed(bad, NAMED)}")
     return torch.from_numpy(stacked)
 
 
 def score_logits(manifest: Path, files: Sequence[Path]) -> VideoResults:
-    """The accuracy of a device, computed by the same code as in validation. Raises LogitsError, MissingExtra."""
+    """The accuracy of a device, computed by the same code as in validation. Raises UserError, MissingExtra."""
     rows = read_manifest(manifest)
     source = ", ".join(map(str, files))
     logits = match_rows(rows, read_files(rows, files), source)
     num_classes = logits.shape[1]
     if others := {row["num_classes"] for row in rows if "num_classes" in row} - {num_classes}:
-        raise LogitsError(f"{source} has logits of {num_classes} classes, the manifest has {others.pop()}")
+        raise UserError(f"{source} has logits of {num_classes} classes, the manifest has {others.pop()}")
     if (highest := max(row["label"] for row in rows)) >= num_classes:
-        raise LogitsError(f"{source} has logits of {num_classes} classes, and the manifest names class {highest}")
+        raise UserError(f"{source} has logits of {num_classes} classes, and the manifest names class {highest}")
     return results_of(torch.tensor([row["label"] for row in rows]), torch.arange(len(rows)), logits)
 
 
 def read_files(rows: Sequence[Mapping], files: Sequence[Path]) -> dict[str, np.ndarray]:
     """The arrays of all files by name. Outputs in AI Hub's `.h5` have no names: they get those of `rows`, in order.
 
-    Raises:
-        LogitsError: a file cannot be read; a name comes twice; or the outputs are not as many as the rows.
-        MissingExtra: no h5py.
+    Raises UserError: a file cannot be read; a name comes twice; or the outputs are not as many as the rows.
     """
     contents = [read_logits(path) for path in files]
     by_place = [bool(arrays) and all(map(_PLACE.fullmatch, arrays)) for arrays in contents]
     if not any(by_place):
         names = Counter(name for arrays in contents for name in arrays)
         if twice := [name for name, times in names.items() if times > 1]:
-            raise LogitsError(f"{twice[0]} is in {names[twice[0]]} of {', '.join(map(str, files))}")
+            raise UserError(f"{twice[0]} is in {names[twice[0]]} of {', '.join(map(str, files))}")
         return {name: array for arrays in contents for name, array in arrays.items()}
     if not all(by_place):
         named = files[by_place.index(False)]
-        raise LogitsError(f"{named} is not an .h5 file of AI Hub, and {files[by_place.index(True)]} is: give one kind")
+        raise UserError(f"{named} is not an .h5 file of AI Hub, and {files[by_place.index(True)]} is: give one kind")
     outputs = [array for path, arrays in zip(files, contents, strict=True) for array in _in_order(path, arrays)]
     if len(outputs) != len(rows):
         counts = ", ".join(f"{path} {len(arrays)}" for path, arrays in zip(files, contents, strict=True))
-        raise LogitsError(
+        raise UserError(
             f"the manifest lists {len(rows)} videos, and there are {len(outputs)} outputs ({counts}): "
             "give every chunk, in the order of the manifest"
         )
@@ -151,13 +144,13 @@ def write_logits(path: Path, rows: Iterable[Mapping], logits: np.ndarray) -> Non
 
 
 def _in_order(path: Path, arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-    """The outputs of a file of AI Hub. Raises LogitsError where there are several for a clip, or one is missing."""
+    """The outputs of a file of AI Hub. Raises UserError where there are several for a clip, or one is missing."""
     places = {tuple(map(int, name.removeprefix("data/").split("/batch_"))): array for name, array in arrays.items()}
     if len({output for output, _ in places}) > 1:
-        raise LogitsError(f"{path} holds several outputs for each clip: a classifier has one, its logits")
+        raise UserError(f"{path} holds several outputs for each clip: a classifier has one, its logits")
     ordered = sorted(places)
     if missing := [clip for clip, (_, place) in enumerate(ordered) if place != clip]:
-        raise LogitsError(f"{path} lacks the output of clip {missing[0]}: download it again")
+        raise UserError(f"{path} lacks the output of clip {missing[0]}: download it again")
     return [places[place] for place in ordered]
 
 
@@ -165,7 +158,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
     with open(path, "rb") as file:
         arrays = np.load(file, allow_pickle=False)
         if isinstance(arrays, np.ndarray):
-            raise LogitsError(f"{path} is a single array, not an .npz file of named arrays")
+            raise UserError(f"{path} is a single array, not an .npz file of named arrays")
         with arrays:
             return dict(arrays)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from caching.splits import Clips
 from deployment import device_tensors, parity
-from deployment.ai_hub import AiHub, AiHubError, Record
+from deployment.ai_hub import AiHub, Record
 from deployment.device_logits import match_rows, read_logits, read_manifest, results_of, write_logits
 from deployment.device_tensors import CHUNK_CLIPS, MANIFEST, drawn_videos, input_set_name
 from deployment.onnx_network import INPUT, OUTPUT, DeviceFormat
@@ -24,6 +24,7 @@ from network.trained_model import TrainedModel
 from reporting.result_files import Evaluation
 from reporting.run_folder import read_log
 from reporting.run_report import write_results
+from runtime.errors import UserError
 from runtime.files import printable, replaced_file, sha256_of, write_json
 
 NETWORK, SUMMARY = "model.onnx", "device.json"
@@ -98,7 +99,7 @@ class DeviceRun:
     def export(self) -> None:
         """Writes the network, the manifest and PyTorch's logits, once the proof on the videos holds.
 
-        Raises ExportError where it does not, or the export fails; MissingExtra.
+        Raises UserError where it does not, or the export fails; MissingExtra.
         """
         path, known = self.folder / NETWORK, self.record.export
         others = [self.folder / name for name in (MANIFEST, PYTORCH_LOGITS)]
@@ -145,9 +146,8 @@ class DeviceRun:
         The accounts `share_with` get access to the compile job. It can `wait` for the network to be compiled, so that a
         failure does not cost the upload of the clips.
 
-        Raises:
-            AiHubError: AI Hub refuses something, a job that was waited for failed, or the connection is lost.
-            VideoError: a clip can no longer be read.
+        Raises UserError where AI Hub refuses something, a job that was waited for failed, the connection is lost, or a
+        clip can no longer be read.
         """
         source = partial(hub.model, self.folder / NETWORK)
         if self.train is not None:
@@ -210,15 +210,13 @@ class DeviceRun:
     def collect(self, hub: AiHub) -> tuple[dict[str, Any], Tensor]:
         """Waits for all jobs. Returns the profile, and the logits of `val.videos` (V, num_classes), which are written.
 
-        Raises:
-            AiHubError: a job failed, or gave something else than logits for each clip.
-            LogitsError: the logits of a video are not finite numbers of the right shape; it is named.
+        Raises UserError where a job failed, or did not give finite logits for each clip; the video is named.
         """
         profile = hub.ask(
             "downloading the profile", hub.finished("profile", hub.recorded_job("profile")).download_profile
         )
         if not profile:
-            raise AiHubError(f"the profile job has no profile: {self.record.jobs['profile']['url']}")
+            raise UserError(f"the profile job has no profile: {self.record.jobs['profile']['url']}")
         rows = read_manifest(self.folder / MANIFEST)
         outputs: dict[str, np.ndarray] = {}
         for number, videos in enumerate(self._chunks):
@@ -229,7 +227,7 @@ class DeviceRun:
             outputs |= {row["tensor"]: array for row, array in zip(chunk, arrays, strict=True)}
         logits = match_rows(rows, outputs, f"what {self.target.device} computed")
         if logits.shape[1] != len(self.model.classes):
-            raise AiHubError(f"the device gave {logits.shape[1]} logits, there are {len(self.model.classes)} classes")
+            raise UserError(f"the device gave {logits.shape[1]} logits, there are {len(self.model.classes)} classes")
         write_logits(self.folder / DEVICE_LOGITS, rows, logits.numpy())
         return profile, logits
 
@@ -270,20 +268,20 @@ def _inference(number: int) -> str:
 
 
 def _outputs(hub: AiHub, job: Any, count: int) -> list[np.ndarray]:
-    """The logits of each clip of an inference job, in order. Raises AiHubError if there are not `count` of them."""
+    """The logits of each clip of an inference job, in order. Raises UserError if there are not `count` of them."""
     outputs = hub.ask(f"downloading the outputs of job {job.job_id}", job.download_output_data) or {}
     if len(outputs) != 1:
-        raise AiHubError(f"job {job.job_id} has {len(outputs)} outputs instead of the one `{OUTPUT}`: {job.url}")
+        raise UserError(f"job {job.job_id} has {len(outputs)} outputs instead of the one `{OUTPUT}`: {job.url}")
     (arrays,) = outputs.values()
     if len(arrays) != count:
-        raise AiHubError(f"job {job.job_id} has outputs for {len(arrays)} of its {count} clips: {job.url}")
+        raise UserError(f"job {job.job_id} has outputs for {len(arrays)} of its {count} clips: {job.url}")
     if all(np.issubdtype(array.dtype, np.floating) for array in arrays):
         return arrays
     # The network was compiled with quantized outputs, and what it computed was left in their scale.
     network = hub.ask("looking up the compiled network", hub.client.get_model, job.model.model_id)
     specs = [spec for specs in network.output_spec.values() for spec in specs]
     if len(specs) != 1 or specs[0].scale is None or specs[0].zero_point is None:
-        raise AiHubError(f"job {job.job_id} has integer outputs, and no scale for them is known: {network.url}")
+        raise UserError(f"job {job.job_id} has integer outputs, and no scale for them is known: {network.url}")
     spec = specs[0]
     return [(array.astype(np.float32) - spec.zero_point) * np.float32(spec.scale) for array in arrays]
 

@@ -34,10 +34,6 @@ ALLOWED_OPERATORS = _LAYERS | _POOLS | _SHAPES
 QUANTIZATION_OPERATORS = {"QuantizeLinear", "DequantizeLinear"}
 
 
-class ExportError(UserError):
-    """The export failed, or cannot be trusted; the message says why."""
-
-
 @dataclass(frozen=True)
 class DeviceFormat:
     """The input that the exported network takes."""
@@ -94,12 +90,12 @@ class _LayerTracer(fx.Tracer):
 def fold_batch_norm(network: nn.Module) -> fx.GraphModule:
     """A copy of a network in evaluation mode with every BatchNorm folded into the convolution before it.
 
-    Raises ExportError where the network's forward pass cannot be traced.
+    Raises UserError where the network's forward pass cannot be traced.
     """
     try:
         graph = _LayerTracer().trace(network)
     except (fx.proxy.TraceError, TypeError) as error:
-        raise ExportError(f"{type(network).__name__} cannot be traced: {error}") from error
+        raise UserError(f"{type(network).__name__} cannot be traced: {error}") from error
     traced = fx.GraphModule(network, graph)
     modules = dict(traced.named_modules())
     for node in list(traced.graph.nodes):
@@ -124,12 +120,12 @@ def _called(node: fx.Node, modules: Mapping[str, nn.Module]) -> nn.Module | None
 def to_onnx(model: TrainedModel, device_format: DeviceFormat) -> Any:
     """The network as an `onnx.ModelProto`, not verified, with what its use requires in the metadata.
 
-    Raises ExportError where torch cannot export it, or not to this opset; MissingExtra.
+    Raises UserError where torch cannot export it, or not to this opset; MissingExtra.
     """
     require("onnx")
     require("onnxscript")
     if model.name not in MODELS:
-        raise ExportError(
+        raise UserError(
             f"{model.name} cannot be exported: export supports {', '.join(MODELS)}, whose layers compilers for mobile "
             "NPUs are known to accept"
         )
@@ -150,14 +146,14 @@ def to_onnx(model: TrainedModel, device_format: DeviceFormat) -> Any:
         )
     except Exception as error:  # opset converters raise their own kinds of errors
         what = f"{model.name} to opset {device_format.opset}"
-        raise ExportError(f"torch cannot export {what}: {first_line(error)}") from error
+        raise UserError(f"torch cannot export {what}: {first_line(error)}") from error
     finally:
         logging.disable(logging.NOTSET)
     assert program is not None  # which it is with dynamo=True
     proto = program.model_proto
     written = {entry.domain: entry.version for entry in proto.opset_import}
     if written.get("") != device_format.opset:
-        raise ExportError(f"torch writes opset {written.get('')} instead of the {device_format.opset} of --opset")
+        raise UserError(f"torch writes opset {written.get('')} instead of the {device_format.opset} of --opset")
     name_nodes(proto)
     describe(proto, metadata_of(model, device_format))
     return proto
@@ -211,8 +207,8 @@ def describe(proto: Any, metadata: dict[str, str]) -> None:
 
 
 def check_operators(proto: Any, further: Collection[str] = ()) -> Counter[str]:
-    """Counts the operators. Raises ExportError if one is neither in ALLOWED_OPERATORS nor in `further`."""
+    """Counts the operators. Raises UserError if one is neither in ALLOWED_OPERATORS nor in `further`."""
     operators = Counter(f"{node.domain}::{node.op_type}" if node.domain else node.op_type for node in proto.graph.node)
     if unknown := sorted(set(operators) - ALLOWED_OPERATORS - set(further)):
-        raise ExportError(f"the network needs {', '.join(unknown)}, which compilers for mobile NPUs may lack")
+        raise UserError(f"the network needs {', '.join(unknown)}, which compilers for mobile NPUs may lack")
     return operators

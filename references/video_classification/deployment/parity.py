@@ -18,11 +18,11 @@ from caching.splits import Clips
 from clips import presets
 from clips.preprocessing import Preprocessing
 from clips.samplers import evaluation_samples
-from deployment.onnx_network import INPUT, OUTPUT, DeviceFormat, ExportError, check_operators, to_onnx
+from deployment.onnx_network import INPUT, OUTPUT, DeviceFormat, check_operators, to_onnx
 from evaluation.intervals import paired_difference
 from evaluation.metrics import VideoResults, VideoScores
 from network.trained_model import TrainedModel
-from runtime.errors import first_line, require
+from runtime.errors import UserError, first_line, require
 from runtime.progress import Progress
 
 MAX_DIFFERENCE = 1e-4  # of logits
@@ -43,7 +43,7 @@ class TorchNetwork:
 
 
 class OnnxNetwork:
-    """An exported network in ONNX Runtime, on the CPU. Raises ExportError where ONNX Runtime cannot load it.
+    """An exported network in ONNX Runtime, on the CPU. Raises UserError where ONNX Runtime cannot load it.
 
     Args:
         model: the file's path or content.
@@ -67,7 +67,7 @@ class OnnxNetwork:
         try:
             self._session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's errors have no other common class
-            raise ExportError(f"ONNX Runtime cannot load the network: {first_line(error)}") from error
+            raise UserError(f"ONNX Runtime cannot load the network: {first_line(error)}") from error
         self._format, self._preprocessing = device_format, preprocessing
 
     def __call__(self, clips: np.ndarray) -> Tensor:
@@ -97,7 +97,7 @@ def export(model: TrainedModel, device_format: DeviceFormat) -> tuple[Any, dict[
     """Exports a network and proves on random clips that it computes the same.
 
     Returns the `onnx.ModelProto`, and the networks that further proofs compare, `PyTorch` and `float`. Raises
-    ExportError where the export fails or computes something else; MissingExtra.
+    UserError where the export fails or computes something else; MissingExtra.
     """
     proto = to_onnx(model, device_format)
     check_structure(proto, "float")
@@ -110,14 +110,14 @@ def export(model: TrainedModel, device_format: DeviceFormat) -> tuple[Any, dict[
 
 
 def check_structure(proto: Any, name: str, further_operators: Collection[str] = ()) -> None:
-    """Checks operators and file, and prints what was found. Raises ExportError."""
+    """Checks operators and file, and prints what was found. Raises UserError."""
     operators = check_operators(proto, further_operators)
     print(f"{name}: operators {', '.join(f'{operator} {count}' for operator, count in sorted(operators.items()))}")
     checker = require("onnx.checker")
     try:
         checker.check_model(proto, full_check=True)  # with shape inference
     except (checker.ValidationError, require("onnx.shape_inference").InferenceError) as error:
-        raise ExportError(f"the ONNX checker rejects the file: {first_line(error)}") from error
+        raise UserError(f"the ONNX checker rejects the file: {first_line(error)}") from error
     print(f"{name}: ONNX checker passed, opset {proto.opset_import[0].version}")
 
 
@@ -132,12 +132,12 @@ def random_clips(preprocessing: Preprocessing, count: int = RANDOM_CLIPS) -> np.
 def check_parity(expected: Tensor, given: Tensor) -> float:
     """The largest difference between two logits (B, num_classes).
 
-    Raises ExportError where it is not below MAX_DIFFERENCE, or the predicted class of a clip differs.
+    Raises UserError where it is not below MAX_DIFFERENCE, or the predicted class of a clip differs.
     """
     difference = (expected - given).abs().max().item()
     moved = int((expected.argmax(1) != given.argmax(1)).sum())
     if not difference < MAX_DIFFERENCE or moved:
-        raise ExportError(
+        raise UserError(
             f"ONNX Runtime and PyTorch differ: by up to {difference:.3g} in logits (less than {MAX_DIFFERENCE:g} is "
             f"allowed), and in the predicted class of {moved} of {len(expected)} clips"
         )
@@ -158,7 +158,7 @@ def prove_on_videos(
 ) -> dict[str, Scored]:
     """Compares the networks on the validation videos, prints their accuracy, and returns what each computed.
 
-    Raises ExportError where float differs from PyTorch, or int8 loses more than `max_drop`.
+    Raises UserError where float differs from PyTorch, or int8 loses more than `max_drop`.
 
     Args:
         networks: `PyTorch`, `float` and perhaps `int8`.
@@ -171,7 +171,7 @@ def prove_on_videos(
     difference = check_parity(expected.logits, exported.logits)
     right, by_onnx = expected.results.video, exported.results.video
     if right != by_onnx:
-        raise ExportError(
+        raise UserError(
             f"accuracy differs: {right.top1:.3f} by PyTorch, {by_onnx.top1:.3f} by ONNX Runtime, "
             f"over {right.count} videos"
         )
@@ -190,7 +190,7 @@ def prove_on_videos(
         f"(95 % interval, paired: {low:+.3f} to {high:+.3f}){seen}"
     )
     if points < -max_drop:
-        raise ExportError(f"int8 loses {-points:.3f} points, more than --max-drop {max_drop:g}: try --keep-float")
+        raise UserError(f"int8 loses {-points:.3f} points, more than --max-drop {max_drop:g}: try --keep-float")
     return scored
 
 

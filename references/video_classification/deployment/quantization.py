@@ -14,17 +14,17 @@ import numpy as np
 
 from caching.splits import Clips
 from deployment.device_tensors import drawn_videos
-from deployment.onnx_network import INPUT, DeviceFormat, ExportError
+from deployment.onnx_network import INPUT, DeviceFormat
 from deployment.parity import clip_arrays
 from network.trained_model import TrainedModel
-from runtime.errors import require
+from runtime.errors import UserError, require
 
 
 def quantize_int8(proto: Any, tensors: Iterable[np.ndarray], keep_float: Sequence[str] = ()) -> Any:
     """Returns the network with int8 weights, uint8 activations and the same metadata, an `onnx.ModelProto` as it was.
 
     It is calibrated on `tensors`, its inputs, one clip each; the nodes `keep_float`, or modules with all their nodes,
-    stay in float. Raises ExportError where the network has no node or module of such a name; MissingExtra.
+    stay in float. Raises UserError where the network has no node or module of such a name; MissingExtra.
     """
     quantization, onnx = require("onnxruntime.quantization"), require("onnx")
     kept = matching_nodes([node.name for node in proto.graph.node], keep_float)
@@ -69,14 +69,14 @@ def calibration_tensors(
 def matching_nodes(names: Sequence[str], wanted: Sequence[str]) -> list[str]:
     """The nodes among `names`, such as `layer4.0.conv1.0.0/Conv`, that are in `wanted` or in a module in `wanted`.
 
-    Raises ExportError where nothing has one of the names `wanted`.
+    Raises UserError where nothing has one of the names `wanted`.
     """
     chosen = []
     for name in wanted:
         matches = [node for node in names if node == name or node.startswith((f"{name}.", f"{name}/"))]
         if not matches:
             modules = sorted({node.split("/")[0].split(".")[0] for node in names})
-            raise ExportError(f"--keep-float {name}: the network has no such node or module; it has {modules}")
+            raise UserError(f"--keep-float {name}: the network has no such node or module; it has {modules}")
         chosen += matches
     return chosen
 

@@ -78,10 +78,6 @@ def _is_entry(entry: Any) -> bool:
     )
 
 
-class RunFolderError(UserError):
-    """A folder that must not be written to; the message says what to do."""
-
-
 def is_own(path: Path, folder: Path) -> bool:
     """Whether a run in `folder` writes to this path, and may remove what is there."""
     parent, name = os.path.split(os.path.realpath(path))
@@ -97,10 +93,10 @@ def continues(checkpoint: Path | None, folder: Path) -> bool:
 
 
 def check_run_folder(folder: Path, continues: bool, overwrite: bool) -> None:
-    """Raises RunFolderError where it holds a run that this one neither continues nor overwrites."""
+    """Raises UserError where it holds a run that this one neither continues nor overwrites."""
     kept = [name for name in _own_files(folder) if _IS_CHECKPOINT(name) or name in RESULTS]
     if kept and not (continues or overwrite):
-        raise RunFolderError(
+        raise UserError(
             f"{folder} holds another run already ({', '.join(sorted(kept)[:NAMED])}): continue that one with --resume "
             "auto, choose another --output-dir, or begin anew with --overwrite, which removes it"
         )
@@ -109,7 +105,7 @@ def check_run_folder(folder: Path, continues: bool, overwrite: bool) -> None:
 def open_run_folder(folder: Path, args: dict[str, Any], continues: bool, overwrite: bool) -> None:
     """Makes a run's folder and writes its settings to `args.json`, on rank 0; removes all of a run that it overwrites.
 
-    Raises RunFolderError as `check_run_folder`, and where it cannot be written.
+    Raises UserError as `check_run_folder`, and where it cannot be written.
     """
     check_run_folder(folder, continues, overwrite)
     barrier()  # every process has looked before one of them changes anything
@@ -122,7 +118,7 @@ def open_run_folder(folder: Path, args: dict[str, Any], continues: bool, overwri
                 path.unlink(missing_ok=True)
         write_json(folder / ARGS, args)
     except OSError as error:
-        raise RunFolderError(f"{folder} cannot be written: {reason_of(error)}; choose another --output-dir") from error
+        raise UserError(f"{folder} cannot be written: {reason_of(error)}; choose another --output-dir") from error
 
 
 def _own_files(folder: Path) -> list[str]:

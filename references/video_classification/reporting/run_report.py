@@ -20,10 +20,10 @@ from network.checkpoint import Checkpoint
 from reporting.html_report import REPORT, Report, write_report
 from reporting.mistakes import worst_mistakes
 from reporting.result_files import Evaluation, write_result_files
-from reporting.run_folder import RunFolderError, read_log
+from reporting.run_folder import read_log
 from reporting.tensorboard_log import TensorBoardLog
 from runtime.distributed import is_main, print_main
-from runtime.errors import reason_of
+from runtime.errors import UserError, reason_of
 
 WORST_MISTAKES = 12
 
@@ -31,14 +31,14 @@ WORST_MISTAKES = 12
 def open_evaluation_folder(output_dir: Path, weights: str | None, split: str = "val") -> Path:
     """Makes `output_dir`/eval_<stem of the checkpoint>, so that no file of a run is overwritten.
 
-    The name of a split other than `val` is appended. Raises RunFolderError where it cannot be written.
+    The name of a split other than `val` is appended. Raises UserError where it cannot be written.
     """
     name = f"eval_{Path(weights).stem if weights else 'untrained'}"
     folder = output_dir / (name if split == "val" else f"{name}_{split}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunFolderError(f"{folder} cannot be written: {reason_of(error)}; choose another --output-dir") from error
+        raise UserError(f"{folder} cannot be written: {reason_of(error)}; choose another --output-dir") from error
     return folder
 
 
@@ -89,7 +89,7 @@ class RunReport:
         """Reports on a training: the results of the best epoch, its checkpoint, and the entries of `log.jsonl`.
 
         Raises:
-            RunFolderError: the folder cannot be written.
+            UserError: the folder cannot be written.
             VideoError, CacheError: the frames of a mistake can no longer be read.
         """
         if is_main():
@@ -114,7 +114,7 @@ class RunReport:
             (self.folder / REPORT).unlink(missing_ok=True)  # it would describe other results until it is written
             page = write_results(self.folder, self.title, evaluation, self.clips, **content)
         except OSError as error:
-            raise RunFolderError(f"the report cannot be written to {self.folder}: {error}") from error
+            raise UserError(f"the report cannot be written to {self.folder}: {error}") from error
         if self._events is not None:
             self._events.add_evaluation(evaluation, page.mistakes, log[-1]["epoch"] if log else 0)
             self._events.close()

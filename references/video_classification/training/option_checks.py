@@ -106,17 +106,13 @@ def check_selection(parser: argparse.ArgumentParser, args: argparse.Namespace) -
 
 def check_recipe(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Refuses what cannot be combined; the message names the flags."""
-    in_pixels = {
-        "--augment strong": args.augment == "strong",
-        "--flip-map": args.flip_map is not None,
-        "--mixup-alpha": args.mixup_alpha > 0,
-        "--cutmix-alpha": args.cutmix_alpha > 0,
-    }
-    for flag, is_used in in_pixels.items():
-        if is_used and args.cache_features:
+    strong = ["--augment strong"] if args.augment == "strong" else []
+    for flag in [*strong, *_given(args, "--flip-map", "--mixup-alpha", "--cutmix-alpha")]:
+        if args.cache_features:
             parser.error(f"--cache-features keeps what the trunk computes from pixels, and {flag} changes those")
-    for flag, is_used in (("--save-logits", args.save_logits), ("--eval-split train", args.eval_split == "train")):
-        if is_used and not args.test_only:
+    train = ["--eval-split train"] if args.eval_split == "train" else []
+    for flag in [*_given(args, "--save-logits"), *train]:
+        if not args.test_only:
             parser.error(f"{flag} is for --test-only: training validates on val/ and writes no logits")
     if args.class_map and not args.test_only:
         parser.error("--class-map is for --test-only: it checks a checkpoint")
@@ -126,13 +122,8 @@ def check_recipe(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
         parser.error(
             "--teacher is shown clips, and with --cache-features there are none: leave one out, or use --teacher-logits"
         )
-    trains = {
-        "--teacher": args.teacher,
-        "--teacher-logits": args.teacher_logits,
-        "--sanity-overfit": args.sanity_overfit,
-    }
-    for flag, is_used in trains.items():
-        if is_used and args.test_only:
+    for flag in _given(args, "--teacher", "--teacher-logits", "--sanity-overfit"):
+        if args.test_only:
             parser.error(f"{flag} trains, and --test-only does not: choose one")
     check_train_on_val(parser, args)
     if args.save_logits and len(args.val_frame_selection) > 1:
@@ -146,11 +137,15 @@ def check_recipe(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
         )
 
 
+def _given(args: argparse.Namespace, *flags: str) -> list[str]:
+    """Those of the flags that are used; none is by default."""
+    return [flag for flag in flags if getattr(args, flag[2:].replace("-", "_"))]
+
+
 def check_train_on_val(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """With --train-on-val, refuses what would choose or fit by videos that were trained on."""
-    choosing = {"--early-stop": args.early_stop, "--calibrate": args.calibrate}
-    for flag, is_used in choosing.items():
-        if args.train_on_val and is_used:
+    for flag in _given(args, "--early-stop", "--calibrate"):
+        if args.train_on_val:
             parser.error(f"{flag} goes by the validation videos, and --train-on-val trains on them: leave one out")
     if args.train_on_val and args.test_only:
         parser.error("--train-on-val trains, and --test-only does not: choose one")

@@ -17,15 +17,11 @@ NEAR_ZERO = 0.01
 STEPS_AT_ONCE, MAX_STEPS = 10, 300
 
 
-class OverfitError(UserError):
-    """One batch could not be learnt."""
-
-
 def check_overfits(trainer: Trainer, clips: Clips) -> None:
     """Trains on one batch, the same clips at every step, until their mean loss over ten steps is near zero.
 
     The clips are the first batch of the training split, seen as validation would see them. The trainer's schedule,
-    loss, targets and average are set aside, since none of them lets the loss come near zero. Raises OverfitError where
+    loss, targets and average are set aside, since none of them lets the loss come near zero. Raises UserError where
     the loss stays above that; the message says where it ended.
     """
     dataset = clips.loader.dataset
@@ -47,7 +43,7 @@ def check_overfits(trainer: Trainer, clips: Clips) -> None:
             steps = (number + 1) * STEPS_AT_ONCE
             print_main(f"One batch is learnt by heart: loss {summary.loss:.4f} after {steps} steps")
             return
-    raise OverfitError(
+    raise UserError(
         f"one batch is not learnt by heart: its loss is {summary.loss:.4f} after {MAX_STEPS} steps, and should fall "
         f"below {NEAR_ZERO}; try another --lr, start from --weights, train more blocks (--trainable), look at the data"
     )

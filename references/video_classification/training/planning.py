@@ -34,10 +34,6 @@ IMBALANCE = 10  # times as many training videos, from which a remedy is named
 NAMED = 6  # classes or files in a message
 
 
-class PlanError(UserError):
-    """The training could not succeed; the message lists why, and what to do."""
-
-
 @dataclass(frozen=True)
 class Tree:
     """The videos of both splits."""
@@ -58,7 +54,7 @@ class Tree:
 
 
 def print_plan(args: argparse.Namespace, device: torch.device, command: ResumeCommand) -> None:
-    """Says what the training will take. Raises PlanError if it could not succeed, UserError if there are no videos."""
+    """Says what the training will take. Raises UserError if it could not succeed, or if there are no videos."""
     tree = Tree(VideoFolder(args.data_path / "train"), VideoFolder(args.data_path / "val"))
     precision = Precision.of(args.amp, device)
     problems = class_problems(tree.counts) + _start_problems(args, command)
@@ -87,7 +83,7 @@ def print_plan(args: argparse.Namespace, device: torch.device, command: ResumeCo
     for warning in warnings:
         print_entries({"WARNING": warning})
     if problems:
-        raise PlanError("\n  ".join(["this training could not succeed:", *problems]))
+        raise UserError("\n  ".join(["this training could not succeed:", *problems]))
     print_main("Nothing that was tried would stop this training. All times are estimates.")
 
 

@@ -13,11 +13,12 @@ from network.checkpoint import BEST, NEWEST, Checkpoint, CheckpointError, plain
 from network.class_map import check_class_map
 from network.models import check_deterministic, check_fits
 from network.weights import read_weights
+from reporting.html_report import REPORT
 from reporting.run_folder import RunLog, check_run_folder, open_run_folder
 from reporting.run_report import RunReport, open_evaluation_folder
 from runtime import distributed
-from runtime.distributed import DistributedError, is_main, print_main
-from runtime.errors import require
+from runtime.distributed import is_main, print_main
+from runtime.errors import UserError, require
 from runtime.files import check_writable
 from runtime.signals import ResumeCommand, StopRequest
 from training import screen, starting
@@ -39,7 +40,7 @@ def set_up(args: argparse.Namespace) -> torch.device:
         torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = not args.use_deterministic_algorithms
     if args.sync_bn and device.type == "cpu" and distributed.is_distributed():
-        raise DistributedError("--sync-bn needs GPUs: torch has no BatchNorm over several processes on the CPU")
+        raise UserError("--sync-bn needs GPUs: torch has no BatchNorm over several processes on the CPU")
     if args.tensorboard:
         require("torch.utils.tensorboard")  # before the work, not after it
     return device
@@ -124,8 +125,7 @@ def print_start(
     """The lines that a run begins with: what matters of it, then the settings that are not the defaults.
 
     Args:
-        args: the options.
-        start: what the run begins with.
+        args, start: the options, and what the run begins with.
         network: on its device.
         val, train: the splits; without the second nothing is trained.
         epochs: those that are left.
@@ -148,6 +148,13 @@ def print_start(
     defaults = plain(default_settings(args.data_path, args.epochs, args.model))
     entries["Settings"] = screen.settings_words(plain(vars(args)), defaults)
     screen.print_entries(entries)
+
+
+def nothing_is_left(args: argparse.Namespace, start: Start, progress: RunProgress) -> bool:
+    """Says that no epoch is left to train; returns whether no report is left to write either."""
+    print_main(f"Nothing is left to train: the next epoch is {progress.epoch}, --epochs {args.epochs}")
+    report = args.output_dir / REPORT
+    return not start.continues(args.output_dir) or distributed.broadcast_object(report.is_file())
 
 
 def open_report(
@@ -209,10 +216,8 @@ def open_saver(
     """What saves the trainer's state, with what the run is.
 
     Args:
-        args: the options.
-        start: what the run begins with.
-        trainer: whose state it is.
-        progress: how far the run has come.
+        args, start: the options, and what the run begins with.
+        trainer, progress: whose state it is, and how far the run has come.
         stop: the signals that have come.
         command: is told when the run has saved.
     """

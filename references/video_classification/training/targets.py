@@ -68,17 +68,13 @@ class TargetMaker:
         return clips, Targets(shares, teacher), labels
 
 
-class TeacherError(UserError):
-    """A checkpoint that cannot teach this student; the message says why, and what to do."""
-
-
 def read_teachers(paths: Sequence[Path], classes: Sequence[str], shown: Preprocessing) -> list[TrainedModel]:
     """The networks of the teachers' checkpoints, on the CPU. Draws nothing from torch's generator.
 
     The teachers must know the student's classes, and be trained for clips that go through what it is `shown`.
 
     Raises:
-        TeacherError: a teacher knows other classes, or was trained for other clips.
+        UserError: a teacher knows other classes, or was trained for other clips.
         CheckpointError, ModelError: a file that is not a checkpoint, or contradicts itself.
     """
     with torch.random.fork_rng(devices=[]):  # new networks are initialized before their weights are loaded
@@ -91,17 +87,17 @@ def read_teachers(paths: Sequence[Path], classes: Sequence[str], shown: Preproce
 def _read_teacher(path: Path, classes: Sequence[str], shown: Preprocessing) -> TrainedModel:
     checkpoint = Checkpoint.read(path)
     if checkpoint.is_legacy:
-        raise TeacherError(f"--teacher {path} has no class names: take a checkpoint of train.py, which has them")
+        raise UserError(f"--teacher {path} has no class names: take a checkpoint of train.py, which has them")
     teacher = trained_model(checkpoint, path)
     if differences := teacher.preprocessing.differences(shown):
-        raise TeacherError(
+        raise UserError(
             f"--teacher {path} was trained for other clips than this student: {', '.join(differences)}. Choose the "
             "same for the student, or write the teacher's logits by --test-only --eval-split train --save-logits FILE, "
             "with the teacher's own settings, and give that file as --teacher-logits"
         )
     lacking, further = sorted(set(classes) - set(teacher.classes)), sorted(set(teacher.classes) - set(classes))
     if lacking or further:
-        raise TeacherError(
+        raise UserError(
             f"--teacher {path} knows other classes than the data: it lacks {', '.join(lacking) or 'none'}; it also has "
             f"{', '.join(further) or 'none'}"
         )
