@@ -52,11 +52,10 @@ def main(argv: list[str] | None = None) -> int:
 def run(args: argparse.Namespace, device: "torch.device") -> None:
     """Reads, chooses, averages, writes."""
     # Heavy imports come after parsing, so that --help and wrong usage do not wait for torch.
-    from caching.splits import ClipOptions, open_clips
+    from deployment.device_tensors import open_official_clips
     from network.checkpoint import Checkpoint, CheckpointError
     from network.trained_model import load_trained_model
     from training.weight_averaging import averaged, check_alike, choose_greedily, validation_on
-    from videos.folder import VideoFolder
 
     check_writable("--output", args.output)
     checkpoints = [Checkpoint.read(path) for path in args.checkpoints]
@@ -68,15 +67,8 @@ def run(args: argparse.Namespace, device: "torch.device") -> None:
                 "--greedy chooses by the videos of val/, which --train-on-val has trained on: leave it out"
             )
         trained = load_trained_model(args.checkpoints[0])
-        clip_options = ClipOptions(
-            trained.preprocessing,
-            cache_dir=args.cache_dir or args.data_path / ".clip_cache",
-            batch_size=args.batch_size,
-            num_workers=args.workers,
-            skip_unreadable=args.skip_unreadable,
-            pin_memory=device.type == "cuda",
-        )
-        clips = open_clips(VideoFolder(args.data_path / "val", trained.classes), clip_options)
+        reading = {"cache_dir": args.cache_dir, "skip_unreadable": args.skip_unreadable, "num_workers": args.workers}
+        clips = open_official_clips(args.data_path / "val", trained, **reading, batch_size=args.batch_size)
         validate = validation_on(clips, trained.network, device)
         chosen = choose_greedily(args.checkpoints, [checkpoint.model for checkpoint in checkpoints], validate)
     names = [str(args.checkpoints[number]) for number in chosen]

@@ -70,8 +70,6 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
     checkpoint = ("CHECKPOINT", Path(args.checkpoint))
     check_inputs(parser, [checkpoint, ("--classes-file", args.classes_file), ("--class-map", args.class_map)])
     check_folders(parser, [("--cache-dir", args.cache_dir), ("--dump-tensors", args.dump_tensors)])
-    if args.cache_dir is None and args.data_path is not None:
-        args.cache_dir = args.data_path / ".clip_cache"
 
 
 def output_files(args: argparse.Namespace) -> list[Path]:

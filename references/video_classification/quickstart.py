@@ -61,20 +61,15 @@ def main(argv: list[str] | None = None) -> int:
 def run_pipeline(output_dir: Path, weights: str | None, seed: int) -> None:
     """Generates the release, runs every step, and prints what came out."""
     start = time.monotonic()
-    check_output_dir(output_dir, weights)
+    earlier = output_dir / "run" / "args.json"
+    if earlier.exists() and (other := json.loads(earlier.read_text(encoding="utf-8")).get("weights")) != weights:
+        raise UserError(f"{output_dir} holds a run that began with --weights {other}: choose another --output-dir")
     generate(output_dir / "release", seed)
     outputs = [run(command) for command in commands(output_dir, weights, seed)]
     print(summary(outputs[-1], time.monotonic() - start))
     print("\nWhat to do next: read the report, label other videos, see what a training on other data will take.")
     for command in next_commands(output_dir):
         print(f"  {shell_command(command, indent='      ')}")
-
-
-def check_output_dir(output_dir: Path, weights: str | None) -> None:
-    """Raises UserError if a run in this folder, which would be continued, began with other weights."""
-    earlier = output_dir / "run" / "args.json"
-    if earlier.exists() and (other := json.loads(earlier.read_text(encoding="utf-8")).get("weights")) != weights:
-        raise UserError(f"{output_dir} holds a run that began with --weights {other}: choose another --output-dir")
 
 
 def generate(release: Path, seed: int) -> None:

@@ -88,7 +88,6 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
     check_folders(parser, [("--data-path", args.data_path)], must_exist=True)
     check_folders(parser, [("--output-dir", args.output_dir), ("--cache-dir", args.cache_dir)])
     args.calibration_clips = args.calibration_clips or CALIBRATION_CLIPS
-    args.cache_dir = args.cache_dir or args.data_path / ".clip_cache"
 
 
 def run(args: argparse.Namespace) -> None:

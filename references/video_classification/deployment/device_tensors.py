@@ -27,7 +27,13 @@ CHUNK_CLIPS = 538  # in an input set, as the challenge's evaluator sends them: 1
 
 
 def open_official_clips(
-    folder: Path, model: TrainedModel, *, cache_dir: Path, skip_unreadable: bool, num_workers: int
+    folder: Path,
+    model: TrainedModel,
+    *,
+    cache_dir: Path | None,
+    skip_unreadable: bool,
+    num_workers: int,
+    batch_size: int = 1,
 ) -> Clips:
     """The official clips of a split, read from the videos in float.
 
@@ -36,12 +42,17 @@ def open_official_clips(
     Args:
         folder: holds the videos by class.
         model: whose classes and preprocessing they take.
-        cache_dir: of the index.
+        cache_dir: of the index, by default beside the split.
         skip_unreadable: go on without files that cannot be read.
         num_workers: processes that decode.
+        batch_size: clips in a batch.
     """
     options = ClipOptions(
-        model.preprocessing, cache_dir=cache_dir, skip_unreadable=skip_unreadable, batch_size=1, num_workers=num_workers
+        model.preprocessing,
+        cache_dir=cache_dir or folder.parent / ".clip_cache",
+        skip_unreadable=skip_unreadable,
+        batch_size=batch_size,
+        num_workers=num_workers,
     )
     clips = open_clips(VideoFolder(folder, model.classes), options)
     return replace(clips, seen=model.seen_data == folder.parent.resolve())

@@ -70,7 +70,10 @@ def curves(title: str, unit: str, log: Sequence[dict[str, Any]], columns: dict[s
         columns: labels by name in the log.
     """
     epochs = [entry["epoch"] for entry in log]
-    found = {label: [_number(entry.get(name)) for entry in log] for name, label in columns.items()}
+    found = {
+        label: [math.nan if entry.get(name) is None else entry[name] for entry in log]
+        for name, label in columns.items()
+    }
     readings = [
         (epoch, f"epoch {epoch}: " + ", ".join(f"{label} {value:.4g}" for label, value in zip(found, row, strict=True)))
         for epoch, *row in zip(epochs, *found.values(), strict=True)
@@ -140,10 +143,6 @@ def figure(
         aria_label=f"{title}. {spoken}",
     )
     return tag("figure", tag("figcaption", title), tag("p", *keys, class_="legend"), drawing)
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
 
 
 def _in_words(label: str, epochs: Sequence[int], values: Sequence[float]) -> str:

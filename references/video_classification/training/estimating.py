@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -42,31 +43,26 @@ class TriedVideo:
     cache_bytes: int = 0
 
 
-@dataclass(frozen=True)
-class TryVideo:
-    """Reads one file by its path in each way that a run may."""
-
-    settings: CacheSettings
-
-    def __call__(self, path: str) -> TriedVideo:
-        wanted = self.settings.preprocessing
-        try:
-            begin = time.perf_counter()
-            info = probe_video(path)
-            scanned = time.perf_counter()
-            entry = DecodeStrip(self.settings)(path)
-            if isinstance(entry, Unreadable):
-                return TriedVideo(path, entry.reason)
-            cached = time.perf_counter()
-            clip = official_clip(info.frames, info.fps, wanted.frame_rate, wanted.clip_len)
-            for _, frame in iter_rgb(path, clip.tolist()):
-                resize_crop(frame, wanted.resize_size)
-        except VideoError as error:
-            return TriedVideo(path, error.reason)
-        except ValueError as error:
-            return TriedVideo(path, f"no frames can be chosen: {error}")
-        seconds = (scanned - begin, cached - scanned, time.perf_counter() - cached)
-        return TriedVideo(path, None, *seconds, len(entry.frames), len(entry.blob))
+def _try_video(settings: CacheSettings, path: str) -> TriedVideo:
+    """Reads one file in each way that a run may."""
+    wanted = settings.preprocessing
+    try:
+        begin = time.perf_counter()
+        info = probe_video(path)
+        scanned = time.perf_counter()
+        entry = DecodeStrip(settings)(path)
+        if isinstance(entry, Unreadable):
+            return TriedVideo(path, entry.reason)
+        cached = time.perf_counter()
+        clip = official_clip(info.frames, info.fps, wanted.frame_rate, wanted.clip_len)
+        for _, frame in iter_rgb(path, clip.tolist()):
+            resize_crop(frame, wanted.resize_size)
+    except VideoError as error:
+        return TriedVideo(path, error.reason)
+    except ValueError as error:
+        return TriedVideo(path, f"no frames can be chosen: {error}")
+    seconds = (scanned - begin, cached - scanned, time.perf_counter() - cached)
+    return TriedVideo(path, None, *seconds, len(entry.frames), len(entry.blob))
 
 
 def try_videos(paths: Sequence[str], settings: CacheSettings, num_workers: int, seconds: float) -> list[TriedVideo]:
@@ -78,7 +74,11 @@ def try_videos(paths: Sequence[str], settings: CacheSettings, num_workers: int, 
         num_workers: processes.
         seconds: after the first, when no more are waited for; starting the workers is not counted.
     """
-    results = map_in_workers(TryVideo(settings), paths, num_workers, on_death=_by_death)
+
+    def died(death: WorkerDied) -> TriedVideo:
+        return TriedVideo(str(death.item), f"reading it ended the process, {death.how}")
+
+    results = map_in_workers(partial(_try_video, settings), paths, num_workers, on_death=died)
     tried, begin = [], None
     with contextlib.closing(results):
         for result in results:
@@ -87,10 +87,6 @@ def try_videos(paths: Sequence[str], settings: CacheSettings, num_workers: int, 
             if time.monotonic() - begin >= seconds:
                 break
     return tried
-
-
-def _by_death(death: WorkerDied) -> TriedVideo:
-    return TriedVideo(str(death.item), f"reading it ended the process, {death.how}")
 
 
 @dataclass(frozen=True)

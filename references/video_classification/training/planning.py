@@ -57,7 +57,11 @@ def print_plan(args: argparse.Namespace, device: torch.device, command: ResumeCo
     """Says what the training will take. Raises UserError if it could not succeed, or if there are no videos."""
     tree = Tree(VideoFolder(args.data_path / "train"), VideoFolder(args.data_path / "val"))
     precision = Precision.of(args.amp, device)
-    problems = class_problems(tree.counts) + _start_problems(args, command)
+    problems = class_problems(tree.counts)
+    try:  # weights, checkpoint, sizes of clips, the folder for its output
+        check_start(args, find_start(args, command))
+    except UserError as error:
+        problems.append(str(error))
     warnings = class_warnings(tree.counts, args.balanced_sampling)
     _print_tree(args, tree, warnings)
 
@@ -105,15 +109,6 @@ def _time_steps(
         if not problems:  # which tell already why the network does not take these clips
             raise
     return None
-
-
-def _start_problems(args: argparse.Namespace, command: ResumeCommand) -> list[str]:
-    """Why the run would not begin: weights, checkpoint, sizes of clips, the folder for its output."""
-    try:
-        check_start(args, find_start(args, command))
-    except UserError as error:
-        return [str(error)]
-    return []
 
 
 def _cache(args: argparse.Namespace, folder: VideoFolder) -> ClipCache:

@@ -105,12 +105,11 @@ def schedule_words(clips: Clips, epochs: range, rate: str) -> str:
 def settings_words(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
     """The settings that differ from their defaults, as flags; each will stay on one line with its values."""
     changed = {name: value for name, value in settings.items() if name not in defaults or value != defaults[name]}
-    return " ".join(_as_flag(name, value) for name, value in sorted(changed.items())) or "all at their defaults"
-
-
-def _as_flag(name: str, value: Any) -> str:
-    values = [] if value is True else value if isinstance(value, list) else [value]
-    return NO_BREAK.join([f"--{name.replace('_', '-')}", *(shlex.quote(str(value)) for value in values)])
+    flags = []
+    for name, value in sorted(changed.items()):
+        values = [] if value is True else value if isinstance(value, list) else [value]
+        flags.append(NO_BREAK.join([f"--{name.replace('_', '-')}", *(shlex.quote(str(value)) for value in values)]))
+    return " ".join(flags) or "all at their defaults"
 
 
 def epoch_line(entry: Mapping[str, Any], best: float | None, eta: str) -> str:
