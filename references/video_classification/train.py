@@ -42,7 +42,6 @@ def run(args: argparse.Namespace, command: ResumeCommand) -> None:
     from network.checkpoint import BEST, NEWEST
     from runtime.distributed import broadcast_object
     from training import loop, recipe, running
-    from training.overfitting import check_overfits
     from training.planning import print_plan
 
     begin = time.monotonic()
@@ -73,7 +72,7 @@ def run(args: argparse.Namespace, command: ResumeCommand) -> None:
     elif running.nothing_is_left(args, start, progress):
         return
     if args.sanity_overfit:
-        check_overfits(trainer, train_inputs)
+        running.check_overfits(trainer, train_inputs)
         return
     log = running.open_log(args, start, progress)
     shown = replace(val_clips, pixels=val_inputs.pixels)  # the videos, where features are what is validated

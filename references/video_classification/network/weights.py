@@ -21,12 +21,9 @@ def read_weights(path: str | os.PathLike, model_name: str) -> Checkpoint:
     """The weights in a file, under torchvision's names, in the order of the layers of the network that they are for.
 
     A checkpoint of train.py is read whole. Of any other file only the weights are, and class names where it has them:
-    from a state dict, or from one under `model`, `state_dict` or `model_state`.
-
-    Raises:
-        CheckpointError: the file cannot be read, or holds something else; the message says what.
-        MissingExtra: a safetensors file, and the package is not installed.
-        ModelError: there is no such network.
+    from a state dict, or from one under `model`, `state_dict` or `model_state`. Raises CheckpointError where the file
+    cannot be read or holds something else, MissingExtra for safetensors without the package, ModelError where there is
+    no such network.
     """
     is_safetensors = os.fspath(path).endswith(".safetensors")
     content: Any = _read_safetensors(path) if is_safetensors else read_plain(path)

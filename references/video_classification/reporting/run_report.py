@@ -88,9 +88,7 @@ class RunReport:
     def write_training(self, best: VideoResults, path: str | Path, log: Sequence[dict[str, Any]]) -> None:
         """Reports on a training: the results of the best epoch, its checkpoint, and the entries of `log.jsonl`.
 
-        Raises:
-            UserError: the folder cannot be written.
-            VideoError, CacheError: the frames of a mistake can no longer be read.
+        Raises UserError where the folder cannot be written, or the frames of a mistake can no longer be read.
         """
         if is_main():
             self._write(best, Path(path), self._temperature(best), log, log)

@@ -4,11 +4,14 @@ import argparse
 import os
 import time
 from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
 
 import torch
+from torch.optim.lr_scheduler import LambdaLR
 
 from caching.splits import Clips, open_splits
+from clips.samplers import EVALUATION
 from network.checkpoint import BEST, NEWEST, Checkpoint, CheckpointError, plain
 from network.class_map import check_class_map
 from network.models import check_deterministic, check_fits
@@ -23,12 +26,17 @@ from runtime.files import check_writable
 from runtime.signals import ResumeCommand, StopRequest
 from training import screen, starting
 from training.engine import Trainer
+from training.losses import TrainingLoss
 from training.option_checks import default_settings
 from training.options import is_file_name
 from training.recipe import Network, load_network, train_split, val_preprocessing, val_splits
 from training.saving import RunProgress, RunSaver
 from training.starting import Start
+from training.targets import TargetMaker
 from training.validation import validate_selections
+
+NEAR_ZERO = 0.01  # the loss of one batch that is learnt by heart
+STEPS_AT_ONCE, MAX_STEPS = 10, 300
 
 
 def set_up(args: argparse.Namespace) -> torch.device:
@@ -155,6 +163,38 @@ def nothing_is_left(args: argparse.Namespace, start: Start, progress: RunProgres
     print_main(f"Nothing is left to train: the next epoch is {progress.epoch}, --epochs {args.epochs}")
     report = args.output_dir / REPORT
     return not start.continues(args.output_dir) or distributed.broadcast_object(report.is_file())
+
+
+def check_overfits(trainer: Trainer, clips: Clips) -> None:
+    """Trains on one batch, the same clips at every step, until their mean loss over ten steps is near zero.
+
+    The clips are the first batch of the training split, seen as validation would see them. The trainer's schedule,
+    loss, targets and average are set aside, since none of them lets the loss come near zero. Raises UserError where
+    the loss stays above that; the message says where it ended.
+    """
+    dataset = clips.loader.dataset
+    samples = clips.epoch_samples(trainer.options.seed, epoch=0)[: clips.options.batch_size]
+    (batch,) = clips.loader.batches([sample._replace(epoch=EVALUATION) for sample in samples])
+    trainer = replace(
+        trainer,
+        criterion=TrainingLoss(),
+        scheduler=LambdaLR(trainer.optimizer, lambda step: 1.0),
+        targets=TargetMaker(len(dataset.folder.classes)),
+        options=replace(trainer.options, batches_per_step=1),
+        average=None,
+    )
+    print_main(f"Overfitting {len(samples) * distributed.world_size()} clips: their loss must fall below {NEAR_ZERO}")
+    for number in range(MAX_STEPS // STEPS_AT_ONCE):
+        batches = repeat(batch, STEPS_AT_ONCE)
+        summary = trainer.train_epoch(batches, dataset.to_inputs, epoch=number, num_steps=STEPS_AT_ONCE)
+        if summary.loss < NEAR_ZERO:
+            steps = (number + 1) * STEPS_AT_ONCE
+            print_main(f"One batch is learnt by heart: loss {summary.loss:.4f} after {steps} steps")
+            return
+    raise UserError(
+        f"one batch is not learnt by heart: its loss is {summary.loss:.4f} after {MAX_STEPS} steps, and should fall "
+        f"below {NEAR_ZERO}; try another --lr, start from --weights, train more blocks (--trainable), look at the data"
+    )
 
 
 def open_report(

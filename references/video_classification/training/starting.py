@@ -117,9 +117,8 @@ def check_same_start(start: Start) -> None:
 def start_from_weights(model_name: str, weights: str | None, folders: Sequence[str]) -> Start:
     """Weights to fine-tune: by torchvision's name, in a file (whose head is kept for the same classes), or none.
 
-    Raises:
-        ModelError: unknown weights, weights that cannot be had, or those of another network.
-        CheckpointError: a file without weights that can be used.
+    Raises ModelError where they are unknown, cannot be had, or are another network's; CheckpointError where a file has
+    none that can be used.
     """
     if weights is None:
         return Start(list(folders))

@@ -71,11 +71,8 @@ class TargetMaker:
 def read_teachers(paths: Sequence[Path], classes: Sequence[str], shown: Preprocessing) -> list[TrainedModel]:
     """The networks of the teachers' checkpoints, on the CPU. Draws nothing from torch's generator.
 
-    The teachers must know the student's classes, and be trained for clips that go through what it is `shown`.
-
-    Raises:
-        UserError: a teacher knows other classes, or was trained for other clips.
-        CheckpointError, ModelError: a file that is not a checkpoint, or contradicts itself.
+    The teachers must know the student's classes, and be trained for clips that go through what it is `shown`: otherwise
+    raises UserError, as for a file that is not a checkpoint.
     """
     with torch.random.fork_rng(devices=[]):  # new networks are initialized before their weights are loaded
         teachers = [_read_teacher(path, classes, shown) for path in paths]
