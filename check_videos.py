@@ -17,12 +17,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from references.dataset_tools import records
-from references.dataset_tools.checking import Row, TreeChecker, prepare_report, summarise, write_report
+from references.dataset_tools.checking import Row, TreeChecker, summarise, write_report
 from references.dataset_tools.probing import ProbeOptions, require_prober
 from references.dataset_tools.progress import printable, printable_name, progress
 from references.dataset_tools.quarantine import JOURNAL, LOCK, Quarantine
 from references.dataset_tools.reading import READERS
-from references.dataset_tools.stopping import ArgumentParser, exit_code_of
+from references.dataset_tools.stopping import ArgumentParser, exit_code_of, input_problem, output_problem
 from references.dataset_tools.walking import VIDEO_ENDINGS, find_videos, take_shard, walked_folders
 
 STATUSES_THAT_LEAVE_ROOT_READABLE = {"ok", "remuxed", "quarantined"}
@@ -82,8 +82,8 @@ def check_args(parser: ArgumentParser, args: argparse.Namespace) -> None:
             parser.error("--restore needs --quarantine, where the files are")
         if args.remux:
             print("without --quarantine, which keeps the originals, nothing is remuxed: bad files are only reported")
-    elif args.quarantine.exists() and not args.quarantine.is_dir():
-        parser.error(f"--quarantine {args.quarantine}: is not a folder")
+    elif problem := output_problem("--quarantine", args.quarantine, is_folder=True):
+        parser.error(problem)
     elif args.quarantine.resolve() == args.root.resolve():
         parser.error("--quarantine must not be --root")
     elif not args.restore and is_among_videos(args.quarantine, args.root):
@@ -126,6 +126,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
+    require_writable(args)
     quarantine = Quarantine(args.quarantine, args.root) if args.quarantine else None
     if quarantine is not None and args.restore:
         return restore(quarantine, args.dry_run)
@@ -135,9 +136,20 @@ def run(args: argparse.Namespace) -> int:
         return check(args, quarantine)
 
 
+def require_writable(args: argparse.Namespace) -> None:
+    """Raise RuntimeError where a result could not be written: before hours of work, not after."""
+    problems = [
+        output_problem("--report", args.report, is_folder=False),
+        output_problem("--state", args.state, is_folder=False),
+        input_problem("--state", args.state if args.state and args.state.exists() else None),
+    ]
+    for problem in filter(None, problems):
+        raise RuntimeError(printable_name(problem))
+
+
 def check(args: argparse.Namespace, quarantine: Quarantine | None) -> int:
     if args.report:
-        prepare_report(args.report)
+        os.makedirs(os.path.dirname(os.path.realpath(args.report)), exist_ok=True)  # a report is written at the end
     if quarantine and not args.dry_run:
         quarantine.settle()
     paths, unreadable, leftovers = find_videos(args.root, args.ext, skip=args.quarantine)

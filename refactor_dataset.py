@@ -20,7 +20,7 @@ from references.dataset_tools.progress import printable, printable_name, progres
 from references.dataset_tools.release import ReleaseError, Video, read_release
 from references.dataset_tools.reports import Outcome
 from references.dataset_tools.sources import Sources, find_sources
-from references.dataset_tools.stopping import ArgumentParser, exit_code_of
+from references.dataset_tools.stopping import ArgumentParser, exit_code_of, input_problem, output_problem
 
 
 class DatasetRefactorer:
@@ -267,24 +267,26 @@ def find_problem(args: argparse.Namespace) -> str | None:
             if place.is_symlink() and real(place) == real(src):
                 return f"--src {src}: is where the link {place} leads; the tree must be another folder"
     for option, path in (("--labels", args.labels), ("--classes-file", args.classes_file)):
-        if path is None:
-            continue
-        if not path.exists() or path.is_dir():
-            return f"{option} {path}: there is no such file"
-        if args.report_dir and real(path) in map(real, reports.files_in(args.report_dir)):
+        if problem := input_problem(option, path):
+            return problem
+        if path and args.report_dir and real(path) in map(real, reports.files_in(args.report_dir)):
             return f"{option} {path}: is a file that --report-dir would overwrite; name another folder"
-    for folder in (args.dest, args.report_dir):
-        if folder is not None and folder.exists() and not folder.is_dir():
-            return f"{folder}: is a file, not a folder"
+    for option, folder in (("--dest", args.dest), ("--report-dir", args.report_dir)):
+        if problem := output_problem(option, folder, is_folder=True):
+            return problem
     if args.report_dir is not None:
         folder = Path(real(args.report_dir))
         if any(folder.is_relative_to(real(args.dest / split)) for split in selection.SPLITS):
             return f"--report-dir {args.report_dir}: lies among the class folders; name another folder"
     if args.val_fraction is not None and not 0 < args.val_fraction < 1:
         return f"--val-fraction {args.val_fraction}: must lie between 0 and 1"
-    for option, number in (("--max-per-class", args.max_per_class), ("--jobs", args.jobs)):
-        if number is not None and number < 1:
-            return f"{option} {number}: must be at least 1"
+    for option, number, least in (
+        ("--max-per-class", args.max_per_class, 1),
+        ("--jobs", args.jobs, 1),
+        ("--seed", args.seed, 0),  # -1 draws as 1 does
+    ):
+        if number is not None and number < least:
+            return f"{option} {number}: must be at least {least}"
     if len(dict(args.rename_split)) < len(args.rename_split):
         return "--rename-split: one split is renamed twice"
     if args.allow_leaks and not args.find_duplicates:

@@ -153,15 +153,6 @@ def _as_inspection(result: Inspection | WorkerFailure) -> Inspection:
     return result
 
 
-def prepare_report(path: Path) -> None:
-    """Raise OSError if `write_report` could not write there: before hours of work, not after."""
-    target = os.path.realpath(path)
-    os.makedirs(os.path.dirname(target), exist_ok=True)
-    must_be_writable = path if _is_stream(path) else os.path.dirname(target)
-    if path.is_dir() or not os.access(must_be_writable, os.W_OK):
-        raise OSError(f"the report {printable_name(str(path))} cannot be written; name another --report")
-
-
 def write_report(path: Path, rows: list[Row]) -> None:
     """Write the rows as CSV, sorted by path. The file appears once it is complete; a link is followed."""
     if _is_stream(path):

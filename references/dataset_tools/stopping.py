@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NoReturn
 
 from references.dataset_tools.progress import printable, printable_name
@@ -30,6 +31,37 @@ class ArgumentParser(argparse.ArgumentParser):
         super().error(printable_name(message))
 
 
+def output_problem(option: str, path: Path | None, *, is_folder: bool) -> str | None:
+    """Why the file or folder that `option` names cannot be written, and what to do; None where it can."""
+    if path is None:
+        return None
+    if is_folder and path.exists() and not path.is_dir():
+        return f"{option} {path}: is a file; name a folder"
+    if not is_folder and path.is_dir():
+        return f"{option} {path}: is a folder; name a file in it"
+    target = Path(os.path.realpath(path))
+    is_stream = target.exists() and not is_folder and not target.is_file()
+    above = target if is_folder else target.parent
+    while not os.path.lexists(above):
+        above = above.parent
+    if not above.is_dir() and not is_stream:
+        return f"{option} {path}: {above} is no folder; name another place"
+    if not os.access(target if is_stream else above, os.W_OK):
+        return f"{option} {path}: there is no permission to write in {above}; name another place"
+    return None
+
+
+def input_problem(option: str, path: Path | None) -> str | None:
+    """Why the file that `option` names cannot be read; None where it can."""
+    if path is None:
+        return None
+    if path.is_dir():
+        return f"{option} {path}: is a folder; name a file"
+    if not path.exists():
+        return f"{option} {path}: there is no such file"
+    return None if os.access(path, os.R_OK) else f"{option} {path}: there is no permission to read it"
+
+
 def exit_code_of(work: Callable[[], int], expected: tuple[type[Exception], ...], stopped: str) -> int:
     """Run `work` and return the script's exit code: that of `work`, 1 for an error that is `expected`, 130 for Ctrl-C,
     143 for SIGTERM. Errors and `stopped`, which says how to go on, are printed in one message each.
@@ -43,7 +75,9 @@ def exit_code_of(work: Callable[[], int], expected: tuple[type[Exception], ...],
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the interpreter's exit
         return 1
     except expected as error:
-        print(printable(f"error: {error}"), file=sys.stderr)
+        is_of_file = isinstance(error, OSError) and error.filename is not None
+        reason = f"{error.filename}: {error.strerror}" if is_of_file else error  # without Python's "[Errno 13]"
+        print(printable(f"error: {reason}"), file=sys.stderr)
         return 1
     except KeyboardInterrupt as error:
         print(printable(stopped), file=sys.stderr)

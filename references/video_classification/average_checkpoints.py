@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
         if (other := seen.setdefault(file_identity(path), path)) is not path:
             parser.error(f"{other} and {path} are the same file, which would count twice: give it once")
     check_inputs(parser, [("FILE.pth", path) for path in args.checkpoints])
-    check_outputs(parser, [("--output", args.output)], args.checkpoints)
+    check_outputs(parser, [("--output", args.output)], [*args.checkpoints, args.data_path])
     return run_script(lambda: run(args, checked_device(parser, args.device)))
 
 

@@ -30,6 +30,7 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Reads, compares, and prints."""
     # Heavy imports come after parsing, so that --help and wrong usage do not wait for them.
     from evaluation.predictions import Comparison, predictions_file, read_predictions, write_changes
+    from reporting.result_files import seen_in_training
 
     check_outputs(parser, [("--output", args.output)], map(predictions_file, (args.run_a, args.run_b)))
     if args.output:
@@ -39,6 +40,9 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         write_changes(args.output, comparison.changes())
     for line in comparison.lines(args.list):
         print(printable(line))
+    for name, run in (("RUN_A", args.run_a), ("RUN_B", args.run_b)):
+        if seen_in_training(predictions_file(run)):
+            print(f"NOTE: {name} was trained on these videos (--train-on-val): its accuracy says nothing of new ones")
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
 def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Refuses arguments that do not go together, and fills in what depends on others."""
     outputs = [("--output", path) for path in output_files(args)]
-    check_outputs(parser, outputs, [args.checkpoint, args.classes_file])
+    check_outputs(parser, outputs, [args.checkpoint, args.classes_file, args.class_map, args.data_path])
     for flag in ("quantize", "dump_tensors"):
         if getattr(args, flag) and args.data_path is None:
             parser.error(f"--{flag.replace('_', '-')} needs videos: give --data-path")

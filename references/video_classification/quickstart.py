@@ -18,6 +18,7 @@ from pathlib import Path
 
 from runtime.arguments import add_value, check_folders, seed
 from runtime.errors import UserError
+from runtime.files import check_writable
 from runtime.script import run_script
 
 SCRIPTS = Path(__file__).resolve().parent
@@ -64,6 +65,7 @@ def run_pipeline(output_dir: Path, weights: str | None, seed: int) -> None:
     earlier = output_dir / "run" / "args.json"
     if earlier.exists() and (other := json.loads(earlier.read_text(encoding="utf-8")).get("weights")) != weights:
         raise UserError(f"{output_dir} holds a run that began with --weights {other}: choose another --output-dir")
+    check_writable("--output-dir", output_dir / "release")
     generate(output_dir / "release", seed)
     outputs = [run(command) for command in commands(output_dir, weights, seed)]
     print(summary(outputs[-1], time.monotonic() - start))

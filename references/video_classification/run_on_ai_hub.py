@@ -4,7 +4,6 @@ its accuracy on the validation videos. Run again, it goes on from where it was.
 
 import argparse
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from runtime.arguments import (
     positive_int,
 )
 from runtime.errors import require
+from runtime.files import check_writable
 from runtime.script import run_script
 from runtime.signals import ResumeCommand
 from training import options
@@ -83,7 +83,7 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
     if wrong := [address for address in args.share_with if "@" not in address]:
         parser.error(f"--share-with {wrong[0]}: not an e-mail address")
     own = [("--output-dir", args.output_dir / name) for name in ("jobs.json", "device.json", "model.onnx")]
-    check_outputs(parser, own, [args.checkpoint, args.classes_file])
+    check_outputs(parser, own, [args.checkpoint, args.classes_file, args.data_path])
     check_inputs(parser, [("CHECKPOINT", Path(args.checkpoint)), ("--classes-file", args.classes_file)])
     check_folders(parser, [("--data-path", args.data_path)], must_exist=True)
     check_folders(parser, [("--output-dir", args.output_dir), ("--cache-dir", args.cache_dir)])
@@ -99,9 +99,8 @@ def run(args: argparse.Namespace) -> None:
 
     if not args.dry_run:
         require_client()
+    check_writable("--output-dir", args.output_dir / "jobs.json")
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=args.output_dir):
-        pass  # the folder can be written to: better known now than after the work
     work = open_run(args)
     if args.dry_run:
         work.export()

@@ -48,6 +48,15 @@ def test_interval_and_test_may_disagree_and_it_says_so(tmp_path, capsys):
     assert "Undecided" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("metrics, is_said", [('{"seen_in_training": true}', True), ("{}", False), ("[", False)])
+def test_a_run_that_was_trained_on_these_videos_is_named(tmp_path, capsys, metrics, is_said):
+    a, b = runs(tmp_path, both=10, only_a=1, only_b=2)
+    (tmp_path / "b" / "metrics.json").write_text(metrics)
+    assert compare_runs.main([a, b]) == 0
+    out = capsys.readouterr().out
+    assert ("RUN_B was trained on these videos" in out) == is_said and "RUN_A was trained" not in out
+
+
 def test_a_loss_is_a_loss(tmp_path, capsys):
     assert compare_runs.main(list(runs(tmp_path, both=60, only_a=30, only_b=4))) == 0
     out = capsys.readouterr().out

@@ -15,6 +15,10 @@ TAKEN = {
     "export_onnx, the float file": (
         ["a_float.onnx", "--output", "a.onnx", "--quantize", "int8", "--data-path", "data"]
     ),
+    "export_onnx, the map": ["a.pth", "--class-map", "m.json", "--output", "m.json"],
+    "export_onnx, a video": ["a.pth", "--data-path", ".", "--output", "val/a/v.mp4"],
+    "average_checkpoints, a video": ["a.pth", "b.pth", "--greedy", "--data-path", ".", "--output", "val/a/v.mp4"],
+    "run_on_ai_hub, a video": ["a.pth", "--data-path", ".", "--output-dir", "train/a"],
     "predict, the video": ["a.pth", "data/v.mp4", "--output", "data/v.mp4"],
     "predict, a video in a folder": ["a.pth", "data", "--output", "data/v.mp4"],
     "predict, the checkpoint": ["a.pth", "data/v.mp4", "--output", "a.pth"],
@@ -27,10 +31,12 @@ TAKEN = {
     "train": ["--data-path", "data", "--test-only", "--resume", "a.pth", "--save-logits", "a.pth"],
     "train, the weights": ["--data-path", "data", "--test-only", "--weights", "a.pth", "--save-logits", "a.pth"],
     "train, the map": ["--data-path", "data", "--test-only", "--flip-map", "m.json", "--save-logits", "m.json"],
+    "train, a video": ["--data-path", ".", "--test-only", "--resume", "a.pth", "--save-logits", "train/a/v.mp4"],
     "quickstart": ["--output-dir", "run", "--weights", "run/run/model_best.pth"],
     "benchmark": ["decode", "--data-path", "data", "--json", "data/v.mp4"],
 }
 FILES = ["a.pth", "b.pth", "names.txt", "a_float.onnx", "run/predictions.csv", "other.csv", "m.json"]
+FILES += ["val/a/v.mp4", "train/a/v.mp4", "train/a/model.onnx"]
 FILES += ["run/run/model_best.pth", "run/device.json"]
 
 
@@ -66,7 +72,9 @@ def test_an_output_that_is_an_input_is_wrong_usage(files, tmp_path, capsys, case
 
 
 @pytest.mark.parametrize("link", [os.symlink, os.link])
-@pytest.mark.parametrize("case", ["export_onnx", "average_checkpoints", "predict, the checkpoint", "train"])
+@pytest.mark.parametrize(
+    "case", ["export_onnx", "average_checkpoints", "predict, the checkpoint", "train", "train, a video"]
+)
 def test_links_are_followed(files, tmp_path, capsys, case, link):
     *begin, taken = TAKEN[case]
     link(taken, "other name")

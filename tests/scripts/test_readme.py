@@ -1,5 +1,6 @@
 """The READMEs are true: commands exist and take the flags shown, tables of flags and lists of files are complete."""
 
+import ast
 import re
 from functools import lru_cache
 from pathlib import Path
@@ -111,3 +112,17 @@ def test_every_path_that_is_linked_exists(readme):
             page = (path / "README.md" if path.is_dir() else path).read_text(encoding="utf-8")
             titles = re.findall(r"^#+ (.+)$", page, re.MULTILINE)
             assert anchor[1:] in [re.sub(r"[^\w\- ]", "", title).lower().replace(" ", "-") for title in titles]
+
+
+def test_the_messages_that_are_explained_are_those_of_the_code():
+    scripts = [*ROOT.glob("*.py"), *(ROOT / "references").rglob("*.py")]
+    nodes = [node for path in scripts for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
+    docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+    constants = [node for node in nodes if isinstance(node, ast.Constant) and id(node) not in docstrings]
+    spoken = "\n".join(str(constant.value) for constant in constants)
+    table = READMES["README.md"].split("\n## When something goes wrong\n")[1].split("\n## ")[0]
+    quoted = [message for row in table.splitlines() for message in re.findall(r"`([^`]+)`", row.split(" | ")[0])]
+    assert len(quoted) >= 7
+    for message in quoted:
+        for part in message.strip(". ").split("..."):
+            assert part.strip(" ;") in spoken, message

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from helpers.extras import require_extra
+from helpers.permissions import permissions_count
 from helpers.template_process import SCRIPTS
 from run_on_ai_hub import videos_count
 from runtime import arguments
@@ -29,48 +30,49 @@ RIGHT = {
 NEEDED = {("train", flag): ["--test-only"] for flag in ("--save-logits", "--class-map")}
 NEEDED["export_onnx", "--dump-tensors"] = ["--data-path", "data"]  # flags that one goes with
 MISSING, FOLDER, LOOP, FILE = "absent", "folder", "loop", "file"
-# Of each flag that takes a path, what is wrong to give. A link to itself can be read by nobody, not even by root.
+UNREADABLE, CLOSED = "unreadable", "closed/x"  # a file that may not be read, a place where nothing may be written
+# Of each flag that takes a path, what is wrong to give.
 PATHS = {
-    ("average_checkpoints", "checkpoints"): [MISSING, FOLDER, LOOP, FILE],
-    ("average_checkpoints", "--output"): [FOLDER, "file/x"],
+    ("average_checkpoints", "checkpoints"): [MISSING, FOLDER, LOOP, FILE, UNREADABLE],
+    ("average_checkpoints", "--output"): [FOLDER, "file/x", CLOSED],
     ("average_checkpoints", "--data-path"): [],  # read with --greedy, after the checkpoints
     ("average_checkpoints", "--cache-dir"): [FILE],
     ("benchmark", "--data-path"): [MISSING, FILE, FOLDER, LOOP],
-    ("benchmark", "--json"): [FOLDER, "file/x"],
+    ("benchmark", "--json"): [FOLDER, "file/x", CLOSED],
     ("benchmark", "--scratch"): [MISSING, FILE, LOOP],
-    ("compare_runs", "run_a"): [MISSING, FOLDER, LOOP, FILE],
-    ("compare_runs", "run_b"): [MISSING, FOLDER, LOOP, FILE],
-    ("compare_runs", "--output"): [FOLDER, "file/x"],
-    ("evaluate_logits", "manifest"): [MISSING, FOLDER, LOOP, FILE],
-    ("evaluate_logits", "logits"): [MISSING, FOLDER, LOOP],
-    ("export_onnx", "--output"): [FOLDER, "file/x"],
-    ("export_onnx", "--classes-file"): [MISSING, FOLDER, LOOP],
-    ("export_onnx", "--class-map"): [MISSING, FOLDER, LOOP],
+    ("compare_runs", "run_a"): [MISSING, FOLDER, LOOP, FILE, UNREADABLE],
+    ("compare_runs", "run_b"): [MISSING, FOLDER, LOOP, FILE, UNREADABLE],
+    ("compare_runs", "--output"): [FOLDER, "file/x", CLOSED],
+    ("evaluate_logits", "manifest"): [MISSING, FOLDER, LOOP, FILE, UNREADABLE],
+    ("evaluate_logits", "logits"): [MISSING, FOLDER, LOOP, UNREADABLE],
+    ("export_onnx", "--output"): [FOLDER, "file/x", CLOSED],
+    ("export_onnx", "--classes-file"): [MISSING, FOLDER, LOOP, UNREADABLE],
+    ("export_onnx", "--class-map"): [MISSING, FOLDER, LOOP, UNREADABLE],
     ("export_onnx", "--data-path"): [],  # read after the checkpoint
     ("export_onnx", "--cache-dir"): [FILE],
-    ("export_onnx", "--dump-tensors"): [FILE],
-    ("predict", "--output"): [FOLDER, "file/x"],
-    ("predict", "--annotate"): [FILE, "file/x"],
-    ("predict", "--classes-file"): [MISSING, FOLDER, LOOP],
-    ("quickstart", "--output-dir"): [FILE],
+    ("export_onnx", "--dump-tensors"): [FILE, CLOSED],
+    ("predict", "--output"): [FOLDER, "file/x", CLOSED],
+    ("predict", "--annotate"): [FILE, "file/x", CLOSED],
+    ("predict", "--classes-file"): [MISSING, FOLDER, LOOP, UNREADABLE],
+    ("quickstart", "--output-dir"): [FILE, CLOSED],
     ("run_on_ai_hub", "--data-path"): [MISSING, FILE, LOOP],
-    ("run_on_ai_hub", "--output-dir"): [FILE],
+    ("run_on_ai_hub", "--output-dir"): [FILE, CLOSED],
     ("run_on_ai_hub", "--cache-dir"): [],  # read after the checkpoint
-    ("run_on_ai_hub", "--classes-file"): [MISSING, FOLDER, LOOP],
+    ("run_on_ai_hub", "--classes-file"): [MISSING, FOLDER, LOOP, UNREADABLE],
     ("train", "--data-path"): [MISSING, FOLDER, FILE, LOOP],
     ("train", "--cache-dir"): [FILE],
-    ("train", "--flip-map"): [MISSING, FOLDER, LOOP],
-    ("train", "--teacher-logits"): [MISSING, FOLDER, LOOP],
-    ("train", "--class-map"): [MISSING, FOLDER, LOOP],
-    ("train", "--teacher"): [MISSING, FOLDER, LOOP],
-    ("train", "--save-logits"): [FOLDER],
-    ("train", "--output-dir"): [FILE],
+    ("train", "--flip-map"): [MISSING, FOLDER, LOOP, UNREADABLE],
+    ("train", "--teacher-logits"): [MISSING, FOLDER, LOOP, UNREADABLE],
+    ("train", "--class-map"): [MISSING, FOLDER, LOOP, UNREADABLE],
+    ("train", "--teacher"): [MISSING, FOLDER, LOOP, UNREADABLE],
+    ("train", "--save-logits"): [FOLDER, CLOSED],
+    ("train", "--output-dir"): [FILE, CLOSED],
 }
 # Paths that are names of other things too, and so are text to the parser.
 PATHS_AS_TEXT = {
-    ("export_onnx", "checkpoint"): [MISSING, FOLDER, LOOP, FILE],
-    ("predict", "checkpoint"): [MISSING, FOLDER, LOOP, FILE],
-    ("train", "--resume"): [MISSING, FOLDER, LOOP, FILE],
+    ("export_onnx", "checkpoint"): [MISSING, FOLDER, LOOP, FILE, UNREADABLE],
+    ("predict", "checkpoint"): [MISSING, FOLDER, LOOP, FILE, UNREADABLE],
+    ("train", "--resume"): [MISSING, FOLDER, LOOP, FILE, UNREADABLE],
     ("train", "--weights"): ["./absent", FOLDER, FILE],
 }
 
@@ -95,11 +97,13 @@ def files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("a.pth", "b.pth", "manifest.jsonl", "logits.npz", "video.mp4", FILE):
         Path(name).write_text("nothing that any script can use")
-    for name in ("run", "other", FOLDER, "data/train/a", "data/val/a"):
+    for name in ("run", "other", FOLDER, "closed", "data/train/a", "data/val/a"):
         Path(name).mkdir(parents=True)
     for split in ("train", "val"):
         Path(f"data/{split}/a/1.mp4").write_text("no video")
     Path(LOOP).symlink_to(LOOP)
+    Path(UNREADABLE).touch(0)
+    Path("closed").chmod(0o555)
     Path("run/predictions.csv").write_text("path,label,prediction,probability\na/1.mp4,a,a,0.5\n")
 
 
@@ -143,7 +147,8 @@ def test_paths(script, flag, wrong, files, capsys):
     else:
         place = [action.dest for action in actions(script) if not action.option_strings].index(flag)
         argv = [wrong if number == place else word for number, word in enumerate(argv)]
-    assert end_of(script, argv) in (1, 2)
+    with permissions_count():
+        assert end_of(script, argv) in (1, 2)
     err = capsys.readouterr().err
     errors = [line for line in err.splitlines() if "error: " in line]
     assert len(errors) == 1 and "Traceback" not in err and "None" not in errors[0], err

@@ -60,6 +60,8 @@ def test_a_run_on_everything_ends_with_its_last_epoch_and_says_what_it_has_seen(
     run = tmp_path / "run"
     assert {path.name for path in run.glob("*.pth")} == {"model_0.pth", "model_1.pth", "checkpoint.pth"}
     metrics = json.loads((run / "metrics.json").read_text())
+    table = [line.split(",") for line in (run / "per_class.csv").read_text().splitlines()]
+    assert [row[-1] for row in table] == ["seen_in_training", *["yes"] * (len(table) - 1)]
     assert metrics["seen_in_training"] and metrics["checkpoint"] == str(run / "checkpoint.pth")
     assert "These videos were seen in training" in (run / "report.html").read_text()
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]

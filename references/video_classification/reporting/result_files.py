@@ -143,12 +143,23 @@ def write_result_files(folder: Path, evaluation: Evaluation) -> dict[str, Any]:
     """Writes the four files, each whole or not at all; returns the contents of `metrics.json`."""
     metrics, classes = evaluation.metrics(), evaluation.classes
     counts = zip(classes, evaluation.confusion.tolist(), strict=True)
-    write_csv(folder / PER_CLASS, _per_class_rows(evaluation.class_results))
+    rows = _per_class_rows(evaluation.class_results)
+    if evaluation.seen:
+        rows = ((*row, "yes" if number else "seen_in_training") for number, row in enumerate(rows))
+    write_csv(folder / PER_CLASS, rows)
     write_csv(folder / CONFUSION, [("true \\ predicted", *classes), *((name, *row) for name, row in counts)])
     write_predictions(folder / PREDICTIONS, _predictions(evaluation))
     with replaced_file(folder / METRICS) as file:
         file.write((json.dumps(metrics, indent=2, allow_nan=False) + "\n").encode())
     return metrics
+
+
+def seen_in_training(predictions: Path) -> bool:
+    """Whether the metrics beside a run's predictions say that the network was trained on these videos."""
+    try:
+        return bool(json.loads(predictions.with_name(METRICS).read_bytes()).get("seen_in_training"))
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def _per_class_rows(results: Iterable[ClassResult]) -> Iterable[Sequence[Any]]:

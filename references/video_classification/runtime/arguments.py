@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -99,9 +99,11 @@ def _end(parser: argparse.ArgumentParser, message: str) -> NoReturn:
 def check_outputs(parser: argparse.ArgumentParser, outputs: Paths, inputs: Iterable[str | Path | None]) -> None:
     """Refuses to write a file that is one of those to read, under whatever name, or that is written twice.
 
-    None stands for a flag that was not given.
+    Files to read may be data folders, whose train/<class>/<video> and val/<class>/<video> are read. None stands for a
+    flag that was not given.
     """
-    read = {file_identity(Path(path)) for path in inputs if path is not None}
+    paths = [Path(path) for path in inputs if path is not None]
+    read = set(map(file_identity, paths))
     written = set()
     for flag, path in outputs:
         if path is None:
@@ -109,8 +111,13 @@ def check_outputs(parser: argparse.ArgumentParser, outputs: Paths, inputs: Itera
         if path.is_dir():
             parser.error(f"{flag} {printable(path)} is a folder: name a file in it")
         identity = file_identity(path)
-        if identity in read:
+        if identity in read or path.exists() and identity in map(file_identity, _videos(paths)):
             parser.error(f"{flag} {printable(path)} is one of the files to read, and would replace it: choose another")
         if identity in written:
             parser.error(f"{flag} {printable(path)} would be written twice: choose another")
         written.add(identity)
+
+
+def _videos(folders: Iterable[Path]) -> Iterator[Path]:
+    """The files in the classes of data folders."""
+    return (video for folder in folders for split in ("train", "val") for video in folder.glob(f"{split}/*/*"))

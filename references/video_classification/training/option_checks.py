@@ -38,7 +38,8 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
     check_inputs(parser, [("--class-map", args.class_map), *(("--teacher", Path(path)) for path in args.teacher or [])])
     check_folders(parser, [("--cache-dir", args.cache_dir), ("--output-dir", args.output_dir)])
     checkpoints = [args.resume, args.weights if args.weights and is_file_name(args.weights) else None]
-    check_outputs(parser, [("--save-logits", args.save_logits)], [*checkpoints, args.teacher_logits, args.flip_map])
+    read = [*checkpoints, args.teacher_logits, args.flip_map, args.class_map, args.data_path]
+    check_outputs(parser, [("--save-logits", args.save_logits)], read)
 
 
 def fill_in(args: argparse.Namespace) -> None:
