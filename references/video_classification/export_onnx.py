@@ -6,16 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from runtime.arguments import (
-    add_choice,
-    add_switch,
-    add_value,
-    check_folders,
-    check_inputs,
-    check_outputs,
-    non_negative_float,
-    positive_int,
-)
+from runtime import arguments
+from runtime.arguments import add_choice, add_switch, add_value, non_negative_float, positive_int
 from runtime.errors import require
 from runtime.files import check_writable, replaced_file
 from runtime.script import run_script
@@ -61,28 +53,21 @@ def main(argv: list[str] | None = None) -> int:
 def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Refuses arguments that do not go together, and fills in what depends on others."""
     outputs = [("--output", path) for path in output_files(args)]
-    check_outputs(parser, outputs, [args.checkpoint, args.classes_file, args.class_map, args.data_path])
+    arguments.check_outputs(parser, outputs, [args.checkpoint, args.classes_file, args.class_map, args.data_path])
     for flag in ("quantize", "dump_tensors"):
         if getattr(args, flag) and args.data_path is None:
             parser.error(f"--{flag.replace('_', '-')} needs videos: give --data-path")
     if args.keep_float and not args.quantize:
         parser.error("--keep-float is about --quantize: give both")
     checkpoint = ("CHECKPOINT", Path(args.checkpoint))
-    check_inputs(parser, [checkpoint, ("--classes-file", args.classes_file), ("--class-map", args.class_map)])
-    check_folders(parser, [("--cache-dir", args.cache_dir), ("--dump-tensors", args.dump_tensors)])
+    arguments.check_inputs(parser, [checkpoint, ("--classes-file", args.classes_file), ("--class-map", args.class_map)])
+    arguments.check_folders(parser, [("--cache-dir", args.cache_dir), ("--dump-tensors", args.dump_tensors)])
 
 
 def output_files(args: argparse.Namespace) -> list[Path]:
     """The network to write, and with --quantize the float one before it."""
     float_file = args.output.parent / f"{args.output.stem}_float.onnx"
     return [float_file, args.output] if args.quantize else [args.output]
-
-
-def check_opset(parser: argparse.ArgumentParser, opset: int) -> None:
-    """Refuses an opset that torch's exporter or the installed onnx lacks. Raises MissingExtra."""
-    newest = require("onnx.defs").onnx_opset_version()
-    if not DEFAULT_OPSET <= opset <= newest:
-        parser.error(f"--opset {opset}: from {DEFAULT_OPSET}, which torch's exporter writes, to onnx's {newest}")
 
 
 def run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
@@ -92,7 +77,9 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         check_writable("--dump-tensors", args.dump_tensors / "manifest.jsonl")
     for name in ("onnx", "onnxscript", "onnxruntime", *(["h5py"] if args.dump_tensors else [])):
         require(name)
-    check_opset(parser, args.opset)
+    newest = require("onnx.defs").onnx_opset_version()
+    if not DEFAULT_OPSET <= args.opset <= newest:
+        parser.error(f"--opset {args.opset}: from {DEFAULT_OPSET}, which torch's exporter writes, to onnx's {newest}")
     # Heavy imports come after parsing, so that --help and wrong usage do not wait for torch.
     from deployment import parity
     from deployment.device_tensors import dump_tensors, open_official_clips

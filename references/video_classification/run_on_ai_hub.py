@@ -7,16 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runtime.arguments import (
-    add_choice,
-    add_switch,
-    add_value,
-    check_folders,
-    check_inputs,
-    check_outputs,
-    positive_float,
-    positive_int,
-)
+from runtime import arguments
+from runtime.arguments import add_choice, add_switch, add_value, positive_float, positive_int
 from runtime.errors import require
 from runtime.files import check_writable
 from runtime.script import run_script
@@ -83,10 +75,10 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
     if wrong := [address for address in args.share_with if "@" not in address]:
         parser.error(f"--share-with {wrong[0]}: not an e-mail address")
     own = [("--output-dir", args.output_dir / name) for name in ("jobs.json", "device.json", "model.onnx")]
-    check_outputs(parser, own, [args.checkpoint, args.classes_file, args.data_path])
-    check_inputs(parser, [("CHECKPOINT", Path(args.checkpoint)), ("--classes-file", args.classes_file)])
-    check_folders(parser, [("--data-path", args.data_path)], must_exist=True)
-    check_folders(parser, [("--output-dir", args.output_dir), ("--cache-dir", args.cache_dir)])
+    arguments.check_outputs(parser, own, [args.checkpoint, args.classes_file, args.data_path])
+    arguments.check_inputs(parser, [("CHECKPOINT", Path(args.checkpoint)), ("--classes-file", args.classes_file)])
+    arguments.check_folders(parser, [("--data-path", args.data_path)], must_exist=True)
+    arguments.check_folders(parser, [("--output-dir", args.output_dir), ("--cache-dir", args.cache_dir)])
     args.calibration_clips = args.calibration_clips or CALIBRATION_CLIPS
 
 

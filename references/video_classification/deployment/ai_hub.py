@@ -19,6 +19,7 @@ from runtime.files import sha256_of, write_json
 from runtime.signals import HeldSignals
 
 RECORD = "jobs.json"
+KEPT = ("export", "uploads", "jobs", "failed", "shared_with")  # of a Record, beside its settings
 REQUIREMENTS = Path(__file__).parents[1] / "requirements-ai-hub.txt"
 NO_TOKEN = "there is no token for AI Hub: run `qai-hub configure --api_token TOKEN` with that of your account page"
 EARLY_JOBS = ("quantize", "compile")  # all jobs after one of them use the network that it makes
@@ -48,8 +49,8 @@ class Record:
         try:
             content = json.loads(self.path.read_text())
             before = dict(content.pop("settings"))
-            self.export, self.uploads, self.jobs = (dict(content[name]) for name in ("export", "uploads", "jobs"))
-            self.failed, self.shared_with = (list(content[name]) for name in ("failed", "shared_with"))
+            for name in KEPT:
+                setattr(self, name, type(getattr(self, name))(content[name]))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{self.path} cannot be read: {error!r}; move it away to begin anew") from error
         if before != self._settings:
@@ -62,8 +63,7 @@ class Record:
 
     def save(self) -> None:
         """Writes the file, whole or not at all."""
-        names = ("export", "uploads", "jobs", "failed", "shared_with")
-        write_json(self.path, {"settings": self._settings, **{name: getattr(self, name) for name in names}})
+        write_json(self.path, {"settings": self._settings, **{name: getattr(self, name) for name in KEPT}})
 
     def forget(self, name: str) -> None:
         """Moves a job to `failed`, together with those that depend on it, so that they are submitted again."""

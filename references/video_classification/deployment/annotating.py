@@ -123,7 +123,7 @@ def fit_text(lines: Sequence[str], height: int, width: int) -> tuple[int, list[s
     font = require("PIL.ImageFont")
 
     def is_too_wide(text: str) -> bool:
-        return font.load_default(size).getlength(text) + 2 * _margin(size) > width
+        return font.load_default(size).getlength(text) + 2 * (size // 2) > width
 
     size = max(MIN_TEXT_PIXELS, height // LINES_PER_PICTURE)
     while size > MIN_TEXT_PIXELS and any(map(is_too_wide, lines)):
@@ -155,10 +155,11 @@ def _label(lines: Sequence[str], height: int, width: int) -> np.ndarray:
     """White text on black, uint8 (H, W, 3), no larger than the picture."""
     image, draw, font = (require(f"PIL.{name}") for name in ("Image", "ImageDraw", "ImageFont"))
     size, lines = fit_text(lines, height, width)
-    typeface, text, corner = font.load_default(size), "\n".join(lines), (_margin(size), size // 4)
+    margin = size // 2
+    typeface, text, corner = font.load_default(size), "\n".join(lines), (margin, size // 4)
     probe = draw.Draw(image.new("RGB", (1, 1)))
     _, _, right, bottom = probe.multiline_textbbox(corner, text, font=typeface)
-    shape = min(int(right) + _margin(size), width), min(int(bottom) + _margin(size), height)
+    shape = min(int(right) + margin, width), min(int(bottom) + margin, height)
     label = image.new("RGB", shape)
     draw.Draw(label).multiline_text(corner, text, font=typeface, fill="white")
     return np.asarray(label)
@@ -172,7 +173,3 @@ def _broken(line: str, is_too_wide: Callable[[str], bool]) -> list[str]:
             parts.append("")
         parts[-1] += word
     return parts
-
-
-def _margin(size: int) -> int:
-    return size // 2

@@ -155,7 +155,8 @@ def to_onnx(model: TrainedModel, device_format: DeviceFormat) -> Any:
     if written.get("") != device_format.opset:
         raise UserError(f"torch writes opset {written.get('')} instead of the {device_format.opset} of --opset")
     name_nodes(proto)
-    describe(proto, metadata_of(model, device_format))
+    del proto.metadata_props[:]
+    require("onnx.helper").set_model_props(proto, metadata_of(model, device_format))
     return proto
 
 
@@ -198,12 +199,6 @@ def metadata_of(model: TrainedModel, device_format: DeviceFormat) -> dict[str, s
         "model": model.name,
         "checkpoint_sha256": sha256_of(model.path),
     }
-
-
-def describe(proto: Any, metadata: dict[str, str]) -> None:
-    """Replaces the metadata of an ONNX file."""
-    del proto.metadata_props[:]
-    require("onnx.helper").set_model_props(proto, metadata)
 
 
 def check_operators(proto: Any, further: Collection[str] = ()) -> Counter[str]:

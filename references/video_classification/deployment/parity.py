@@ -47,8 +47,7 @@ class OnnxNetwork:
 
     Args:
         model: the file's path or content.
-        device_format: the input that it takes.
-        preprocessing: the mean and deviation of that input.
+        device_format, preprocessing: the input that it takes, and its mean and deviation.
         num_threads: by default as many as torch uses.
     """
 

@@ -155,12 +155,11 @@ def predict(
     """Yields one prediction per video, in order: the mean of its clips' probabilities.
 
     Args:
-        model: the network is already on `device`.
+        model, device: the network is already on the device.
         paths: the videos' names.
         videos: the clips of each, from `read_clips`.
         top_k: labels per prediction; fewer if there are fewer classes.
         batch_size: clips per batch.
-        device: where the network is.
     """
 
     def predicted(waiting: Sequence[tuple[str, np.ndarray | VideoError]]) -> Iterator[Prediction]:

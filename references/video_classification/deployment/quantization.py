@@ -57,8 +57,7 @@ def calibration_tensors(
     """Yields the inputs of `count` training clips, or of all, drawn at random and always the same.
 
     Args:
-        train: the training videos' clips.
-        model: whose preprocessing normalizes them.
+        train, model: the training videos' clips, and whose preprocessing normalizes them.
         device_format: what the network takes.
         count: clips at most.
     """

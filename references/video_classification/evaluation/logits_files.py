@@ -76,7 +76,12 @@ def read_teacher(path: Path, folder: VideoFolder, videos: Tensor, temperature: f
         temperature: a number above 0.
     """
     names, logits, classes = _read(path)
-    _check_classes(path, classes, folder.classes)
+    if sorted(classes) != sorted(folder.classes):
+        lacking, further = sorted(set(folder.classes) - set(classes)), sorted(set(classes) - set(folder.classes))
+        raise UserError(
+            f"{path} has other classes than the data, or one of them twice: it lacks {', '.join(lacking) or 'none'}; "
+            f"it also has {', '.join(further) or 'none'}"
+        )
     columns = [classes.index(name) for name in folder.classes]
     rows = torch.from_numpy(RowMatcher(folder).find(names))
     known = rows >= 0
@@ -124,13 +129,3 @@ def _read(path: Path) -> tuple[list[str], np.ndarray, list[str]]:
         if times > 1:
             raise UserError(f"{path} holds clip {clip} of {name} {times} times")
     return names, logits, classes.tolist()
-
-
-def _check_classes(path: Path, found: Sequence[str], expected: Sequence[str]) -> None:
-    if sorted(found) == sorted(expected):
-        return
-    lacking, further = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
-    raise UserError(
-        f"{path} has other classes than the data, or one of them twice: it lacks {', '.join(lacking) or 'none'}; "
-        f"it also has {', '.join(further) or 'none'}"
-    )

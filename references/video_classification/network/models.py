@@ -60,10 +60,8 @@ def check_fits(name: str, num_classes: int, clip_len: int, crop_size: Sequence[i
     Raises ModelError where there is no such block, or the size does not fit; the message lists both.
 
     Args:
-        name: of the network.
-        num_classes: its outputs.
-        clip_len: frames per clip.
-        crop_size: height and width.
+        name, num_classes: of the network, and its outputs.
+        clip_len, crop_size: frames per clip, and their height and width.
         trainable: names of blocks, or `all`.
     """
     with torch.device("meta"):

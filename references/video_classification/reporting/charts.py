@@ -64,8 +64,7 @@ def curves(title: str, unit: str, log: Sequence[dict[str, Any]], columns: dict[s
     """Columns of the log over the epochs.
 
     Args:
-        title: of the figure.
-        unit: label of the vertical axis.
+        title, unit: of the figure, and label of its vertical axis.
         log: entries of `log.jsonl`.
         columns: labels by name in the log.
     """
@@ -123,8 +122,7 @@ def figure(
     """A line chart with its title and legend.
 
     Args:
-        title: of the figure.
-        series: the lines.
+        title, series: of the figure, and its lines.
         x_axis, y_axis: their scales.
         readings: what is shown while the pointer is nearest to an x, as (x, text).
         spoken: the chart in words, for screen readers.

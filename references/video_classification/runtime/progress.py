@@ -48,13 +48,10 @@ class Progress:
             self._bar.update(count)
         elif not self.quiet and time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
-            print(self._line(note), flush=True)
-
-    def _line(self, note: str) -> str:
-        rate = self._done / (time.monotonic() - self._start)
-        eta = remaining_time(self._start, self._done, self.total)
-        line = f"{self.description}: {self._done}/{self.total} {self.unit}s, {rate:.1f}/s, eta {eta}"
-        return f"{line}, {note}" if note else line
+            rate = self._done / (time.monotonic() - self._start)
+            eta = remaining_time(self._start, self._done, self.total)
+            done = f"{self._done}/{self.total} {self.unit}s, {rate:.1f}/s, eta {eta}{f', {note}' if note else ''}"
+            print(f"{self.description}: {done}", flush=True)
 
 
 def remaining_time(begin: float, done: int, total: int) -> str:

@@ -39,13 +39,9 @@ def film(
     A flipped take shows the mirrored movement in a mirror, which is the same movement.
 
     Args:
-        exercise: the movement.
-        person: who does it.
-        room: where.
+        exercise, person, room: the movement, who does it, and where.
         take: camera, pace and range of motion.
-        num_frames: T.
-        size: (H, W).
-        fps: frames per second.
+        num_frames, size, fps: T, (H, W), and frames per second.
     """
     phase = take.phase + np.arange(num_frames) / fps / (take.seconds_per_move * exercise.num_moves)
     pose = STANDING + take.amplitude * (exercise(phase) - STANDING)
@@ -76,9 +72,7 @@ def render_exercise(
     Args:
         name: a key of EXERCISES.
         seed: of the person and the room.
-        num_frames: T.
-        size: (H, W).
-        fps: frames per second.
+        num_frames, size, fps: T, (H, W), and frames per second.
         take_seed: with `name`, of camera, pace and range of motion.
         furniture: whether there is furniture.
     """
@@ -139,9 +133,7 @@ def generate_release(
         dest: the folder to write to.
         exercises: keys of EXERCISES, which are the classes.
         videos_per_class: by split.
-        size: height and width.
-        seconds: of a video.
-        fps: frames per second.
+        size, seconds, fps: of a video: height and width, length, and frames per second.
         seed: of everything.
         furniture: whether there is furniture in the rooms.
         with_faults: add two training videos, one truncated and one listed but absent.

@@ -69,8 +69,7 @@ def try_videos(paths: Sequence[str], settings: CacheSettings, num_workers: int, 
     """Tries videos in their order until the time is over; one at least.
 
     Args:
-        paths: of the videos.
-        settings: of the clip cache.
+        paths, settings: of the videos, and of the clip cache.
         num_workers: processes.
         seconds: after the first, when no more are waited for; starting the workers is not counted.
     """
@@ -109,8 +108,7 @@ def time_steps(
     """Times steps on random clips; raises torch.OutOfMemoryError where a batch does not fit into the device's memory.
 
     Args:
-        name: of the network, which gets random weights.
-        num_classes: its outputs.
+        name, num_classes: of the network, which gets random weights, and its outputs.
         trainable: blocks to train.
         batch_shape: (B, C, T, H, W) of a step.
         precision: of the steps.

@@ -24,8 +24,7 @@ def parameter_groups(
     Args:
         model: its trained parts marked.
         weight_decay: of the matrices.
-        head: the module that learns at a rate of its own, None for none.
-        head_lr: that rate.
+        head, head_lr: the module that learns at a rate of its own, None for none, and that rate.
     """
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     in_head = [p for name, p in trained if head is not None and name.startswith(f"{head}.")]

@@ -132,8 +132,7 @@ def load_targets(
     """What clips are trained towards: labels, mixed, with a teacher's outputs.
 
     Args:
-        args: the options.
-        clips: the training split.
+        args, clips: the options, and the training split.
         precision: of the student.
         teachers: that are shown every batch.
     """

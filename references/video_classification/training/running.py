@@ -203,9 +203,8 @@ def open_report(
     """Prepares what the run will leave to be looked at.
 
     Args:
-        args: the options.
+        args, start: the options, and what the run begins with.
         folder: to write to.
-        start: what the run begins with.
         clips: the validation split.
         begin: of the run, by `time.monotonic`.
         start_epoch: the first that will be trained.

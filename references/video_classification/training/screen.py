@@ -40,8 +40,7 @@ def data_words(data_path: Path, classes: int, train: Clips | None, val: Clips, v
     """How many classes and videos there are, and what is to be known of them.
 
     Args:
-        data_path: of both splits.
-        classes: how many.
+        data_path, classes: of both splits, and how many there are.
         train, val: the splits; without the first where nothing is trained.
         val_name: what the videos of the second are called.
     """
@@ -140,8 +139,7 @@ def print_results(
     Args:
         results: of the validation.
         rule, pixels: how clips are made, in words.
-        skipped: how many videos could not be read.
-        turned: how many were turned for display.
+        skipped, turned: how many videos could not be read, and how many were turned for display.
         in_full: also print how it was measured, which a training has said at its start.
         seen: whether the network was trained on these videos.
     """

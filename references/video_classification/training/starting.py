@@ -43,8 +43,7 @@ def start_from_checkpoint(path: Path, checkpoint: Checkpoint, folders: Sequence[
     CheckpointError where there are no names, and another number of outputs than there are classes.
 
     Args:
-        path: of the checkpoint.
-        checkpoint: what it holds.
+        path, checkpoint: the file, and what it holds.
         folders: the classes of the data.
         trains: whether training continues.
     """
