@@ -92,16 +92,12 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace, device: "torc
         for name in args.benchmarks:
             module = importlib.import_module(f"benchmarks.{BENCHMARKS[name]}")
             measured = getattr(module, f"benchmark_{name}")(setup)
-            print(table(name, measured), flush=True)
+            width = max(map(len, measured))
+            lines = (f"  {figure.ljust(width)}  {value:,.4g}" for figure, value in measured.items())
+            print(f"{name}:", *lines, sep="\n", flush=True)
             figures |= measured
     if args.json:
         write_json(args.json, figures)
-
-
-def table(name: str, figures: dict[str, float]) -> str:
-    """One line per figure."""
-    width = max(map(len, figures))
-    return "\n".join([f"{name}:", *(f"  {key.ljust(width)}  {value:,.4g}" for key, value in figures.items())])
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from training.option_checks import checked_device
 if TYPE_CHECKING:
     import torch
 
-    from network.trained_model import TrainedModel
 
 FORMATS = ("table", "json", "csv")
 
@@ -80,7 +79,10 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace, device: "torc
         model = dataclasses.replace(model, preprocessing=preprocessing)
     model.network.to(device)
     top_k = min(args.top_k, len(model.classes))
-    print(settings_line(model, device, len(paths), args.clips_per_video), file=sys.stderr)
+    rule, crop = model.preprocessing.rule, "x".join(map(str, model.preprocessing.crop_size))
+    what = f"{model.path}: {model.name}, {len(model.classes)} classes; {len(paths)} videos"
+    how = f"{args.clips_per_video} clips each; {rule}, {crop}; temperature {model.temperature:g}; device: {device}"
+    print(f"{what}, {how}", file=sys.stderr)
     done: list[Prediction] = []
     # Rows on the screen show progress by themselves; otherwise a bar does, or lines where they do no harm.
     rows_show = args.output is None and (sys.stdout.isatty() or not sys.stderr.isatty())
@@ -108,15 +110,6 @@ def files_first(argv: list[str]) -> list[str]:
     end = argv.index("--") if "--" in argv else len(argv)
     options_or_files = (f"./{arg}" if arg.startswith("-") and os.path.isfile(arg) else arg for arg in argv[:end])
     return [*options_or_files, *argv[end:]]
-
-
-def settings_line(model: "TrainedModel", device: "torch.device", num_videos: int, clips_per_video: int) -> str:
-    """What is about to be done, and how."""
-    crop = "x".join(map(str, model.preprocessing.crop_size))
-    return (
-        f"{model.path}: {model.name}, {len(model.classes)} classes; {num_videos} videos, {clips_per_video} clips each; "
-        f"{model.preprocessing.rule}, {crop}; temperature {model.temperature:g}; device: {device}"
-    )
 
 
 @contextlib.contextmanager

@@ -87,10 +87,10 @@ def run(args: argparse.Namespace) -> None:
     for name in ("onnx", "onnxscript", "onnxruntime", "h5py"):
         require(name)
     # Heavy imports come after parsing, so that --help and wrong usage do not wait for torch.
-    from deployment.ai_hub import AiHub, require_client
+    from deployment.ai_hub import REQUIREMENTS, AiHub
 
     if not args.dry_run:
-        require_client()
+        require("qai_hub", REQUIREMENTS)
     check_writable("--output-dir", args.output_dir / "jobs.json")
     args.output_dir.mkdir(parents=True, exist_ok=True)
     work = open_run(args)

@@ -11,7 +11,6 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any, TypeVar
 
 from runtime.errors import UserError, require
@@ -80,7 +79,7 @@ class AiHub:
 
     def __init__(self, record: Record) -> None:
         self.record = record
-        self.package = require_client()
+        self.package = require("qai_hub", REQUIREMENTS)
         self.client = self.package.Client()
         try:
             self._token: str = self.client.config.api_token
@@ -196,8 +195,3 @@ class AiHub:
             self.record.shared_with += new
             self.record.save()
             print(f"shared job {job.job_id} with {', '.join(new)}", flush=True)
-
-
-def require_client() -> ModuleType:
-    """The package `qai_hub`. Raises MissingExtra, which names the file to install it from."""
-    return require("qai_hub", REQUIREMENTS)

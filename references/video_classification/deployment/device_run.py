@@ -15,7 +15,6 @@ from torch import Tensor
 from caching.splits import Clips
 from deployment import device_tensors, parity
 from deployment.ai_hub import AiHub, Record
-from deployment.device_logits import match_rows, read_logits, read_manifest, results_of, write_logits
 from deployment.device_tensors import CHUNK_CLIPS, MANIFEST, drawn_videos, input_set_name
 from deployment.onnx_network import INPUT, OUTPUT, DeviceFormat
 from evaluation.intervals import paired_difference
@@ -111,8 +110,8 @@ class DeviceRun:
         with replaced_file(path) as file:
             file.write(proto.SerializeToString())
         shape = self.target.device_format.shape(self.model.preprocessing, 1)
-        rows = read_manifest(device_tensors.write_manifest(self.folder, self.val, shape))
-        write_logits(self.folder / PYTORCH_LOGITS, rows, scored["PyTorch"].logits.numpy())
+        rows = device_tensors.read_manifest(device_tensors.write_manifest(self.folder, self.val, shape))
+        device_tensors.write_logits(self.folder / PYTORCH_LOGITS, rows, scored["PyTorch"].logits.numpy())
         self.record.export = {"sha256": sha256_of(path), "bytes": path.stat().st_size}
         self.record.save()
 
@@ -217,7 +216,7 @@ class DeviceRun:
         )
         if not profile:
             raise UserError(f"the profile job has no profile: {self.record.jobs['profile']['url']}")
-        rows = read_manifest(self.folder / MANIFEST)
+        rows = device_tensors.read_manifest(self.folder / MANIFEST)
         outputs: dict[str, np.ndarray] = {}
         for number, videos in enumerate(self._chunks):
             chunk = rows[number * CHUNK_CLIPS :][: len(videos)]
@@ -225,10 +224,10 @@ class DeviceRun:
             job = hub.finished(_inference(number), hub.recorded_job(_inference(number)), what)
             arrays = _outputs(hub, job, len(chunk))
             outputs |= {row["tensor"]: array for row, array in zip(chunk, arrays, strict=True)}
-        logits = match_rows(rows, outputs, f"what {self.target.device} computed")
+        logits = device_tensors.match_rows(rows, outputs, f"what {self.target.device} computed")
         if logits.shape[1] != len(self.model.classes):
             raise UserError(f"the device gave {logits.shape[1]} logits, there are {len(self.model.classes)} classes")
-        write_logits(self.folder / DEVICE_LOGITS, rows, logits.numpy())
+        device_tensors.write_logits(self.folder / DEVICE_LOGITS, rows, logits.numpy())
         return profile, logits
 
     def report(self, profile: dict[str, Any], logits: Tensor, limit_ms: float) -> tuple[VideoResults, dict[str, Any]]:
@@ -237,11 +236,12 @@ class DeviceRun:
         Takes AI Hub's profile of the compiled network, the logits of `val.videos`, float32 (V, num_classes), and the
         milliseconds that a clip may take. Returns the results, and the contents of `device.json`.
         """
-        rows, dataset = read_manifest(self.folder / MANIFEST), self.val.loader.dataset
+        rows, dataset = device_tensors.read_manifest(self.folder / MANIFEST), self.val.loader.dataset
         path = self.folder / PYTORCH_LOGITS
-        expected = match_rows(rows, read_logits(path), path)
+        expected = device_tensors.match_rows(rows, device_tensors.read_logits(path), path)
         labels = torch.from_numpy(dataset.folder.labels)
-        by_torch, by_device = (results_of(labels, self.val.videos, scored) for scored in (expected, logits))
+        results_of = partial(device_tensors.results_of, labels, self.val.videos)
+        by_torch, by_device = results_of(expected), results_of(logits)
         summary = {
             **_accuracies(by_torch, by_device),
             **_latency(profile, limit_ms),

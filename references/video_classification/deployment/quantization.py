@@ -26,7 +26,14 @@ def quantize_int8(proto: Any, tensors: Iterable[np.ndarray], keep_float: Sequenc
     It is calibrated on `tensors`, its inputs, one clip each; the nodes `keep_float`, or modules with all their nodes,
     stay in float. Raises UserError where the network has no node or module of such a name; MissingExtra.
     """
-    quantization, onnx = require("onnxruntime.quantization"), require("onnx")
+    quantization: Any = require("onnxruntime.quantization")
+    inputs = iter(tensors)
+
+    class Reader(quantization.CalibrationDataReader):  # a class that is known only once onnxruntime is imported
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            tensor = next(inputs, None)
+            return None if tensor is None else {INPUT: tensor}
+
     kept = matching_nodes([node.name for node in proto.graph.node], keep_float)
     with tempfile.TemporaryDirectory() as folder:
         source, result = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
@@ -36,7 +43,7 @@ def quantize_int8(proto: Any, tensors: Iterable[np.ndarray], keep_float: Sequenc
             quantization.quantize_static(
                 source,
                 result,
-                _calibration_reader(quantization, iter(tensors)),
+                Reader(),
                 quant_format=quantization.QuantFormat.QDQ,
                 per_channel=True,
                 activation_type=quantization.QuantType.QUInt8,
@@ -45,7 +52,7 @@ def quantize_int8(proto: Any, tensors: Iterable[np.ndarray], keep_float: Sequenc
             )
         finally:
             logging.disable(logging.NOTSET)
-        quantized = onnx.load(result)
+        quantized = require("onnx").load(result)
     del quantized.metadata_props[:]
     quantized.metadata_props.extend(proto.metadata_props)
     return quantized
@@ -78,12 +85,3 @@ def matching_nodes(names: Sequence[str], wanted: Sequence[str]) -> list[str]:
             raise UserError(f"--keep-float {name}: the network has no such node or module; it has {modules}")
         chosen += matches
     return chosen
-
-
-def _calibration_reader(quantization: Any, tensors: Iterator[np.ndarray]) -> Any:
-    class Reader(quantization.CalibrationDataReader):  # a class that is known only once onnxruntime is imported
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            tensor = next(tensors, None)
-            return None if tensor is None else {INPUT: tensor}
-
-    return Reader()

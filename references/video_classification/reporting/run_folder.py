@@ -66,16 +66,9 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
         entries = [json.loads(line) for line in (folder / LOG).read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError):
         return []
-    return [entry for entry in entries if _is_entry(entry)]
-
-
-def _is_entry(entry: Any) -> bool:
-    """Whether it is an epoch's line: its number, and other numbers."""
-    return (
-        isinstance(entry, dict)
-        and type(entry.get("epoch")) is int
-        and all(value is None or type(value) in (int, float) for value in entry.values())
-    )
+    # An epoch's line has its number, and other numbers.
+    entries = [entry for entry in entries if isinstance(entry, dict) and type(entry.get("epoch")) is int]
+    return [entry for entry in entries if all(value is None or type(value) in (int, float) for value in entry.values())]
 
 
 def is_own(path: Path, folder: Path) -> bool:

@@ -63,9 +63,8 @@ class TensorBoardLog:
         for place, mistake in enumerate(mistakes, 1):
             strip = np.concatenate(list(mistake.frames), axis=1)
             self._writer.add_image(f"worst_mistakes/{place}", strip, step, dataformats="HWC")
-            predicted = f"{mistake.prediction} ({100 * mistake.probability:.1f} %)"
-            words = f"{mistake.path}: {predicted}, but it is {mistake.label}"
-            self._writer.add_text(f"worst_mistakes/{place}", printable(words), step)
+            predicted = f"{mistake.path}: {mistake.prediction} ({100 * mistake.probability:.1f} %)"
+            self._writer.add_text(f"worst_mistakes/{place}", printable(f"{predicted}, but it is {mistake.label}"), step)
         image = confusion_image(evaluation.confusion.numpy())
         self._writer.add_image("confusion_matrix", image, step, dataformats="HWC")
 

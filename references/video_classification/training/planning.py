@@ -65,13 +65,15 @@ def print_plan(args: argparse.Namespace, device: torch.device, command: ResumeCo
     warnings = class_warnings(tree.counts, args.balanced_sampling)
     _print_tree(args, tree, warnings)
 
-    caches = [_cache(args, folder) for folder in (tree.train, tree.val)]
+    settings = CacheSettings(val_preprocessing(args), args.cache_format)
+    folders = [(split, settings.folder(args.cache_dir, split.root)) for split in (tree.train, tree.val)]
+    uncached = sum(len(ClipCache(split, settings, folder).missing) for split, folder in folders)
     print_main(f"Trying videos for at most {SAMPLE_SECONDS:.0f} seconds, then a few steps")
-    tried = estimating.try_videos(tree.sample(), caches[0].settings, args.workers, SAMPLE_SECONDS)
+    tried = estimating.try_videos(tree.sample(), settings, args.workers, SAMPLE_SECONDS)
     if bad := unreadable_words(tried, len(tree.train) + len(tree.val), args.data_path):
         (warnings if args.skip_unreadable else problems).append(bad)
     steps = _time_steps(args, len(tree.train.classes), precision, problems)
-    work = Work.of(args, len(tree.train), len(tree.val), sum(len(cache.missing) for cache in caches))
+    work = Work.of(args, len(tree.train), len(tree.val), uncached)
     needs = work.bytes(args, tried)
     problems += estimating.space_problems({name: need for name, need in needs.items() if need.is_wanted})
 
@@ -109,12 +111,6 @@ def _time_steps(
         if not problems:  # which tell already why the network does not take these clips
             raise
     return None
-
-
-def _cache(args: argparse.Namespace, folder: VideoFolder) -> ClipCache:
-    """The clip cache that the run would use, as far as it exists."""
-    settings = CacheSettings(val_preprocessing(args), args.cache_format)
-    return ClipCache(folder, settings, settings.folder(args.cache_dir, folder.root))
 
 
 # The classes.

@@ -133,10 +133,8 @@ def start_from_weights(model_name: str, weights: str | None, folders: Sequence[s
         check_state(network, checkpoint.model, keep_head)
     except ModelError as error:
         raise ModelError(f"{weights} does not fit --model {model_name}: {error}") from error
-    if keep_head:
-        print_main(f"{weights}: its head is kept, its classes are the data's")
-    else:
-        print_main(f"{weights}: its head is replaced: {_why_replaced(checkpoint, folders)}")
+    told = "kept, its classes are the data's" if keep_head else f"replaced: {_why_replaced(checkpoint, folders)}"
+    print_main(f"{weights}: its head is {told}")
     return start
 
 
