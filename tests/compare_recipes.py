@@ -8,7 +8,7 @@ Pretrained weights cannot be had everywhere. So the network first learns other m
 in place of Kinetics; then every setting starts from those same weights, with few clips, on people and rooms that
 validation does not share. Two pairs of the exercises mirror each other. Frames are small and clips short: each of the
 two commands takes about half an hour on two cores. It shows what a setting does, not what it would score on real
-videos. The teacher is the deeper network, fine-tuned on the same clips with a seed of its own.
+videos. The teacher is the network of --teacher-model, fine-tuned as "full fine-tuning" is, with a seed of its own.
 
 With --data-path and --weights (and --deeper-weights) the same settings are tried at full size on real videos, for which
 a GPU is needed.
@@ -116,6 +116,7 @@ def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
     parser.add_argument(
         "--baseline", choices=SETTINGS, default=BASELINE, metavar="NAME", help=f"what gains are over ({BASELINE})"
     )
+    parser.add_argument("--teacher-model", default=PLAIN, choices=(PLAIN, DEEPER), help=f"({PLAIN})")
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS), metavar="SEED", help="(0 1 2)")
     parser.add_argument("--data-path", type=Path, metavar="DIR", help="real videos, at full size (generated ones)")
     parser.add_argument("--weights", metavar="NAME|FILE", help="with --data-path: to start from")
@@ -129,7 +130,8 @@ def main(argv: list[str] | None = None) -> int:
     args = get_args_parser().parse_args(argv)
     start = time.monotonic()
     names = list(dict.fromkeys([args.baseline, *args.settings]))
-    models = {model for name in names for model in (SETTINGS[name].model, DEEPER if SETTINGS[name].teacher else PLAIN)}
+    teacher = args.teacher_model
+    models = {model for name in names for model in (SETTINGS[name].model, teacher if SETTINGS[name].teacher else PLAIN)}
     if args.data_path is None:
         data, weights = generated_data(args.output_dir, sorted(models))
     else:
@@ -140,7 +142,7 @@ def main(argv: list[str] | None = None) -> int:
     for seed in args.seeds:
         for name in names:
             setting, folder = SETTINGS[name], args.output_dir / f"{name} {seed}".replace(" ", "_")
-            taught = teacher_flags(setting.teacher, common[DEEPER], args.output_dir) if setting.teacher else []
+            taught = teacher_flags(setting.teacher, common[teacher], args.output_dir) if setting.teacher else []
             labels, row = run(name, [*common[setting.model], "--seed", str(seed)], taught, folder)
             right[name].append(row)
     print(table(labels, {name: np.array(rows) for name, rows in right.items()}))

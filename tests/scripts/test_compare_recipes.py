@@ -71,6 +71,7 @@ def test_the_teacher_is_trained_once_and_teaches_online_or_by_its_logits(tmp_pat
     monkeypatch.setattr(compare_recipes, "train_or_exit", train_or_exit)
     monkeypatch.setattr(compare_recipes, "read_predictions", lambda folder: rows)
     data = ["--data-path", str(tmp_path / "data"), "--weights", "w18.pth", "--deeper-weights", "w34.pth"]
+    data += ["--teacher-model", "r2plus1d_34"]
     settings = ["--baseline", "strong augmentation", "--settings", "fixed logits", "online teacher", "deeper"]
     assert compare_recipes.main([*data, *settings, "--seeds", "0", "1", "--output-dir", str(tmp_path)]) == 0
     teacher = str(tmp_path / "teacher" / "checkpoint.pth")
