@@ -21,6 +21,19 @@ def dataset(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
+def card():
+    """The GPU to compute on."""
+    from network.precision import resolve_device  # loads torch
+
+    try:
+        device = resolve_device("cuda")
+    except ValueError as error:
+        pytest.skip(str(error))
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when a process first multiplies on a GPU
+    return device
+
+
+@pytest.fixture
 def small_options() -> list[str]:
     """Flags of train.py for small clips on the CPU."""
     return list(SMALL)

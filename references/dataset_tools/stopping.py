@@ -75,8 +75,9 @@ def exit_code_of(work: Callable[[], int], expected: tuple[type[Exception], ...],
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the interpreter's exit
         return 1
     except expected as error:
-        is_of_file = isinstance(error, OSError) and error.filename is not None
-        reason = f"{error.filename}: {error.strerror}" if is_of_file else error  # without Python's "[Errno 13]"
+        reason = str(error)
+        if isinstance(error, OSError) and error.filename is not None:
+            reason = f"{error.filename}: {error.strerror}"  # without Python's "[Errno 13]"
         print(printable(f"error: {reason}"), file=sys.stderr)
         return 1
     except KeyboardInterrupt as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runtime.arguments import add_choice, add_value, check_folders, check_outputs, positive_int
+from runtime.errors import UserError
 from runtime.files import check_writable, write_json
 from runtime.script import run_script
 from training import options
@@ -16,7 +17,8 @@ from training.option_checks import checked_device
 if TYPE_CHECKING:
     import torch
 
-# The module that holds `benchmark_<name>`, which takes BenchmarkOptions and returns figures; their names carry units.
+# The module that holds `benchmark_<name>`, which takes BenchmarkOptions and returns figures, or yields them as soon as
+# they are known; their names carry units.
 BENCHMARKS = {
     "refactor": "dataset_tools",
     "check": "dataset_tools",
@@ -28,6 +30,7 @@ BENCHMARKS = {
     "step": "training",
     "epoch": "training",
     "model": "model",
+    "gpu": "gpu",
 }
 
 
@@ -36,7 +39,7 @@ def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, add_help=add_help, allow_abbrev=False)
     parser.add_argument("benchmarks", nargs="+", choices=BENCHMARKS, metavar="NAME", help=", ".join(BENCHMARKS))
     add_value(parser, "--data-path", Path, "DIR", "any folder with videos in it (some are generated)")
-    add_choice(parser, "--model", options.MODELS, options.MODELS[0], "of step, epoch and model")
+    add_choice(parser, "--model", options.MODELS, options.MODELS[0], "of step, epoch, gpu and model")
     options.add_device_argument(parser)
     options.add_amp_argument(parser)
     add_value(parser, "--json", Path, "FILE", "also write the figures here, as one flat object")
@@ -69,6 +72,8 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace, device: "torc
     from clips.preprocessing import Preprocessing
     from network.precision import resolve_amp
 
+    if "gpu" in args.benchmarks and device.type != "cuda":
+        raise UserError(f"`gpu` measures a GPU, and the device is {device}: check nvidia-smi and the torch build")
     given = AnyVideos(args.data_path) if args.data_path else None
     check_outputs(parser, [("--json", args.json)], map(given.path, range(len(given))) if given else [])
     if args.json:
@@ -91,13 +96,20 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace, device: "torc
         )
         for name in args.benchmarks:
             module = importlib.import_module(f"benchmarks.{BENCHMARKS[name]}")
+            print(f"{name}:", flush=True)
             measured = getattr(module, f"benchmark_{name}")(setup)
-            width = max(map(len, measured))
-            lines = (f"  {figure.ljust(width)}  {value:,.4g}" for figure, value in measured.items())
-            print(f"{name}:", *lines, sep="\n", flush=True)
-            figures |= measured
-    if args.json:
-        write_json(args.json, figures)
+            for part in [measured] if isinstance(measured, dict) else measured:
+                print_figures(part)
+                figures |= part
+                if args.json:
+                    write_json(args.json, figures)
+
+
+def print_figures(figures: dict[str, float]) -> None:
+    """One line per figure."""
+    width = max(map(len, figures), default=0)
+    for key, value in figures.items():
+        print(f"  {key.ljust(width)}  {value:,.4g}", flush=True)
 
 
 if __name__ == "__main__":

@@ -8,19 +8,23 @@ from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 
-from caching import cache_building, splits
+from caching import cache_building, clip_cache, splits
 from caching.clip_cache import CacheError
 from caching.shards import Shard
-from caching.splits import ClipOptions, DifferentVideos, open_splits
+from caching.splits import ClipOptions, DifferentVideos, open_clips, open_splits
 from clips.preprocessing import Preprocessing
 from helpers.small_datasets import make_dataset
 from helpers.training_processes import run
+from runtime.columns import Ragged
 from runtime.worker_pool import WorkerDied
 from videos import index
 from videos.decoding import VideoError
 from videos.folder import VideoFolder
+from videos.index import scan_videos
 
 PREPROCESSING = Preprocessing(4, resize_size=(32, 40), crop_size=(28, 28))
 OPTIONS = {
@@ -86,6 +90,44 @@ def test_all_selections_see_the_same_videos(data, tmp_path, monkeypatch, selecti
     expected = [0, 1, 2] if "motion" in selections else [0, 1, 2, 3]
     for _ in range(2):
         assert [clips.videos.tolist() for clips in open_splits(splits)] == [expected] * len(splits)
+
+
+def test_motion_is_metered_when_a_cache_is_first_asked_for_it(data, tmp_path, monkeypatch):
+    """Its frames are decoded once for all selections, and its curves once for all runs."""
+    folder, metered = VideoFolder(data / "val"), []
+    preprocessing = replace(PREPROCESSING, candidate_rate=8.0)
+    options = ClipOptions(preprocessing, **OPTIONS, cached=True, cache_dir=tmp_path / "cache")
+    by_motion = replace(options, preprocessing=replace(preprocessing, frame_selection="motion"))
+    expected = scan_videos(folder, tmp_path / "x.index", 0, with_motion=True)
+    real = index.MotionMeter
+    monkeypatch.setattr(index, "MotionMeter", lambda: metered.append(1) or real())
+    assert open_clips(folder, options).built == 4 and not metered
+    for again in (False, True):
+        clips = open_clips(folder, by_motion)
+        assert clips.built == 0 and len(metered) == 4
+        for video in range(4):
+            timing, true = clips.loader.dataset.timing(video), expected.timing(video)
+            assert torch.equal(timing.motion, true.motion) and timing.num_frames == true.num_frames, again
+
+
+def test_curves_that_an_earlier_version_put_into_the_cache_are_used(data, tmp_path, monkeypatch):
+    folder = VideoFolder(data / "val")
+    options = ClipOptions(PREPROCESSING, **OPTIONS, cached=True, cache_dir=tmp_path / "cache")
+    open_clips(folder, options)
+    curves = [np.arange(video, video + 9, dtype=np.uint8) for video in range(4)]
+    real = clip_cache.open_shards
+
+    def open_shards(where):
+        shards, damage = real(where)
+        for shard in shards:
+            shard.columns["motion"] = Ragged.of(curves, np.uint8)
+        return shards, damage
+
+    monkeypatch.setattr(clip_cache, "open_shards", open_shards)
+    monkeypatch.setattr(splits, "scan_videos", None)
+    clips = open_clips(folder, replace(options, preprocessing=replace(PREPROCESSING, frame_selection="motion")))
+    for video, curve in enumerate(curves):
+        assert clips.loader.dataset.timing(video).motion.tolist() == pytest.approx((curve / 255.0) ** 2)
 
 
 OPENING = Path(__file__).parents[1] / "helpers" / "opening_splits.py"

@@ -39,6 +39,8 @@ def test_normalize_is_torchvisions():
         found = normalize(pixels, Preprocessing())
         assert found.shape == (2, 3, 3, 8, 9) and found.dtype == torch.float32
         assert torch.allclose(found, expected, atol=1e-5)
+        assert found.is_contiguous(memory_format=torch.channels_last_3d)  # without a copy
+    assert clips.max() > 200  # what was given is left alone
 
 
 def test_flip_mirrors_whole_clips():

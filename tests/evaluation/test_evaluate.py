@@ -9,6 +9,7 @@ from torch import nn
 
 from clips.dataset import Batch
 from evaluation.evaluate import evaluate
+from network.acceleration import StepQueue
 from network.precision import Precision
 
 LOGITS = torch.randn(5, 2, 3, generator=torch.Generator().manual_seed(0))  # of five videos, two clips each
@@ -67,6 +68,19 @@ def test_logits_come_with_the_samples_that_they_are_of():
     assert [len(samples) for samples, _ in seen] == [4, 4, 2]
     for samples, logits in seen:
         torch.testing.assert_close(logits, torch.stack([LOGITS[sample.video, sample.clip] for sample in samples]))
+
+
+def test_outputs_that_come_late_are_those_of_the_same_clips(monkeypatch):
+    """As those of a GPU, which computes the next ones meanwhile."""
+    prompt, late = [], []
+    expected = evaluated([4, 0, 2, 1, 3], on_logits=lambda *both: prompt.append(both))
+    monkeypatch.setattr(StepQueue, "__init__", lambda queue, device, meter: setattr(queue, "steps_ahead", 2))
+    for name in ("batch_is_here", "step_is_queued", "finish"):
+        monkeypatch.setattr(StepQueue, name, lambda queue: None)
+    results = evaluated([4, 0, 2, 1, 3], on_logits=lambda *both: late.append(both))
+    assert torch.equal(results.scores, expected.scores) and results.loss == expected.loss
+    assert [samples for samples, _ in late] == [samples for samples, _ in prompt]
+    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(late, prompt, strict=True))
 
 
 def test_a_batch_that_is_lost_is_an_error():

@@ -1,4 +1,5 @@
 import ctypes
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -6,7 +7,15 @@ from torch import nn
 
 import train
 from network import acceleration
-from network.acceleration import compile_network, freed_memory_kept, known_problems, lay_out, probe_layouts
+from network.acceleration import (
+    STEPS_AHEAD,
+    StepQueue,
+    compile_network,
+    freed_memory_kept,
+    known_problems,
+    lay_out,
+    probe_layouts,
+)
 from network.models import ModelError, build_model, freeze
 from network.precision import LAYOUTS, Precision
 
@@ -24,9 +33,11 @@ def make_network():
 @pytest.mark.parametrize(
     "torch_version, cudnn, device, amp, warned",
     [
-        ("2.9.0+cu128", 91400, "cuda", torch.float16, "4 times slower"),
+        ("2.9.0+cu128", 91400, "cuda", torch.float16, "3D convolutions in mixed precision slowly"),
+        ("2.9.1+cu128", 91400, "cuda", torch.bfloat16, "3D convolutions in mixed precision slowly"),
+        ("2.9.1+cu128", 91500, "cuda", torch.bfloat16, None),
         ("2.9.0", 91400, "cuda", None, None),
-        ("2.9.1+cu128", 91400, "cuda", torch.bfloat16, None),
+        ("2.8.0+cu128", 91400, "cuda", torch.bfloat16, None),
         ("2.10.0", 91002, "cuda", torch.bfloat16, "cuDNN 9.10.2"),
         ("2.10.0", 91002, "cuda", torch.float16, None),
         ("2.9.0", None, "cpu", torch.bfloat16, None),
@@ -159,3 +170,42 @@ def test_freed_memory_is_used_again():
             pass
         assert not is_mapped_anew(2)  # the outer block goes on
     assert is_mapped_anew(3)
+
+
+class Event:
+    """Of a GPU whose clock stands at `now` when it is recorded."""
+
+    def __init__(self, now, waited):
+        self._now, self._waited = now, waited
+
+    def synchronize(self):
+        self._waited.append(self._now)
+
+    def elapsed_time(self, other):
+        return other._now - self._now
+
+
+def test_a_queue_keeps_some_steps_ahead_and_counts_what_the_gpu_waited(monkeypatch):
+    # Milliseconds: at first the GPU waits 5 for a batch, later steps of 10 follow each other, then it waits 3.
+    clock, waited = iter([0, 5, 15, 15, 25, 28, 38, 38, 48]), []
+    monkeypatch.setattr(acceleration, "_record_event", lambda device: Event(next(clock), waited))
+    meter = SimpleNamespace(data_seconds=99.0)
+    queue = StepQueue(torch.device("cuda"), meter)
+    told = []
+    for _ in range(4):
+        queue.batch_is_here()
+        queue.step_is_queued()
+        told.append((list(waited), round(meter.data_seconds, 6)))
+    assert STEPS_AHEAD == queue.steps_ahead == 2
+    assert told == [([], 0.0), ([], 0.0), ([15], 0.005), ([15, 25], 0.005)]
+    queue.finish()
+    assert waited == [15, 25, 38, 48] and meter.data_seconds == pytest.approx(0.008)
+
+
+def test_on_a_cpu_there_is_no_queue():
+    meter = SimpleNamespace(data_seconds=99.0)
+    queue = StepQueue(CPU, meter)
+    queue.batch_is_here()
+    queue.step_is_queued()
+    queue.finish()
+    assert queue.steps_ahead == 0 and meter.data_seconds == 99.0

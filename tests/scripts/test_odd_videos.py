@@ -27,7 +27,7 @@ from helpers.numbered_videos import (
 from helpers.small_datasets import write_moving_bar
 from references.dataset_tools import walking
 from training.screen import print_results
-from videos import decoding, motion
+from videos import decoding, motion, pixels
 from videos.decoding import VideoError, iter_rgb, probe_video
 from videos.folder import VIDEO_ENDINGS, VideoFolder
 from videos.index import Scan, Unreadable
@@ -111,7 +111,7 @@ def test_what_pyav_raises_is_a_video_error_everywhere(tmp_path, monkeypatch, err
     def refuse(frame):
         raise error
 
-    monkeypatch.setattr(decoding, "_without_tags", refuse)
+    monkeypatch.setattr(pixels, "_without_tags", refuse)
     monkeypatch.setattr(motion, "_luma_bits", lambda pix_fmt: 0)  # so that motion goes the same way
     with pytest.raises(VideoError, match=r"bad\.mp4: \w+"):
         list(iter_rgb(bad))
@@ -133,14 +133,15 @@ def test_what_pyav_raises_is_a_video_error_everywhere(tmp_path, monkeypatch, err
 def test_unreadable_pictures_are_skipped_where_that_is_asked_for(tmp_path, monkeypatch, cached):
     write_moving_bar(tmp_path / "data" / "a" / "bad.mp4", seed=0)
     write_numbered_video(tmp_path / "data" / "b" / "good.mp4", 20)
-    real = decoding._display_matrix
+    real = pixels.display_matrix
 
     def refuse(frame):
         if frame.width == 64:
             raise KeyError("DISPLAYMATRIX")
         return real(frame)
 
-    monkeypatch.setattr(decoding, "_display_matrix", refuse)
+    for module in (decoding, pixels):
+        monkeypatch.setattr(module, "display_matrix", refuse)
     folder = VideoFolder(tmp_path / "data")
     with pytest.raises(UnreadableVideos, match=r"bad\.mp4: PyAV fails on it \(KeyError"):
         open_clips(folder, options(tmp_path, cached=cached))

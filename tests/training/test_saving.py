@@ -44,10 +44,10 @@ def test_sums_of_as_many_processes_are_their_own_and_of_others_rank_0s(monkeypat
 
 def test_a_step_is_saved_only_when_it_is_time_to(tmp_path):
     never, _, command = saver(tmp_path / "a")
-    never.after_step(4, [1.0, 2.0, 4.0])
+    never.after_step(4, lambda: pytest.fail("nothing is to be saved"))
     assert never.progress.clips_seen == 4 and not (tmp_path / "a").exists() and not command.has_saved
     always, _, command = saver(tmp_path / "b", minutes=1e-9)
-    always.after_step(4, [1.0, 2.0, 4.0])
+    always.after_step(4, lambda: [1.0, 2.0, 4.0])
     saved = Checkpoint.read(tmp_path / "b" / "checkpoint.pth")
     assert (saved.epoch, saved.clips_seen, saved.epoch_totals) == (-1, 4, [[1.0, 2.0, 4.0]]) and command.has_saved
 
@@ -56,7 +56,7 @@ def test_a_signal_saves_the_step_and_stops(tmp_path):
     run, stop, command = saver(tmp_path)
     stop.signal_number = 15
     with pytest.raises(Stopped, match="SIGTERM, the run is saved"):
-        run.after_step(2, [1.0, 1.0, 2.0])
+        run.after_step(2, lambda: [1.0, 1.0, 2.0])
     assert Checkpoint.read(tmp_path / "checkpoint.pth").clips_seen == 2 and command.has_saved
 
 
@@ -66,7 +66,7 @@ def test_a_full_disk_cuts_the_run_short(tmp_path, monkeypatch):
 
     run, _, command = saver(tmp_path, minutes=1e-9)
     monkeypatch.setattr(torch, "save", full_disk)
-    for save in (lambda: run.after_step(2, [1.0, 1.0, 2.0]), lambda: run.after_epoch(50.0)):
+    for save in (lambda: run.after_step(2, lambda: [1.0, 1.0, 2.0]), lambda: run.after_epoch(50.0)):
         with pytest.raises(CutShort, match="cannot be written: No space left on device. Make room"):
             save()
     assert not command.has_saved and not list(tmp_path.iterdir())
@@ -93,7 +93,7 @@ def test_the_best_is_of_the_videos_that_it_was_chosen_on(tmp_path):
 
 def test_an_epoch_is_saved_before_it_is_validated_and_a_stop_then_needs_no_more(tmp_path):
     run, stop, command = saver(tmp_path)
-    run.after_step(4, [1.0, 2.0, 4.0])
+    run.after_step(4, lambda: [1.0, 2.0, 4.0])
     with run.validating():
         saved = Checkpoint.read(tmp_path / "checkpoint.pth")
         assert (saved.epoch, saved.clips_seen, saved.epoch_totals) == (-1, 4, [[1.0, 2.0, 4.0]]) and command.has_saved

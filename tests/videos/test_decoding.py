@@ -19,6 +19,7 @@ from helpers.numbered_videos import (
     write_video,
 )
 from references.dataset_tools.probing import ProbeOptions, probe
+from videos import decoding
 from videos.decoding import VideoError, iter_rgb, probe_video, read_frames
 from videos.frame_selection import official_clip
 from videos.resizing import resize_crop
@@ -97,6 +98,80 @@ def test_indices_mean_decoded_frames_in_display_order(tmp_path, kind):
     assert frames.dtype == torch.uint8 and frames.shape == (len(wanted), 64, 96, 3)
     assert [frame_number(frame.numpy()) for frame in frames] == [numbers[i] for i in wanted]
     assert all(np.array_equal(frame.numpy(), shown[i]) for frame, i in zip(frames, wanted, strict=True))
+
+
+STRUCTURES = {
+    "b-frames": "bframes=3:keyint=24:b-pyramid=none",
+    "b-pyramid": "bframes=7:b-pyramid=normal:b-adapt=0",
+    "strict b-pyramid": "bframes=5:b-pyramid=strict:b-adapt=0:ref=6",
+    "many references": "bframes=3:ref=16:b-adapt=0:direct=temporal",
+    "weighted": "bframes=3:weightp=2:weightb=1",
+    "open groups": "bframes=3:open-gop=1:keyint=12:b-adapt=0",
+    "intra refresh": "bframes=0:intra-refresh=1:keyint=20",
+    "slices": "bframes=3:slices=4:b-adapt=0",
+    "key frames only": "keyint=1",
+    "no b-frames": "bframes=0",
+    "lossless": "bframes=3:qp=0",
+    "constrained": "bframes=3:constrained-intra=1:scenecut=0:keyint=250",
+    "long delay": "bframes=16:b-adapt=0:b-pyramid=normal:keyint=60",
+}
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_what_is_asked_for_is_that_of_a_whole_decode(tmp_path, monkeypatch, structure, suffix):
+    options = {"x264-params": STRUCTURES[structure]}
+    path = write_textured_video(tmp_path / f"v{suffix}", 50, options=options)
+    shown = decode_all(path)
+    decoded = []
+    count = decoding._PacketScan.add
+    monkeypatch.setattr(
+        decoding._PacketScan, "add", lambda self, packet, new: decoded.extend(new) or count(self, packet, new)
+    )
+    for wanted in [*([i] for i in range(50)), range(0, 50, 7), range(3, 50, 9), range(20), range(50)]:
+        decoded.clear()
+        frames = read_frames(path, wanted)
+        assert all(np.array_equal(frame.numpy(), shown[i]) for frame, i in zip(frames, wanted, strict=True)), wanted
+    has_b_frames = structure not in ("intra refresh", "key frames only", "no b-frames", "lossless")
+    decoded.clear()
+    read_frames(path, [0, 49])
+    assert (len(decoded) < 45) == (has_b_frames and suffix != ".ts")
+
+
+MISLEADING = {  # what a video's packets may say of the times of its frames
+    "first": lambda order: [order[1], order[0], *order[2:]],
+    "within": lambda order: [*order[:17], order[17] + 1, *order[18:]],
+    "swapped": lambda order: [*order[:3], order[17], *order[4:17], order[3], *order[18:]],
+    "last": lambda order: [*order[:-1], order[-1] + 1],
+}
+
+
+@pytest.mark.parametrize("says", MISLEADING)
+def test_a_video_that_is_not_as_its_packets_say_is_decoded_whole(tmp_path, monkeypatch, says):
+    path = write_numbered_video(tmp_path / "v.mp4", 30, options=B_FRAMES)
+    real = decoding._display_order
+    monkeypatch.setattr(decoding, "_display_order", lambda packets: MISLEADING[says](real(packets)))
+    assert [frame_number(frame.numpy()) for frame in read_frames(path, [3, 17, 29])] == [3, 17, 29]
+    with decoding.open_whole(path) as video:
+        shown = {index: frame_number(frame.to_ndarray(format="rgb24")) for index, frame in video.frames({0, 3, 17, 29})}
+        assert shown == {0: 0, 3: 3, 17: 17, 29: 29} and video.info().frames == 30
+
+
+def test_damage_in_a_frame_that_is_left_out_is_the_checks_matter(tmp_path):
+    path = write_textured_video(tmp_path / "v.mp4", 30, options={"x264-params": "bframes=2:b-adapt=0:b-pyramid=none"})
+    shown = decode_all(path)
+    with av.open(str(path)) as container:
+        packets = sorted((p for p in container.demux(video=0) if p.size), key=lambda packet: packet.pts)
+        is_left_out = [not (p.is_keyframe or bytes(p)[4] & 0x60) for p in packets]  # by H.264's nal_ref_idc
+        packet = packets[is_left_out.index(True)]
+        data, place = bytes(packet), packet.pos
+    content = bytearray(path.read_bytes())
+    content[place + 5 : place + len(data)] = bytes(255 - byte for byte in data[5:])
+    path.write_bytes(content)
+    others = [i for i in range(30) if not is_left_out[i]]
+    assert 5 < len(others) < 15
+    assert all(np.array_equal(read_frames(path, [i])[0].numpy(), shown[i]) for i in others)
+    assert probe(str(path), ProbeOptions()).status == "bad"
 
 
 def test_an_edit_list_hides_frames(tmp_path):

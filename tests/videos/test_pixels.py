@@ -15,8 +15,9 @@ import av
 import numpy as np
 import pytest
 
-from videos.decoding import iter_frames, iter_rgb, read_frames, stored_rgb
+from videos.decoding import iter_frames, iter_rgb, read_frames
 from videos.motion import MotionMeter
+from videos.pixels import stored_rgb
 
 DATA = Path(__file__).parent / "data"
 STORED = json.loads((DATA / "rgb_of_pyav_16.json").read_text())

@@ -103,8 +103,7 @@ def make_up_cache(root: Path, cache_dir: Path, count: int) -> None:
     cache = ClipCache(files := VideoFolder(root), MADE_UP, MADE_UP.folder(cache_dir, root))
     keep = MADE_UP.frames_to_keep(MADE_UP_FRAMES, MADE_UP_FPS)
     frame_bytes = np.zeros(0, np.int32)
-    blob, motion = bytes(len(keep) * 3 * 8 * 8), np.ones(MADE_UP_FRAMES - 1, np.uint8)
-    entry = Entry(b"", frame_bytes, keep, MADE_UP_FRAMES, MADE_UP_FPS, True, motion)
+    blob, entry = bytes(len(keep) * 3 * 8 * 8), Entry(b"", frame_bytes, keep, MADE_UP_FRAMES, MADE_UP_FPS, True)
     with entry_writer(cache.folder, files) as writer:
         for video in cache.missing.tolist():
             writer.add(blob, (video, entry))

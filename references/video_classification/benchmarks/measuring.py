@@ -34,7 +34,8 @@ class BenchmarkOptions:
     rounds: int  # measurements of each kind, of which the medians count
     batch_size: int
     steps: int  # training steps measured
-    model: str = "r2plus1d_18"  # the network of step, epoch and model
+    model: str = "r2plus1d_18"  # the network of step, epoch, gpu and model
+    layout: str = "contiguous"  # in which training computes
 
 
 class AnyVideos(VideoFolder):

@@ -24,9 +24,9 @@ from clips.dataset import Batch
 from clips.loading import ClipLoader
 from clips.preprocessing import Preprocessing
 from clips.samplers import training_samples
-from network.acceleration import freed_memory_kept, set_up_hardware
+from network.acceleration import compile_network, freed_memory_kept, set_up_hardware
 from network.models import DEFAULT_TRAINABLE, build_model, freeze, set_train_mode
-from network.precision import Precision, to_device
+from network.precision import Precision, ToInputs, to_device
 from network.trained_model import TrainedModel
 from network.trunk_and_head import split, trunk_blocks
 from training.engine import EpochSummary, StepOptions, Trainer
@@ -62,7 +62,7 @@ def benchmark_step(options: BenchmarkOptions) -> dict[str, float]:
     figures: dict[str, float] = {}
     rate = matrix_rate(options) if options.device.startswith("cuda") else None
     for name in TRAINABLE:
-        run = _Run(options, name)
+        run = TrainingRun(options, name)
         run.bare_step_seconds(WARMUP_STEPS)
         seconds = run.bare_step_seconds(options.steps)
         figures[f"step_{name}_seconds"] = seconds
@@ -79,9 +79,9 @@ def benchmark_step(options: BenchmarkOptions) -> dict[str, float]:
 @as_in_training
 def benchmark_epoch(options: BenchmarkOptions) -> dict[str, float]:
     """Epochs from warm caches beside bare steps, for each of TRAINABLE, and how long building features takes."""
-    clips = _clips(options)
-    runs = {name: _Run(options, name, clips) for name in TRAINABLE}
-    rounds: dict[str, list[_Epoch]] = {name: [] for name in TRAINABLE}
+    clips = cached_clips(options)
+    runs = {name: TrainingRun(options, name, clips) for name in TRAINABLE}
+    rounds: dict[str, list[Epoch]] = {name: [] for name in TRAINABLE}
     for epoch in range(options.rounds):
         for name, run in runs.items():
             run.bare_step_seconds(WARMUP_STEPS)
@@ -106,7 +106,7 @@ def benchmark_epoch(options: BenchmarkOptions) -> dict[str, float]:
 
 
 @dataclass(frozen=True)
-class _Epoch:
+class Epoch:
     """A measured epoch."""
 
     seconds: float
@@ -115,7 +115,7 @@ class _Epoch:
     waiting_percent: float  # of the time, for data
 
 
-class _Run:
+class TrainingRun:
     """A network with random weights, what training it takes, and the clips if epochs are measured."""
 
     def __init__(self, options: BenchmarkOptions, name: str, clips: Clips | None = None) -> None:
@@ -124,14 +124,15 @@ class _Run:
         torch.manual_seed(0)
         model = build_model(options.model, self._num_classes)
         self._frozen = freeze(model, TRAINABLE[name])
-        self._network = model.to(self._device)
         self._precision = Precision.of(options.amp, self._device)
+        self._precision.layout = options.layout
+        self._network = model.to(self._device).to(memory_format=self._precision.memory_format)
         if self._device.type == "cuda":
             set_up_hardware(self._precision)
             torch.backends.cudnn.benchmark = True
-            torch.cuda.reset_peak_memory_stats()
-        self._clips, self._batch = clips, _made_up_batch(options)
-        self._inputs = _inputs(self._batch, self._precision, options.preprocessing)
+            torch.cuda.reset_peak_memory_stats(self._device)
+        self._clips, self._batch = clips, made_up_batch(options)
+        self._inputs = network_inputs(self._batch, self._precision, options.preprocessing)
         if name == "features":
             self._take_head(model)
         self._teachers = self._made_up_teachers() if name == "taught" else None
@@ -153,23 +154,38 @@ class _Run:
             self._network, self._frozen, self._clips = _on_features(model, self._frozen, self._clips, self._precision)
         self._frozen = [name for name in self._frozen if name in dict(self._network.named_modules())]
 
-    def bare_step_seconds(self, steps: int) -> float:
-        """Median seconds of a step, as `Trainer.train_epoch` takes it, on a batch that is on the device."""
-        set_train_mode(self._network, self._frozen)
-        return statistics.median(seconds_of(self._step) for _ in range(steps))
+    def compile(self) -> None:
+        """Compiles the network. Raises ModelError."""
+        compile_network(self._network, self._device)
 
-    def epoch(self, epoch: int) -> _Epoch:
-        """An epoch of `options.steps` steps beside as many bare ones. Needs clips."""
-        options, clips = self._options, self._clips
+    def bare_step_seconds(self, steps: int) -> float:
+        """Seconds of a step, as `Trainer.train_epoch` takes it, on a batch that is on the device: the median.
+
+        A GPU takes steps from a queue, as in training; there it is their mean.
+        """
+        set_train_mode(self._network, self._frozen)
+        if self._device.type != "cuda":
+            return statistics.median(seconds_of(self._step) for _ in range(steps))
+
+        def take() -> None:
+            for _ in range(steps):
+                self._step()
+            torch.cuda.synchronize(self._device)
+
+        return seconds_of(take) / steps
+
+    def epoch(self, epoch: int, steps: int | None = None) -> Epoch:
+        """An epoch of `steps`, by default `options.steps`, beside as many bare ones. Needs clips."""
+        options, clips, steps = self._options, self._clips, steps or self._options.steps
         assert clips is not None
-        bare = self.bare_step_seconds(options.steps)
-        num_clips = options.steps * options.batch_size
+        bare = self.bare_step_seconds(steps)
+        num_clips = steps * options.batch_size
         videos = clips.videos.repeat(-(-num_clips // len(clips.videos)))
         samples = training_samples(videos, 1, 0, epoch)[:num_clips]
-        summary = self._train(clips.loader.batches(samples), clips.loader.dataset.to_inputs, epoch)
+        summary = self._train(clips.loader.batches(samples), clips.loader.dataset.to_inputs, epoch, steps)
         waiting = 100 * summary.data_seconds / summary.seconds
         seconds = summary.seconds
-        return _Epoch(seconds, num_clips / seconds, bare * options.steps / seconds, waiting)
+        return Epoch(seconds, num_clips / seconds, bare * steps / seconds, waiting)
 
     def operations_per_step(self) -> float:
         """The floating-point operations of a step."""
@@ -179,7 +195,11 @@ class _Run:
 
     def peak_megabytes(self) -> float:
         """The most memory held on the GPU, or by the process if it computes on the CPU."""
-        return torch.cuda.max_memory_allocated() / 1e6 if self._device.type == "cuda" else peak_megabytes()
+        return torch.cuda.max_memory_allocated(self._device) / 1e6 if self._device.type == "cuda" else peak_megabytes()
+
+    def held_megabytes(self) -> float:
+        """The memory held now, on the GPU; the most so far, where the process computes on the CPU."""
+        return torch.cuda.memory_allocated(self._device) / 1e6 if self._device.type == "cuda" else peak_megabytes()
 
     def _step(self) -> None:
         self._optimizer.zero_grad(set_to_none=True)
@@ -194,10 +214,8 @@ class _Run:
             scaler.update()
         else:
             self._optimizer.step()
-        loss.item()  # waits for the device
 
-    def _train(self, batches: Iterable[Batch], to_inputs: Callable[..., Tensor], epoch: int) -> EpochSummary:
-        steps = self._options.steps
+    def _train(self, batches: Iterable[Batch], to_inputs: ToInputs, epoch: int, steps: int) -> EpochSummary:
         schedule = build_schedule(self._optimizer, epochs=epoch + 1, steps_per_epoch=steps, warmup_epochs=0)
         trainer = Trainer(
             model=self._network,
@@ -234,7 +252,7 @@ def _build_figures(options: BenchmarkOptions, clips: Clips) -> dict[str, float]:
     size = TRUNK_BATCH_SIZES[precision.device.type]
     num_batches = max(1, min(options.steps * options.batch_size, len(clips.videos)) // size)
     part = Clips(clips.loader, clips.videos[: num_batches * size], 0, clips.pixels, clips.options)
-    inputs = _inputs(_made_up_batch(options, size), precision, options.preprocessing)
+    inputs = network_inputs(made_up_batch(options, size), precision, options.preprocessing)
 
     @torch.inference_mode()
     def forward() -> None:
@@ -254,7 +272,7 @@ def _build_figures(options: BenchmarkOptions, clips: Clips) -> dict[str, float]:
     }
 
 
-def _clips(options: BenchmarkOptions) -> Clips:
+def cached_clips(options: BenchmarkOptions) -> Clips:
     """The benchmark's videos, from a warm cache, drawn as training does."""
     cache = built_cache(options, "raw")
     is_gpu = options.device.startswith("cuda")
@@ -283,7 +301,7 @@ def _on_features(
     return head, frozen, features
 
 
-def _made_up_batch(options: BenchmarkOptions, size: int | None = None) -> Batch:
+def made_up_batch(options: BenchmarkOptions, size: int | None = None) -> Batch:
     size = size or options.batch_size
     _, frames, height, width = options.preprocessing.clip_shape
     clips = torch.randint(256, (size, frames, height, width, 3), dtype=torch.uint8)
@@ -291,7 +309,7 @@ def _made_up_batch(options: BenchmarkOptions, size: int | None = None) -> Batch:
     return Batch(clips, zeros, zeros, zeros.bool())
 
 
-def _inputs(batch: Batch, precision: Precision, preprocessing: Preprocessing) -> Tensor:
+def network_inputs(batch: Batch, precision: Precision, preprocessing: Preprocessing) -> Tensor:
     """The network's input of a batch, on the device."""
 
     def to_inputs(clips: Tensor, flips: Tensor, seeds: Tensor | None) -> Tensor:

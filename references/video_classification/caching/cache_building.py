@@ -21,9 +21,9 @@ from runtime.distributed import barrier, folder_sharers, gather_objects, is_main
 from runtime.files import replaced_file
 from runtime.progress import Progress
 from runtime.worker_pool import map_in_workers
-from videos.decoding import VideoError, open_whole, to_rgb
+from videos.decoding import VideoError, open_whole
 from videos.index import Files, Unreadable, unreadable, unreadable_by_death
-from videos.motion import MotionMeter
+from videos.pixels import to_rgb
 from videos.resizing import resize_crop, to_uint8
 
 JPEG_SHARE = 0.15  # of the raw size, measured on a sample of QEVD
@@ -45,7 +45,6 @@ class Entry:
     num_frames: int  # of the video
     fps: float
     upright: bool  # neither turned nor mirrored for display
-    motion: np.ndarray  # uint8 (M,)
 
 
 @dataclass(frozen=True)
@@ -65,21 +64,20 @@ class DecodeStrip:
 
     def _decode(self, path: str, timing: tuple[int, float] | None = None) -> tuple[Entry, tuple[int, float]]:
         """The entry, and the frame count and rate that its frames were chosen by: `timing`, or the header's promise."""
-        encode, meter, blobs = ENCODERS[self.settings.encoding], MotionMeter(), []
-        size = self.settings.frame_size
+        encode, size = ENCODERS[self.settings.encoding], self.settings.frame_size
         with open_whole(path) as video:
             timing = timing or video.promised_timing()
             keep = _frames_to_keep(self.settings, path, timing)
-            wanted = set(keep.tolist())
-            for number, frame in enumerate(video.frames()):
-                meter.add(frame)
-                if number in wanted:
-                    blobs.append(encode(to_uint8(resize_crop(to_rgb(frame), size))))
+            blobs = {
+                number: encode(to_uint8(resize_crop(to_rgb(frame), size)))
+                for number, frame in video.frames(set(keep.tolist()))
+            }
             info = video.info()
         # Raw frames are all of one size: no lengths to look up.
-        frame_bytes = np.array([len(blob) for blob in blobs if self.settings.encoding != "raw"], np.int32)
-        blob, curve = b"".join(blobs), meter.curve()
-        return Entry(blob, frame_bytes, keep, info.frames, info.fps, info.is_upright, curve), timing
+        in_order = [blobs[number] for number in keep.tolist() if number in blobs]
+        frame_bytes = np.array([len(blob) for blob in in_order if self.settings.encoding != "raw"], np.int32)
+        blob = b"".join(in_order)
+        return Entry(blob, frame_bytes, keep, info.frames, info.fps, info.is_upright), timing
 
 
 def _frames_to_keep(settings: CacheSettings, path: str, timing: tuple[int, float]) -> np.ndarray:
@@ -206,7 +204,6 @@ def entry_writer(folder: Path, files: Files) -> ShardWriter:
             "num_frames": np.array([entry.num_frames for entry in entries], np.int64),
             "fps": np.array([entry.fps for entry in entries], np.float64),
             "upright": np.array([entry.upright for entry in entries], bool),
-            "motion": Ragged.of([entry.motion for entry in entries], np.uint8),
             "frames": Ragged.of([entry.frames for entry in entries], np.int32),
             "frame_bytes": Ragged.of([entry.frame_bytes for entry in entries], np.int32),
         }

@@ -1,9 +1,9 @@
 """Decoded strips on disk, memory-mapped: each video is decoded once, and training then reads crops out of the map.
 
 A video's entry holds the frames that selectors can ask for (the official strip, and candidates at `candidate_rate` if
-there is one) as uint8 at the resize size, the official pixels rounded, with the video's frame count, rate and motion
-curve. Entries are keyed by the file's name, size and modification time; the folder of the shards by everything else
-that the pixels depend on. `cache_building` writes them.
+there is one) as uint8 at the resize size, the official pixels rounded, with the video's frame count and rate. Entries
+are keyed by the file's name, size and modification time; the folder of the shards by everything else that the pixels
+depend on. `cache_building` writes them. Motion curves, which need every frame, are kept in the index of the videos.
 """
 
 import hashlib
@@ -23,9 +23,9 @@ from caching.shards import CacheError, open_shards
 from clips.preprocessing import Preprocessing
 from runtime.columns import Ragged
 from runtime.files import replaced_file, text_of
-from videos.decoding import RGB_RULE
 from videos.frame_selection import official_strip
 from videos.index import Files, RowMatcher, VideoIndex
+from videos.pixels import RGB_RULE
 from videos.resizing import Crop, Region
 
 FORMAT_VERSION = 2
@@ -80,7 +80,8 @@ class ClipCache:
     """The entries of `files`, one row per video, as the shards on disk hold them.
 
     Attributes:
-        index: frame counts, rates, motion curves, and why videos cannot be read; 0 frames for a video that is missing.
+        index: frame counts, rates, and why videos cannot be read; 0 frames for a video that is missing. Motion curves
+            where an earlier version of the cache put them beside the frames.
         missing: int64, videos that are neither in the cache nor known to be unreadable.
         damage: what is wrong with the shards that are not used.
         unused: shards that hold no video as it is now.
@@ -116,10 +117,10 @@ class ClipCache:
         self.unused = [shard for number, shard in enumerate(self._shards) if number not in used]
 
     def column_row(self, name: str, video: int) -> np.ndarray:
-        """The video's row of a ragged column of its shard; empty if it has no entry."""
-        if self._shard_of[video] < 0:
+        """The video's row of a ragged column of its shard; empty if it has no entry, or the shard no such column."""
+        if self._shard_of[video] < 0 or name not in (columns := self._shards[self._shard_of[video]].columns):
             return np.zeros(0, np.uint8)
-        return self._shards[self._shard_of[video]].columns[name][self._row_of[video]]
+        return columns[name][self._row_of[video]]
 
     def read_into(self, clip: np.ndarray, video: int, indices: np.ndarray, region: Region | Crop) -> None:
         """Writes the crop of the frames at `indices` to `clip`, uint8 (T, H, W, C). Raises CacheError."""

@@ -132,6 +132,8 @@ def open_splits(splits: Sequence[tuple[VideoFolder, ClipOptions]]) -> list[Clips
         reader: ClipReader
         if cache is not None:
             reader, index, pixels = cache, cache.index, f"clip cache, uint8 ({cache.settings.encoding})"
+            if folder.root in metered:
+                index = _with_motion(index, folder, options)
         else:
             reader = DecodingReader(folder, options.preprocessing)
             index, pixels = _scan(folder, options, folder.root in metered), "decoded, float"
@@ -234,6 +236,15 @@ def _scan(folder: VideoFolder, options: ClipOptions, with_motion: bool) -> Video
         store = options.cache_dir / f"{name}.index"
         index = scan_videos(folder, store, options.num_workers, with_motion=with_motion, quiet=not is_main())
     return sharers.from_first(index)
+
+
+def _with_motion(index: VideoIndex, folder: VideoFolder, options: ClipOptions) -> VideoIndex:
+    """A cache's index with the motion curves, which are kept beside the caches and serve all of them."""
+    moving = np.flatnonzero(index.num_frames > 1).tolist()
+    if not any(gather_objects(any(not len(index.motion[video]) for video in moving))):
+        return index
+    scanned = _scan(folder, options, with_motion=True)
+    return replace(index, motion=scanned.motion, reasons={**scanned.reasons, **index.reasons})
 
 
 def _complete_caches(splits: Sequence[tuple[VideoFolder, ClipOptions]]) -> list[tuple[ClipCache | None, int]]:

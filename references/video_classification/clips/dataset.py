@@ -16,8 +16,9 @@ from torch import Tensor
 from clips import presets
 from clips.preprocessing import MEAN, STD, Preprocessing
 from clips.samplers import EVALUATION, Sample, seeded_generator
-from videos.decoding import RGB_RULE, iter_rgb
+from videos.decoding import iter_rgb
 from videos.frame_selection import FRAME_SELECTORS, VideoTiming, official_strip, snap
+from videos.pixels import RGB_RULE
 from videos.resizing import Crop, Region, resize_crop
 
 

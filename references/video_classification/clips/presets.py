@@ -21,17 +21,21 @@ def flippable(classes: Sequence[str]) -> Tensor:
 
 
 def normalize(clips: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """uint8, or float in [0, 1], B T H W C -> float32 B C T H W, normalized by the mean and standard deviation."""
+    """uint8, or float in [0, 1], B T H W C -> float32 B C T H W, normalized by the mean and standard deviation.
+
+    The result is a view of B T H W C, which is torch's channels-last memory format.
+    """
     scale = 255.0 if clips.dtype == torch.uint8 else 1.0
-    mean = torch.tensor(preprocessing.mean, device=clips.device)
-    std = torch.tensor(preprocessing.std, device=clips.device)
-    return ((clips.float() / scale - mean) / std).permute(0, 4, 1, 2, 3).contiguous()
+    # A tensor that is made on a GPU from numbers would make the host wait for it.
+    mean, std = (torch.tensor(v).to(clips.device, non_blocking=True) for v in (preprocessing.mean, preprocessing.std))
+    return ((clips.float() / scale).sub_(mean).div_(std)).permute(0, 4, 1, 2, 3)
 
 
 def flip(clips: Tensor, flips: Tensor) -> Tensor:
-    """Mirrors the clips (B T H W C) that `flips`, bool (B,), selects: all frames of a clip, or none."""
+    """Mirrors the clips (B T H W C) that `flips`, bool (B,) on the CPU, selects: all frames of a clip, or none."""
     if not flips.any():
         return clips
+    flips = flips.to(clips.device, non_blocking=True)
     return torch.where(flips[:, None, None, None, None], clips.flip(3), clips)
 
 

@@ -39,7 +39,7 @@ class TorchNetwork:
 
     @torch.inference_mode()
     def __call__(self, clips: np.ndarray) -> Tensor:
-        return self.model.network(presets.normalize(torch.from_numpy(clips), self.model.preprocessing))
+        return self.model.network(presets.normalize(torch.from_numpy(clips), self.model.preprocessing).contiguous())
 
 
 class OnnxNetwork:

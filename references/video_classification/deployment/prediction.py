@@ -195,7 +195,7 @@ def video_probabilities(
     They are computed as in validation: the mean of the clips' softmax outputs, then the checkpoint's temperature.
     """
     clips = torch.from_numpy(np.concatenate(videos))
-    parts = (presets.normalize(part.to(device), model.preprocessing) for part in clips.split(batch_size))
+    parts = (presets.normalize(part.to(device), model.preprocessing).contiguous() for part in clips.split(batch_size))
     logits = torch.cat([model.network(part).cpu() for part in parts])
     scores = logits.double().softmax(1).unflatten(0, (len(videos), -1)).mean(1)
     return calibrated(scores, model.temperature)

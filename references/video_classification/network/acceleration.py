@@ -5,6 +5,7 @@ import copy
 import ctypes
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -13,9 +14,11 @@ from torch import Tensor, nn
 from network.models import ModelError
 from network.precision import LAYOUTS, Precision
 from runtime.distributed import broadcast_object, is_main, print_main
+from runtime.progress import StepMeter
 
 CHANNELS_LAST = {"on": "channels last", "off": "contiguous"}  # layouts; --channels-last auto chooses one
 PROBE_SECONDS, PROBE_WARMUP = 1.0, 3  # for each layout: time measured, and steps before it
+STEPS_AHEAD = 2
 # Largest difference between two layouts that counts as rounding, relative to the largest output: over some twenty
 # layers, rounding in these types stays well below it, and a wrong kernel is well above.
 PROBE_TOLERANCES = {None: 0.01, torch.float16: 0.02, torch.bfloat16: 0.1}
@@ -37,9 +40,11 @@ def known_problems(
         amp: autocast type, None for float32.
     """
     problems = []
-    if device_type == "cuda" and amp is not None and torch_version.split("+")[0] == "2.9.0":
+    is_mixed = device_type == "cuda" and amp is not None
+    if is_mixed and torch_version.split("+")[0] in ("2.9.0", "2.9.1") and (cudnn_version or 0) < 91500:
         problems.append(
-            "torch 2.9.0 computes 3D convolutions in mixed precision about 4 times slower: use 2.9.1 or 2.8"
+            "torch 2.9.0 and 2.9.1 compute 3D convolutions in mixed precision slowly, and with more memory, where "
+            "cuDNN is older than 9.15: install a newer nvidia-cudnn, or another torch (2.8, 2.10 or later)"
         )
     if device_type == "cuda" and amp == torch.bfloat16 and cudnn_version == 91002:
         problems.append(
@@ -56,6 +61,53 @@ def set_up_hardware(precision: Precision) -> None:
     cudnn_version = torch.backends.cudnn.version() if precision.device.type == "cuda" else None
     for problem in known_problems(torch.__version__, cudnn_version, precision.device.type, precision.amp):
         print_main(f"WARNING: {problem}")
+
+
+class StepQueue:
+    """Keeps the host at most STEPS_AHEAD steps ahead of a GPU, and times how long the GPU waits for batches.
+
+    The host queues a step in a few milliseconds: without a limit, batches of steps to come would fill the memory. How
+    long the host waits for a batch says little, since the GPU may still compute.
+
+    Args:
+        device: on a CPU, where a step is done when its call returns, nothing is limited or timed.
+        meter: of the steps; on a GPU, its `data_seconds` become the GPU's.
+    """
+
+    def __init__(self, device: torch.device, meter: StepMeter) -> None:
+        self._device, self._meter = device, meter
+        self.steps_ahead = STEPS_AHEAD if device.type == "cuda" else 0
+        self._queued: deque[list[torch.cuda.Event]] = deque()  # of each step: end of the last one, begin, end
+        self._events = [] if self.steps_ahead == 0 else [_record_event(device)]
+        self._waited_seconds = 0.0
+
+    def batch_is_here(self) -> None:
+        """Call before a step."""
+        if self.steps_ahead:
+            self._events.append(_record_event(self._device))
+
+    def step_is_queued(self) -> None:
+        """Call after a step; returns when all but the last STEPS_AHEAD steps have ended."""
+        if self.steps_ahead:
+            self._events.append(_record_event(self._device))
+            self._queued.append(self._events)
+            self._events = self._events[-1:]
+            self.finish(self.steps_ahead)
+
+    def finish(self, but: int = 0) -> None:
+        """Waits for all steps but the last `but`."""
+        while len(self._queued) > but:
+            last_end, begin, end = self._queued.popleft()
+            end.synchronize()
+            self._waited_seconds += last_end.elapsed_time(begin) / 1000
+        if self.steps_ahead:
+            self._meter.data_seconds = self._waited_seconds
+
+
+def _record_event(device: torch.device) -> torch.cuda.Event:
+    event = torch.cuda.Event(enable_timing=True)
+    event.record(torch.cuda.current_stream(device))
+    return event
 
 
 def lay_out(

@@ -4,6 +4,8 @@ import contextlib
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -11,6 +13,8 @@ from torch import Tensor
 from clips.dataset import Batch
 
 AMP_TYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+ToInputs = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # clips, flips, seeds -> B C T H W, as a dataset does
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last_3d}
 
@@ -42,14 +46,46 @@ class Precision:
         return torch.autocast(self.device.type, dtype=self.amp)
 
 
-def to_device(
-    batch: Batch, to_inputs: Callable[[Tensor, Tensor, Tensor | None], Tensor], precision: Precision
-) -> tuple[Tensor, Tensor]:
-    """Moves a batch to the device: the model's input, float32 (B, C, T, H, W), and targets (B,)."""
-    clips, flips, targets = (
-        values.to(precision.device, non_blocking=True) for values in (batch.clips, batch.flips, batch.targets)
-    )
-    return to_inputs(clips, flips, batch.seeds).contiguous(memory_format=precision.memory_format), targets
+def to_device(batch: Batch, to_inputs: ToInputs, precision: Precision) -> tuple[Tensor, Tensor]:
+    """Moves a batch to the device: the model's input, float32 (B, C, T, H, W) in its layout, and targets (B,)."""
+
+    def prepare() -> tuple[Tensor, Tensor]:
+        clips, targets = (values.to(precision.device, non_blocking=True) for values in (batch.clips, batch.targets))
+        # Whether any clip is flipped is asked on the CPU, where it is known. Pixels come channels last as they are.
+        inputs = to_inputs(clips, batch.flips, batch.seeds)
+        return inputs.contiguous(memory_format=precision.memory_format), targets
+
+    return beside_steps(precision.device, prepare)
+
+
+def upload(device: torch.device, *values: Tensor) -> tuple[Tensor, ...]:
+    """The tensors on the device."""
+    return beside_steps(device, lambda: tuple(value.to(device, non_blocking=True) for value in values))
+
+
+Tensors = TypeVar("Tensors", bound=tuple[Tensor, ...])
+
+
+def beside_steps(device: torch.device, prepare: Callable[[], Tensors]) -> Tensors:
+    """What `prepare` makes on the device from tensors on the CPU; on a GPU on a stream of its own, beside the steps.
+
+    The host and the copies then never wait for the steps that are queued. Page-locked memory may be freed at once:
+    torch does not use it again before the copy has ended.
+    """
+    if device.type != "cuda":
+        return prepare()
+    steps, stream = torch.cuda.current_stream(device), _copy_stream(device)
+    with torch.cuda.stream(stream):
+        made = prepare()
+    steps.wait_stream(stream)
+    for value in made:
+        value.record_stream(steps)  # its memory is the other stream's, which would use it again once it is freed here
+    return made
+
+
+@lru_cache
+def _copy_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
 
 
 def resolve_device(name: str | None) -> torch.device:

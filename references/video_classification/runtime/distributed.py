@@ -32,14 +32,27 @@ _patient_group: "dist.ProcessGroup | None" = None
 
 
 def init_process_group(device: torch.device) -> torch.device:
-    """Joins the group that torchrun announces, by NCCL on GPUs and gloo on CPUs; returns this process's device."""
-    global _patient_group
+    """Joins the group that torchrun announces, if it does; returns this process's device."""
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         return device
+    return join_group(*backend_and_device(device))
+
+
+def backend_and_device(device: torch.device) -> tuple[str, torch.device]:
+    """NCCL and a GPU of its own for each process, or gloo and the CPU."""
+    if device.type != "cuda":
+        return "gloo", device
+    return "nccl" if dist.is_nccl_available() else "gloo", torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+
+
+def join_group(backend: str, device: torch.device) -> torch.device:
+    """Joins the group that the environment announces, by `backend`; returns `device`, which is then the current one.
+
+    Processes may share a GPU by gloo, which copies through the CPU, and not by NCCL.
+    """
+    global _patient_group
     if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    backend = "nccl" if device.type == "cuda" and dist.is_nccl_available() else "gloo"
     # torchrun keeps its store when it restarts the processes: under the same keys they would find the addresses of
     # those that have ended.
     store, rank_here, count = next(dist.rendezvous("env://"))
@@ -48,7 +61,7 @@ def init_process_group(device: torch.device) -> torch.device:
     group = dist.new_group(backend="gloo", timeout=PATIENCE)
     assert isinstance(group, dist.ProcessGroup)  # which it is for every member, and all processes are members
     _patient_group = group
-    if device.type == "cuda" and backend == "gloo":
+    if device.type == "cuda" and not dist.is_nccl_available():
         print_main("WARNING: this torch has no NCCL: the GPUs communicate through gloo, which is slow")
     if backend == "nccl":
         _check_shared_memory()
@@ -172,8 +185,8 @@ def maximum_over_processes(values: list[int]) -> list[int]:
     """The element-wise maximum, the same on every process."""
     if not is_distributed():
         return values
-    maxima = torch.tensor(values, device="cuda" if dist.get_backend() == "nccl" else "cpu")
-    dist.all_reduce(maxima, dist.ReduceOp.MAX)
+    maxima = torch.tensor(values)
+    dist.all_reduce(maxima, dist.ReduceOp.MAX, group=_patient_group)  # on the CPU, so that no GPU is waited for
     return maxima.tolist()
 
 

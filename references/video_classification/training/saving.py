@@ -58,16 +58,17 @@ class RunSaver:
     command: ResumeCommand  # is told when the run has saved
     minutes: float  # between two checkpoints within an epoch; 0 writes none
     keep: int | None  # how many epochs' checkpoints stay, besides the best and the newest; None keeps all
-    _totals: list[float] | None = field(default=None, init=False)  # of this process, once it has taken a step
+    # Gives those of this process, once it has taken a step of the epoch.
+    _totals: Callable[[], list[float]] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self._last = time.monotonic()
 
-    def after_step(self, clips: int, totals: list[float]) -> None:
+    def after_step(self, clips: int, totals: Callable[[], list[float]]) -> None:
         """Counts a step of `clips` clips; saves if it is time to, or if any process was asked to stop.
 
-        Raises Stopped where one was, CutShort where the checkpoint cannot be written; the last one, if there is one, is
-        whole.
+        `totals` gives the epoch's sums up to this step, and is called only to save them. Raises Stopped where a process
+        was, CutShort where the checkpoint cannot be written; the last one, if there is one, is whole.
         """
         self.progress.clips_seen += clips * world_size()
         self._totals = totals
@@ -118,7 +119,7 @@ class RunSaver:
 
     def _save_within_epoch(self) -> None:
         if self._totals is not None:
-            self.progress.totals = gather_objects(self._totals)
+            self.progress.totals = gather_objects(self._totals())
         if is_main():
             with _cut_short_by_full_disks():
                 self.progress.added_to(self.state()).write(self.folder / NEWEST)

@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from clips.dataset import Batch
 from clips.preprocessing import Preprocessing
 from network.checkpoint import Checkpoint
-from network.precision import Precision
+from network.precision import Precision, upload
 from network.trained_model import TrainedModel, trained_model
 from runtime.distributed import print_main
 from runtime.errors import UserError
@@ -29,6 +28,9 @@ class TargetMaker:
     mixing: Mixing | None = None  # of the clips of a batch, and their targets with them
     teacher: Tensor | None = None  # float32 (num_videos, num_classes), a teacher's probabilities for each video
     teachers: Callable[[Tensor], Tensor] | None = None  # shows them a batch's finished clips instead: `Teachers`
+
+    def __post_init__(self) -> None:
+        self._mirrors = torch.arange(self.num_classes) if self.mirrors is None else self.mirrors
 
     @property
     def counted_by(self) -> str:
@@ -49,13 +51,13 @@ class TargetMaker:
         Returns:
             The clips; what they are trained towards; int64 (B,), the labels that accuracy is counted against.
         """
-        mirrors = torch.arange(self.num_classes) if self.mirrors is None else self.mirrors
-        mirrors, flips = mirrors.to(labels.device), batch.flips.to(labels.device)
+        mirrors = self._mirrors = self._mirrors.to(labels.device)
+        (flips,) = upload(labels.device, batch.flips)
         labels = torch.where(flips, mirrors[labels], labels)
-        shares = F.one_hot(labels, self.num_classes).to(torch.float32)
+        shares = (labels[:, None] == torch.arange(self.num_classes, device=labels.device)).to(torch.float32)
         teacher = None
         if self.teacher is not None:
-            teacher = self.teacher[batch.videos].to(labels.device)
+            (teacher,) = upload(labels.device, self.teacher[batch.videos])
             teacher = torch.where(flips[:, None], teacher[:, mirrors], teacher)
         if self.mixing is not None:
             clips, own = self.mixing(clips, rng)

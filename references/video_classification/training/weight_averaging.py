@@ -1,13 +1,14 @@
 """Averages of weights, which often validate better: over the steps of a run, or over several checkpoints."""
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import compress
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from caching.splits import Clips
 from evaluation.evaluate import evaluate
@@ -36,21 +37,24 @@ class WeightAverage:
 
     def __init__(self, model: nn.Module, decay: float, every: int, always: bool = False) -> None:
         self._model, self._decay, self._every, self._always = model, decay, every, always
-        self._average = AveragedModel(model, multi_avg_fn=self._update, use_buffers=True)
+        # Not torch's AveragedModel, which asks the GPU for its number of updates at each of them.
+        self._average, self._updates = copy.deepcopy(model), 0
         self.is_used = always
 
+    @torch.no_grad()
     def after_step(self, step: int) -> None:
         """Takes in the weights after the run's `step`-th step, if it is time to."""
-        if step % self._every == 0:
-            self._average.update_parameters(self._model)
-
-    def _update(self, averages: Sequence[Tensor], values: Sequence[Tensor], updates: Tensor | int) -> None:
-        decay = warm_decay(self._decay, int(updates))
-        for average, value in zip(averages, values, strict=True):
-            if average.is_floating_point():
-                average.lerp_(value, 1 - decay)
-            else:
-                average.copy_(value)  # a count
+        if step % self._every:
+            return
+        values, averages = (list(network.state_dict().values()) for network in self._pair())
+        is_mean = [self._updates > 0 and value.is_floating_point() for value in values]
+        means, news = (list(compress(tensors, is_mean)) for tensors in (averages, values))
+        if means:
+            torch._foreach_lerp_(means, news, 1 - warm_decay(self._decay, self._updates))
+        for average, value, is_done in zip(averages, values, is_mean, strict=True):
+            if not is_done:
+                average.copy_(value)  # the first weights, or a count
+        self._updates += 1
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
@@ -69,7 +73,7 @@ class WeightAverage:
             other.copy_(held)
 
     def _pair(self) -> tuple[nn.Module, nn.Module]:
-        return self._model, self._average.module
+        return self._model, self._average
 
     def validate(self, validate: Callable[[], VideoResults]) -> tuple[VideoResults, dict[str, float]]:
         """Validates both, and decides which is used: the average where it is no worse. Or the average alone.
@@ -77,7 +81,7 @@ class WeightAverage:
         Returns:
             The results of that one; both video accuracies, for the log.
         """
-        broadcast_buffers(self._average.module)
+        broadcast_buffers(self._average)
         if self._always:
             with self.in_place():
                 return validate(), {}
@@ -93,7 +97,7 @@ class WeightAverage:
 
     def added_to(self, state: Checkpoint) -> Checkpoint:
         """`state`, which has the weights as its `model`, with the average: `model` is then the one that is used."""
-        average, updates = self._average.module.state_dict(), int(self._average.n_averaged)
+        average, updates = self._average.state_dict(), self._updates
         if self.is_used:
             return replace(
                 state, model=average, training_model=state.model, model_ema=AverageState(updates, is_used=True)
@@ -107,8 +111,8 @@ class WeightAverage:
             print_main("The checkpoint has no average of the weights: it begins here")
             return
         self.is_used = saved.is_used
-        self._average.module.load_state_dict(checkpoint.model if saved.model is None else saved.model)
-        self._average.n_averaged.fill_(saved.updates)
+        self._average.load_state_dict(checkpoint.model if saved.model is None else saved.model)
+        self._updates = saved.updates
 
 
 def warm_decay(decay: float, updates: int) -> float:

@@ -1,19 +1,18 @@
-"""The only reader of frames for training and prediction: probes a video, reads frames by index, meters its motion.
+"""The only reader of frames for training and prediction: probes a video, reads frames by index.
 
 A frame's index is its position among the decoded frames, in display order: `read_frames(path, [0, 7, 14])` decodes
 forward from the start, converts frames 0, 7 and 14 to RGB, and stops. Nothing seeks: seeking by time finds the wrong
-frame in videos of variable rate, with edit lists or with B-frames, and a strip spans its video anyway.
-
-RGB is the challenge evaluator's, which pins PyAV 16.0.1: whatever the stream's tags say, BT.601 and limited range."""
+frame in videos of variable rate, with edit lists or with B-frames, and a strip spans its video anyway. Where every
+packet is known to be one frame, those that nobody asked for and no other frame refers to are not decoded.
+"""
 
 import errno
-import math
 import os
-import re
 import stat
 import struct
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence, Set
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -24,24 +23,15 @@ from av.stream import Disposition
 from torch import Tensor
 
 from runtime.errors import UserError
+from videos.pixels import display_matrix, is_transposed, rotation_of, to_rgb
 
 # In these a packet that is not discarded is one frame, so counting needs no decoding. Elsewhere it may not be:
 # VP8 hides reference frames, MPEG-4 in AVI packs two frames into one packet.
 ONE_FRAME_A_PACKET = {"h264", "hevc"}
 ONE_FRAME_A_PACKET_CONTAINERS = {"mp4", "matroska"}
-
-LUMA_FIRST = re.compile(r"(yuv[aj]?4\d\dp|gray|nv12|nv21|nv16)(\d*)(le)?")  # pixel formats whose first plane is luma
-RGB_WEIGHTS = np.array([0.299, 0.587, 0.114])  # of luma
-
-# How frames become RGB; caches of pixels are keyed by it. Count it up with every change of a pixel.
-RGB_RULE = "PyAV 16.0.1, turned and mirrored, 1"
-
-# These are of full range for PyAV 16.0.1, all others of limited range.
-FULL_RANGE_FORMATS = ("yuvj", "gray", "ya")
-
-# PyAV from 17 on converts each frame with a thread for every core, unless told otherwise: 1.5 ms a frame of 854x480
-# instead of 0.2, and workers on all cores already.
-ONE_THREAD: dict[str, Any] = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
+# Of these, the one whose decoder leaves out frames without a trace in the others (tried with open GOPs cut in two too).
+SKIPPED_IN = "h264"
+MAX_PACKETS_BYTES = 64 << 20  # of a file whose packets are all held at once, so that some can be left out
 
 # PyAV before 19 refuses a file whose title is not UTF-8, unless told otherwise; later versions have no such argument.
 LENIENT_METADATA: dict[str, Any] = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
@@ -120,25 +110,22 @@ def read_frames(path: str | os.PathLike, indices: Sequence[int] | Tensor) -> Ten
 
 
 def iter_rgb(path: str | os.PathLike, indices: Sequence[int] | None = None) -> Iterator[tuple[int, np.ndarray]]:
-    """Yields (index, upright uint8 (H, W, C) RGB frame) once for each distinct index, ascending; all without `indices`.
+    """Yields (index, upright uint8 (H, W, C) RGB frame) for each distinct index, ascending; all without `indices`.
 
-    Each frame has its own size. Raises as `read_frames`, but for sizes that differ.
+    Each frame has its own size. Rarely a video turns out not to be as its packets say: it then begins anew.
+    Raises as `read_frames`, but for sizes that differ.
     """
-    wanted = None if indices is None else sorted(set(indices))
-    if wanted is not None and (not wanted or wanted[0] < 0):
-        raise ValueError(f"frame indices must be given and not be negative, not {wanted[:1]}")
-    position, number = 0, -1
-    with _open_video(path) as (container, stream):
-        for number, frame in enumerate(container.decode(stream)):
-            if wanted is None:
-                yield number, to_rgb(frame)
-            elif number == wanted[position]:
-                yield number, to_rgb(frame)
-                position += 1
-                if position == len(wanted):
-                    return
-    if wanted is not None:
-        raise VideoError(path, f"decodes {number + 1} frames only, frame {wanted[position]} was to be read")
+    wanted = None if indices is None else set(indices)
+    if wanted is not None and (not wanted or min(wanted) < 0):
+        raise ValueError(f"frame indices must be given and not be negative, not {sorted(wanted)[:1]}")
+    with open_whole(path) as video:
+        for number, frame in video.frames(wanted):
+            yield number, to_rgb(frame)
+            if wanted is not None and number == max(wanted):
+                return
+        if wanted is not None:
+            missing = min(number for number in wanted if number >= video.count)
+            raise VideoError(path, f"decodes {video.count} frames only, frame {missing} was to be read")
 
 
 def iter_frames(path: str | os.PathLike) -> Iterator[av.VideoFrame]:
@@ -148,12 +135,19 @@ def iter_frames(path: str | os.PathLike) -> Iterator[av.VideoFrame]:
 
 
 class WholeVideo:
-    """One pass over all of a video: every frame of it, then what `probe_video` tells. See `open_whole`."""
+    """One pass over a video, whole: its frames, then what `probe_video` tells. See `open_whole`.
 
-    def __init__(self, path: str | os.PathLike, container, stream) -> None:
-        self._path, self._container, self._stream = path, container, stream
-        self._packets = _PacketScan(path, stream)
-        self._count = 0
+    Attributes:
+        count: frames so far; all of them when `frames` has come to its end.
+    """
+
+    def __init__(self, path: str | os.PathLike, stack: ExitStack) -> None:
+        self._path, self._stack = path, stack
+        self._open()
+
+    def _open(self) -> None:
+        self._container, self._stream = self._stack.enter_context(_open_video(self._path))
+        self._scan, self.count = _PacketScan(self._path, self._stream), 0
 
     def promised_timing(self) -> tuple[int, float]:
         """(frames, fps), for choosing frames before they are counted: the header's word, or a probe's without one."""
@@ -162,51 +156,91 @@ class WholeVideo:
         info = probe_video(self._path)
         return info.frames, info.fps
 
-    def frames(self) -> Iterator[av.VideoFrame]:
-        """Decodes the stream, in display order."""
+    def frames(self, wanted: Set[int] | None = None) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Yields (index, frame) in display order: all, or those of `wanted`.
+
+        Frames outside of `wanted` are decoded only where others may refer to them: what is damaged in one that is left
+        out is not found. Should a video turn out not to be as its packets say, it begins anew and decodes everything.
+        """
+        if wanted is not None and self._may_leave_out():
+            packets = list(self._container.demux(self._stream))
+            if (order := _display_order(packets)) is not None and (yield from self._some(packets, order, wanted)):
+                return
+            self._open()  # the packets are used up
         for packet in self._container.demux(self._stream):
             frames = packet.decode()
-            self._packets.add(packet, frames)
-            self._count += len(frames)
-            yield from frames
+            self._scan.add(packet, frames)
+            for frame in frames:
+                if wanted is None or self.count in wanted:
+                    yield self.count, frame
+                self.count += 1
 
     def info(self) -> VideoInfo:
         """Call it when `frames` has come to its end. Raises VideoError where `probe_video` does."""
-        self._packets.finish()
-        return _video_info(self._container, self._stream, self._packets, self._count)
+        self._scan.finish()
+        return _video_info(self._container, self._stream, self._scan, self.count)
+
+    def _may_leave_out(self) -> bool:
+        is_known = set(self._container.format.name.split(",")) & ONE_FRAME_A_PACKET_CONTAINERS
+        is_small = os.path.getsize(self._path) <= MAX_PACKETS_BYTES
+        return bool(is_known) and is_small and self._stream.codec_context.name == SKIPPED_IN
+
+    def _some(
+        self, packets: list[av.Packet], order: list[int], wanted: Set[int]
+    ) -> Generator[tuple[int, av.VideoFrame], None, bool]:
+        """Decodes the packets of `wanted`, and those that others may refer to.
+
+        Args:
+            packets: all of them, with the one that flushes the decoder.
+            order: see `_display_order`.
+            wanted: indices of frames.
+
+        Returns:
+            Whether the frames are what the packets say.
+        """
+        context, flush = self._stream.codec_context, packets.pop()
+        # The first frame is looked at in any case.
+        due = deque(index for index in sorted({0, *wanted}) if index < len(order))
+        times = {order[index] for index in due}
+        last = max((place for place, packet in enumerate(packets) if packet.pts in times), default=0)
+        for packet in [*packets[: last + 1], flush]:
+            context.skip_frame = "DEFAULT" if packet is flush or packet.pts in times else "NONREF"
+            frames = packet.decode()
+            self._scan.add(packet, frames)
+            for frame in frames:
+                if frame.interlaced_frame or frame.pts is None:
+                    return False  # a packet may be one field only
+                if not due:
+                    continue
+                time = order[due[0]]
+                if frame.pts > time or (due[0] == 0 and frame.pts < time):
+                    return False  # the decoder has dropped what it cannot show
+                if frame.pts == time and (index := due.popleft()) in wanted:
+                    yield index, frame
+        for packet in packets[last + 1 :]:
+            self._scan.add(packet, [])
+        self.count = len(order)
+        return not due
 
 
 @contextmanager
 def open_whole(path: str | os.PathLike) -> Iterator[WholeVideo]:
-    """Opens a video for one pass over all of it; inside, every failure to read it is raised as VideoError."""
-    with _open_video(path) as (container, stream):
-        yield WholeVideo(path, container, stream)
+    """Opens a video for one pass over it; inside, every failure to read it is raised as VideoError."""
+    with ExitStack() as stack:
+        yield WholeVideo(path, stack)
 
 
-def to_rgb(frame: av.VideoFrame) -> np.ndarray:
-    """uint8 (H, W, C) RGB at native size, turned and mirrored by the frame's display matrix."""
-    rgb = stored_rgb(frame)
-    a, b, c, d = _display_matrix(frame)
-    if _is_transposed((a, b, c, d)):
-        rgb, a, d = rgb.transpose(1, 0, 2), c, b
-    if a < 0:
-        rgb = rgb[:, ::-1]
-    if d < 0:
-        rgb = rgb[::-1]
-    return rgb
-
-
-def stored_rgb(frame: av.VideoFrame) -> np.ndarray:
-    """uint8 (H, W, C) RGB of the picture as it is stored: the bytes that PyAV 16.0.1 gives, whichever is installed."""
-    full_range = frame.format.name.startswith(FULL_RANGE_FORMATS)
-    return _without_tags(frame).to_ndarray(
-        format="rgb24",
-        src_colorspace="ITU601",
-        dst_colorspace="ITU601",
-        src_color_range="JPEG" if full_range else "MPEG",
-        dst_color_range="JPEG",
-        **ONE_THREAD,
-    )
+def _display_order(packets: Sequence[av.Packet]) -> list[int] | None:
+    """The presentation times of a stream's frames, ascending, where each packet surely is one frame; else None."""
+    data = [packet for packet in packets if packet.size]
+    times = [packet.pts for packet in data if packet.pts is not None]
+    if not times or len(set(times)) < len(data) or len(packets) != len(data) + 1:
+        return None
+    if not data[0].is_keyframe or min(times) != times[0]:  # a decoder drops what is shown before the first key frame
+        return None
+    if any(packet.is_discard or packet.is_corrupt for packet in data):
+        return None
+    return sorted(times)
 
 
 class _PacketScan:
@@ -340,14 +374,14 @@ def _is_regular_file(path: str | os.PathLike) -> bool:
 
 def _video_info(container, stream, packets: _PacketScan, frames: int) -> VideoInfo:
     first = cast(av.VideoFrame, packets.first)  # `finish` has asked for it
-    matrix = _display_matrix(first)
+    matrix = display_matrix(first)
     width, height = first.width, first.height
-    if _is_transposed(matrix):
+    if is_transposed(matrix):
         width, height = height, width
     seconds = _duration_seconds(container, stream, packets)
     average_rate = float(stream.average_rate or 0)
     fps = average_rate if average_rate > 0 else frames / seconds
-    rotation, mirrored = _rotation(matrix)
+    rotation, mirrored = rotation_of(matrix)
     return VideoInfo(frames, fps, seconds, width, height, rotation, stream.codec_context.name, mirrored)
 
 
@@ -362,51 +396,3 @@ def _duration_seconds(container, stream, packets: _PacketScan) -> float:
     if not rate:
         raise VideoError(packets.path, "tells neither a frame rate nor a duration")
     return packets.count / float(rate)
-
-
-def _display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int]:
-    """(a, b, c, d): the stored point (x, y) is shown at (a x + c y, b x + d y); the identity where there is none."""
-    try:
-        data = frame.side_data.get("DISPLAYMATRIX")
-    except ValueError:  # beside data that PyAV has no name for, such as EXIF, it tells the angle alone
-        angle = math.radians(frame.rotation)
-        cosine, sine = round(math.cos(angle)), round(math.sin(angle))
-        return cosine, -sine, sine, cosine
-    if data is None:
-        return 1, 0, 0, 1
-    a, b, _, c, d = np.frombuffer(cast(memoryview, data), np.int32)[:5].tolist()
-    return a, b, c, d
-
-
-def _is_transposed(matrix: tuple[int, int, int, int]) -> bool:
-    a, b, c, d = matrix
-    return abs(b) + abs(c) > abs(a) + abs(d)
-
-
-def _rotation(matrix: tuple[int, int, int, int]) -> tuple[int, bool]:
-    """(rotation, mirrored) of VideoInfo."""
-    a, b, c, d = matrix
-    mirrored = a * d < b * c
-    if mirrored:
-        a, b = -a, -b
-    if _is_transposed(matrix):
-        return (-90 if b > 0 else 90), mirrored
-    return (180 if a < 0 and d < 0 else 0), mirrored
-
-
-def _without_tags(frame: av.VideoFrame) -> av.VideoFrame:
-    """A copy that has nothing but the planes.
-
-    PyAV from 17 on converts interlaced frames by fields, interpolates chroma by its tagged place, and 17.0 refuses
-    some transfer functions and primaries; none of that can be asked for otherwise. 0.04 ms a frame of 854x480.
-    """
-    copy = av.VideoFrame(frame.width, frame.height, frame.format.name)
-    for source, target in zip(frame.planes, copy.planes, strict=True):
-        if source.line_size < 0:  # stored bottom up: its first row lies at the end of memory that PyAV does not show
-            return frame
-        rows, copied = (
-            np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, -1) for plane in (source, target)
-        )
-        width = min(rows.shape[1], copied.shape[1])
-        copied[:, :width] = rows[:, :width]
-    return copy

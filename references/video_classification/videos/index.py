@@ -174,11 +174,13 @@ class Scan:
     def __call__(self, path: str) -> tuple[VideoInfo, np.ndarray] | Unreadable:
         meter = MotionMeter()
         try:
-            info = probe_video(path)
-            if self.with_motion:
+            if not self.with_motion:
+                info = probe_video(path)
+            else:
                 with open_whole(path) as video:
-                    for frame in video.frames():
+                    for _, frame in video.frames():
                         meter.add(frame)
+                    info = video.info()
         except VideoError as error:
             return unreadable(error)
         if not 0 < info.fps < math.inf:  # as from a negative duration

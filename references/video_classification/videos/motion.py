@@ -1,5 +1,6 @@
 """Measures how much the picture changes from frame to frame."""
 
+import re
 from functools import lru_cache
 
 import av
@@ -7,10 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from videos.decoding import LUMA_FIRST, RGB_WEIGHTS, stored_rgb
+from videos.pixels import stored_rgb
 
 MOTION_SIZE = 32  # motion is measured on MOTION_SIZE x MOTION_SIZE gray samples of each frame
 MAX_MOTION_VALUES = 512  # a longer video's curve is binned down to this many values
+
+
+LUMA_FIRST = re.compile(r"(yuv[aj]?4\d\dp|gray|nv12|nv21|nv16)(\d*)(le)?")  # pixel formats whose first plane is luma
+RGB_WEIGHTS = np.array([0.299, 0.587, 0.114])  # of luma
 
 
 class MotionMeter:
