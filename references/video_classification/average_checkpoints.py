@@ -2,11 +2,10 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runtime.arguments import check_folders, check_inputs, check_outputs
+from runtime.arguments import add_switch, add_value, check_folders, check_inputs, check_outputs
 from runtime.files import check_writable, file_identity
 from runtime.script import run_script
 from training import options
@@ -21,14 +20,11 @@ def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, add_help=add_help, allow_abbrev=False)
     parser.add_argument("checkpoints", nargs="+", type=Path, metavar="FILE.pth", help="two or more")
     parser.add_argument("--output", required=True, type=Path, metavar="FILE.pth", help="the average")
-    parser.add_argument(
-        "--greedy",
-        action="store_true",
-        help="start with the best in validation, and add each other one only if the average does not get worse",
-    )
-    parser.add_argument("--data-path", type=Path, metavar="DIR", help="with --greedy: holds val/<class>/")
-    parser.add_argument("--cache-dir", type=Path, metavar="DIR", help="folder of the index (<data-path>/.clip_cache)")
-    options.add_batch_size_argument(parser, 24, "clips per batch (24)")
+    text = "start with the best in validation, and add each other one only if the average does not get worse"
+    add_switch(parser, "--greedy", text)
+    add_value(parser, "--data-path", Path, "DIR", "with --greedy: holds val/<class>/")
+    options.add_cache_dir_argument(parser)
+    options.add_batch_size_argument(parser, 24, "clips per batch")
     options.add_workers_argument(parser)
     options.add_skip_unreadable_argument(parser)
     options.add_device_argument(parser)
@@ -44,18 +40,22 @@ def main(argv: list[str] | None = None) -> int:
     if args.greedy and args.data_path is None:
         parser.error("--greedy validates: add --data-path")
     check_folders(parser, [("--cache-dir", args.cache_dir)])
-    check_paths(parser, args.checkpoints, args.output, args.data_path)
+    seen: dict[Any, Path] = {}
+    for path in args.checkpoints:
+        if (other := seen.setdefault(file_identity(path), path)) is not path:
+            parser.error(f"{other} and {path} are the same file, which would count twice: give it once")
+    check_inputs(parser, [("FILE.pth", path) for path in args.checkpoints])
+    check_outputs(parser, [("--output", args.output)], [*args.checkpoints, args.data_path])
     return run_script(lambda: run(args, checked_device(parser, args.device)))
 
 
 def run(args: argparse.Namespace, device: "torch.device") -> None:
     """Reads, chooses, averages, writes."""
     # Heavy imports come after parsing, so that --help and wrong usage do not wait for torch.
-    from caching.splits import ClipOptions, open_clips
+    from deployment.device_tensors import open_official_clips
     from network.checkpoint import Checkpoint, CheckpointError
     from network.trained_model import load_trained_model
     from training.weight_averaging import averaged, check_alike, choose_greedily, validation_on
-    from videos.folder import VideoFolder
 
     check_writable("--output", args.output)
     checkpoints = [Checkpoint.read(path) for path in args.checkpoints]
@@ -67,33 +67,13 @@ def run(args: argparse.Namespace, device: "torch.device") -> None:
                 "--greedy chooses by the videos of val/, which --train-on-val has trained on: leave it out"
             )
         trained = load_trained_model(args.checkpoints[0])
-        clip_options = ClipOptions(
-            trained.preprocessing,
-            cache_dir=args.cache_dir or args.data_path / ".clip_cache",
-            batch_size=args.batch_size,
-            num_workers=args.workers,
-            skip_unreadable=args.skip_unreadable,
-            pin_memory=device.type == "cuda",
-        )
-        clips = open_clips(VideoFolder(args.data_path / "val", trained.classes), clip_options)
+        reading = {"cache_dir": args.cache_dir, "skip_unreadable": args.skip_unreadable, "num_workers": args.workers}
+        clips = open_official_clips(args.data_path / "val", trained, **reading, batch_size=args.batch_size)
         validate = validation_on(clips, trained.network, device)
         chosen = choose_greedily(args.checkpoints, [checkpoint.model for checkpoint in checkpoints], validate)
     names = [str(args.checkpoints[number]) for number in chosen]
     averaged([checkpoints[number] for number in chosen], names).write(args.output)
     print(f"The average of {', '.join(names)}: {args.output}")
-
-
-def check_paths(
-    parser: argparse.ArgumentParser, checkpoints: Sequence[Path], output: Path, data_path: Path | None
-) -> None:
-    """Refuses a checkpoint given twice, and an output that would replace one."""
-    seen: dict[Any, Path] = {}
-    for path in checkpoints:
-        other = seen.setdefault(file_identity(path), path)
-        if other is not path:
-            parser.error(f"{other} and {path} are the same file, which would count twice: give it once")
-    check_inputs(parser, [("FILE.pth", path) for path in checkpoints])
-    check_outputs(parser, [("--output", output)], [*checkpoints, data_path])
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runtime.arguments import check_folders, check_outputs, positive_int
+from runtime.arguments import add_choice, add_value, check_folders, check_outputs, positive_int
 from runtime.errors import UserError
 from runtime.files import check_writable, write_json
 from runtime.script import run_script
@@ -38,35 +38,19 @@ def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
     """The command line of this script."""
     parser = argparse.ArgumentParser(description=__doc__, add_help=add_help, allow_abbrev=False)
     parser.add_argument("benchmarks", nargs="+", choices=BENCHMARKS, metavar="NAME", help=", ".join(BENCHMARKS))
-    parser.add_argument(
-        "--data-path", type=Path, metavar="DIR", help="any folder with videos in it (some are generated)"
-    )
-    parser.add_argument(
-        "--model",
-        default=options.MODELS[0],
-        choices=options.MODELS,
-        help=f"of step, epoch, gpu and model ({options.MODELS[0]})",
-    )
+    add_value(parser, "--data-path", Path, "DIR", "any folder with videos in it (some are generated)")
+    add_choice(parser, "--model", options.MODELS, options.MODELS[0], "of step, epoch, gpu and model")
     options.add_device_argument(parser)
     options.add_amp_argument(parser)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here, as one flat object")
-    parser.add_argument("--scratch", type=Path, metavar="DIR", help="for caches, removed at the end (the system's)")
+    add_value(parser, "--json", Path, "FILE", "also write the figures here, as one flat object")
+    add_value(parser, "--scratch", Path, "DIR", "for caches, removed at the end (the system's)")
     options.add_workers_argument(parser, "processes (the cores, at most 16)")
-    parser.add_argument(
-        "--rounds",
-        default=3,
-        type=positive_int,
-        metavar="N",
-        help="measurements of each, of which the median counts (3)",
-    )
-    options.add_batch_size_argument(parser, 24, "clips per step (24)")
-    parser.add_argument("--steps", default=10, type=positive_int, metavar="N", help="training steps measured (10)")
-    parser.add_argument("--clip-len", default=16, type=positive_int, metavar="N", help="frames per clip (16)")
-    for name, size, what in (("--resize-size", (128, 171), "frames"), ("--crop-size", (112, 112), "clips")):
-        shown = " ".join(map(str, size))
-        parser.add_argument(
-            name, default=size, nargs=2, type=positive_int, metavar=("H", "W"), help=f"size of {what} ({shown})"
-        )
+    add_value(parser, "--rounds", positive_int, "N", "measurements of each, of which the median counts", 3)
+    options.add_batch_size_argument(parser, 24, "clips per step")
+    add_value(parser, "--steps", positive_int, "N", "training steps measured", 10)
+    add_value(parser, "--clip-len", positive_int, "N", "frames per clip", 16)
+    add_value(parser, "--resize-size", positive_int, ("H", "W"), "size of frames", (128, 171), nargs=2)
+    add_value(parser, "--crop-size", positive_int, ("H", "W"), "size of clips", (112, 112), nargs=2)
     return parser
 
 

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from runtime.arguments import check_outputs, non_negative_int
+from runtime.arguments import add_value, check_outputs, non_negative_int
 from runtime.files import check_writable, printable
 from runtime.script import run_script
 
@@ -13,13 +13,9 @@ def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
     """The command line of this script."""
     parser = argparse.ArgumentParser(description=__doc__, add_help=add_help, allow_abbrev=False)
     for name in ("run_a", "run_b"):
-        parser.add_argument(
-            name, type=Path, metavar=name.upper(), help="folder with a predictions.csv, or the file itself"
-        )
-    parser.add_argument(
-        "--list", default=20, type=non_negative_int, metavar="N", help="changed videos shown of each kind (20)"
-    )
-    parser.add_argument("--output", type=Path, metavar="CSV", help="write every changed video to this file")
+        add_value(parser, name, Path, name.upper(), "folder with a predictions.csv, or the file itself")
+    add_value(parser, "--list", non_negative_int, "N", "changed videos shown of each kind", 20)
+    add_value(parser, "--output", Path, "CSV", "write every changed video to this file")
     return parser
 
 

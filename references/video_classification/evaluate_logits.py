@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
 def run(manifest: Path, logits: list[Path]) -> None:
     """Reads, scores, prints."""
     # Heavy imports come after parsing, so that --help and wrong usage do not wait for torch.
-    from deployment.device_logits import score_logits
+    from deployment.device_tensors import score_logits
     from training.screen import print_results
 
     print_results(

@@ -4,10 +4,10 @@ computes before it is written. Of torchvision's networks r2plus1d_18, r3d_18 and
 
 import argparse
 import sys
-from functools import partial
 from pathlib import Path
 
-from runtime.arguments import check_folders, check_inputs, check_outputs, non_negative_float, positive_int
+from runtime import arguments
+from runtime.arguments import add_choice, add_switch, add_value, non_negative_float, positive_int
 from runtime.errors import require
 from runtime.files import check_writable, replaced_file
 from runtime.script import run_script
@@ -21,38 +21,23 @@ DEFAULT_OPSET = 18
 def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
     """The command line of this script."""
     parser = argparse.ArgumentParser(description=__doc__, add_help=add_help, allow_abbrev=False)
-    parser.add_argument(
-        "checkpoint", metavar="CHECKPOINT", help="written by train.py, or by the public sample solution"
-    )
-    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="the .onnx file to write")
-    parser.add_argument("--layout", default="NCTHW", choices=LAYOUTS, help="layout of the input (NCTHW)")
-    parser.add_argument(
-        "--normalize", default="inside", choices=NORMALIZE, help="normalize inside the network, or before it (inside)"
-    )
-    parser.add_argument("--dynamic-batch", action="store_true", help="any number of clips at once instead of one")
-    parser.add_argument(
-        "--opset", default=DEFAULT_OPSET, type=positive_int, metavar="N", help=f"ONNX opset ({DEFAULT_OPSET})"
-    )
-    parser.add_argument(
-        "--classes-file", type=Path, metavar="FILE", help="class names, one a line, for a checkpoint without them"
-    )
+    options.add_checkpoint_arguments(parser)
+    add_value(parser, "--output", Path, "FILE", "the .onnx file to write", required=True)
+    add_choice(parser, "--layout", LAYOUTS, "NCTHW", "layout of the input")
+    add_choice(parser, "--normalize", NORMALIZE, "inside", "normalize inside the network, or before it")
+    add_switch(parser, "--dynamic-batch", "any number of clips at once instead of one")
+    add_value(parser, "--opset", positive_int, "N", "ONNX opset", DEFAULT_OPSET)
     options.add_class_map_argument(parser)
     data = parser.add_argument_group("proof on videos")
-    data.add_argument("--data-path", type=Path, metavar="DIR", help="also compare on the videos DIR/val/<class>/")
-    data.add_argument("--cache-dir", type=Path, metavar="DIR", help="folder of the index (<data-path>/.clip_cache)")
+    add_value(data, "--data-path", Path, "DIR", "also compare on the videos DIR/val/<class>/")
+    options.add_cache_dir_argument(data)
     options.add_skip_unreadable_argument(data)
     options.add_workers_argument(data)
-    data.add_argument(
-        "--dump-tensors", type=Path, metavar="DIR", help="write the val clips for a device: .npy, and .h5 for AI Hub"
-    )
+    add_value(data, "--dump-tensors", Path, "DIR", "write the val clips for a device: .npy, and .h5 for AI Hub")
     int8 = parser.add_argument_group("quantization")
     int8.add_argument("--quantize", choices=("int8",), help="write int8 to --output, and float to <output>_float.onnx")
-    int8.add_argument(
-        "--calibration-clips", default=512, type=positive_int, metavar="N", help="training clips to calibrate on (512)"
-    )
-    int8.add_argument(
-        "--max-drop", default=1.0, type=non_negative_float, metavar="POINTS", help="accuracy that int8 may lose (1)"
-    )
+    add_value(int8, "--calibration-clips", positive_int, "N", "training clips to calibrate on", 512)
+    add_value(int8, "--max-drop", non_negative_float, "POINTS", "accuracy that int8 may lose", 1.0)
     int8.add_argument("--keep-float", nargs="+", default=[], metavar="NAME", help="nodes or modules, such as fc")
     return parser
 
@@ -68,30 +53,21 @@ def main(argv: list[str] | None = None) -> int:
 def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Refuses arguments that do not go together, and fills in what depends on others."""
     outputs = [("--output", path) for path in output_files(args)]
-    check_outputs(parser, outputs, [args.checkpoint, args.classes_file, args.class_map, args.data_path])
+    arguments.check_outputs(parser, outputs, [args.checkpoint, args.classes_file, args.class_map, args.data_path])
     for flag in ("quantize", "dump_tensors"):
         if getattr(args, flag) and args.data_path is None:
             parser.error(f"--{flag.replace('_', '-')} needs videos: give --data-path")
     if args.keep_float and not args.quantize:
         parser.error("--keep-float is about --quantize: give both")
     checkpoint = ("CHECKPOINT", Path(args.checkpoint))
-    check_inputs(parser, [checkpoint, ("--classes-file", args.classes_file), ("--class-map", args.class_map)])
-    check_folders(parser, [("--cache-dir", args.cache_dir), ("--dump-tensors", args.dump_tensors)])
-    if args.cache_dir is None and args.data_path is not None:
-        args.cache_dir = args.data_path / ".clip_cache"
+    arguments.check_inputs(parser, [checkpoint, ("--classes-file", args.classes_file), ("--class-map", args.class_map)])
+    arguments.check_folders(parser, [("--cache-dir", args.cache_dir), ("--dump-tensors", args.dump_tensors)])
 
 
 def output_files(args: argparse.Namespace) -> list[Path]:
     """The network to write, and with --quantize the float one before it."""
     float_file = args.output.parent / f"{args.output.stem}_float.onnx"
     return [float_file, args.output] if args.quantize else [args.output]
-
-
-def check_opset(parser: argparse.ArgumentParser, opset: int) -> None:
-    """Refuses an opset that torch's exporter or the installed onnx lacks. Raises MissingExtra."""
-    newest = require("onnx.defs").onnx_opset_version()
-    if not DEFAULT_OPSET <= opset <= newest:
-        parser.error(f"--opset {opset}: from {DEFAULT_OPSET}, which torch's exporter writes, to onnx's {newest}")
 
 
 def run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
@@ -101,7 +77,9 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         check_writable("--dump-tensors", args.dump_tensors / "manifest.jsonl")
     for name in ("onnx", "onnxscript", "onnxruntime", *(["h5py"] if args.dump_tensors else [])):
         require(name)
-    check_opset(parser, args.opset)
+    newest = require("onnx.defs").onnx_opset_version()
+    if not DEFAULT_OPSET <= args.opset <= newest:
+        parser.error(f"--opset {args.opset}: from {DEFAULT_OPSET}, which torch's exporter writes, to onnx's {newest}")
     # Heavy imports come after parsing, so that --help and wrong usage do not wait for torch.
     from deployment import parity
     from deployment.device_tensors import dump_tensors, open_official_clips
@@ -114,15 +92,9 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     if args.class_map:
         check_class_map(args.class_map, model.classes, args.checkpoint)
     device_format = DeviceFormat(args.layout, args.normalize, args.dynamic_batch, args.opset)
-    open_split = partial(
-        open_official_clips,
-        model=model,
-        cache_dir=args.cache_dir,
-        skip_unreadable=args.skip_unreadable,
-        num_workers=args.workers,
-    )
-    val = open_split(args.data_path / "val") if args.data_path else None
-    train = open_split(args.data_path / "train") if args.quantize else None
+    reading = {"cache_dir": args.cache_dir, "skip_unreadable": args.skip_unreadable, "num_workers": args.workers}
+    val = open_official_clips(args.data_path / "val", model, **reading) if args.data_path else None
+    train = open_official_clips(args.data_path / "train", model, **reading) if args.quantize else None
 
     proto, networks = parity.export(model, device_format)
     contents = [proto]

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from runtime.arguments import check_folders, check_inputs, check_outputs, positive_int
+from runtime.arguments import add_choice, add_value, check_folders, check_inputs, check_outputs, positive_int
 from runtime.files import check_writable, replaced_file
 from runtime.script import run_script
 from training import options
@@ -18,7 +18,6 @@ from training.option_checks import checked_device
 if TYPE_CHECKING:
     import torch
 
-    from network.trained_model import TrainedModel
 
 FORMATS = ("table", "json", "csv")
 
@@ -31,23 +30,16 @@ def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
         allow_abbrev=False,
         epilog="A video that cannot be read is reported in its row and makes the exit code 1; the others go on.",
     )
-    parser.add_argument(
-        "checkpoint", metavar="CHECKPOINT", help="written by train.py, or by the public sample solution"
-    )
+    options.add_checkpoint_arguments(parser)
     parser.add_argument("videos", nargs="+", metavar="VIDEO|DIR|GLOB", help="files, folders or quoted patterns")
-    parser.add_argument("--top-k", default=5, type=positive_int, metavar="K", help="classes per video (5)")
-    parser.add_argument("--format", default="table", choices=FORMATS, help="output format (table)")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="file to write to (standard output)")
-    parser.add_argument("--annotate", type=Path, metavar="DIR", help="write copies with the predictions drawn in")
-    options.add_batch_size_argument(parser, 8, "clips per batch (8)")
+    add_value(parser, "--top-k", positive_int, "K", "classes per video", 5)
+    add_choice(parser, "--format", FORMATS, "table", "output format")
+    add_value(parser, "--output", Path, "FILE", "file to write to (standard output)")
+    add_value(parser, "--annotate", Path, "DIR", "write copies with the predictions drawn in")
+    options.add_batch_size_argument(parser, 8, "clips per batch")
     options.add_device_argument(parser)
     parser.add_argument("--frame-selection", choices=options.FRAME_SELECTIONS, help="replaces the checkpoint's")
-    parser.add_argument(
-        "--clips-per-video", default=1, type=positive_int, metavar="N", help="clips to average over (1)"
-    )
-    parser.add_argument(
-        "--classes-file", type=Path, metavar="FILE", help="class names, one a line, for a checkpoint without them"
-    )
+    add_value(parser, "--clips-per-video", positive_int, "N", "clips to average over", 1)
     options.add_workers_argument(parser)
     return parser
 
@@ -68,8 +60,7 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace, device: "torc
     """Videos, model, predictions, copies."""
     # Heavy imports come after parsing, so that --help and wrong usage do not wait for torch.
     from deployment.annotating import destinations, prepare_copies, write_copies
-    from deployment.prediction import FORMATTERS, Prediction, predict
-    from deployment.video_files import find_videos, read_clips
+    from deployment.prediction import FORMATTERS, Prediction, find_videos, predict, read_clips
     from network.acceleration import freed_memory_kept
     from network.trained_model import load_trained_model
     from runtime.progress import Progress
@@ -88,7 +79,10 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace, device: "torc
         model = dataclasses.replace(model, preprocessing=preprocessing)
     model.network.to(device)
     top_k = min(args.top_k, len(model.classes))
-    print(settings_line(model, device, len(paths), args.clips_per_video), file=sys.stderr)
+    rule, crop = model.preprocessing.rule, "x".join(map(str, model.preprocessing.crop_size))
+    what = f"{model.path}: {model.name}, {len(model.classes)} classes; {len(paths)} videos"
+    how = f"{args.clips_per_video} clips each; {rule}, {crop}; temperature {model.temperature:g}; device: {device}"
+    print(f"{what}, {how}", file=sys.stderr)
     done: list[Prediction] = []
     # Rows on the screen show progress by themselves; otherwise a bar does, or lines where they do no harm.
     rows_show = args.output is None and (sys.stdout.isatty() or not sys.stderr.isatty())
@@ -116,15 +110,6 @@ def files_first(argv: list[str]) -> list[str]:
     end = argv.index("--") if "--" in argv else len(argv)
     options_or_files = (f"./{arg}" if arg.startswith("-") and os.path.isfile(arg) else arg for arg in argv[:end])
     return [*options_or_files, *argv[end:]]
-
-
-def settings_line(model: "TrainedModel", device: "torch.device", num_videos: int, clips_per_video: int) -> str:
-    """What is about to be done, and how."""
-    crop = "x".join(map(str, model.preprocessing.crop_size))
-    return (
-        f"{model.path}: {model.name}, {len(model.classes)} classes; {num_videos} videos, {clips_per_video} clips each; "
-        f"{model.preprocessing.rule}, {crop}; temperature {model.temperature:g}; device: {device}"
-    )
 
 
 @contextlib.contextmanager

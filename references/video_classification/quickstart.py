@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from runtime.arguments import check_folders, seed
+from runtime.arguments import add_value, check_folders, seed
 from runtime.errors import UserError
 from runtime.files import check_writable
 from runtime.script import run_script
@@ -35,29 +35,15 @@ RECIPE = (
 )
 
 
-class StepError(UserError):
-    """A step of the pipeline failed; the message says which."""
-
-
 def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
     """The command line of this script."""
     parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        add_help=add_help,
-        allow_abbrev=False,
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, add_help=add_help, allow_abbrev=False
     )
-    parser.add_argument(
-        "--output-dir",
-        default=Path("quickstart_output"),
-        type=Path,
-        metavar="DIR",
-        help="keeps videos, reports and checkpoints (quickstart_output)",
-    )
-    parser.add_argument(
-        "--weights", metavar="NAME|FILE", help="to start from, as for train.py (random ones, all trained)"
-    )
-    parser.add_argument("--seed", default=0, type=seed, metavar="N", help="seed of videos and training (0)")
+    text = "keeps videos, reports and checkpoints"
+    add_value(parser, "--output-dir", Path, "DIR", text, Path("quickstart_output"))
+    add_value(parser, "--weights", str, "NAME|FILE", "to start from, as for train.py (random ones, all trained)")
+    add_value(parser, "--seed", seed, "N", "seed of videos and training", 0)
     return parser
 
 
@@ -67,21 +53,18 @@ def main(argv: list[str] | None = None) -> int:
     parser = get_args_parser()
     args = parser.parse_args(argv)
     check_folders(parser, [("--output-dir", args.output_dir)])
-    if args.weights and is_within(args.weights, args.output_dir):
+    if args.weights and Path(os.path.realpath(args.output_dir)) in Path(os.path.realpath(args.weights)).parents:
         parser.error(f"--weights {args.weights} is in --output-dir, where the run would replace it: choose another")
     same_command = shlex.join(["python", sys.argv[0], *argv])
     return run_script(lambda: run_pipeline(args.output_dir, args.weights, args.seed), resume_command=same_command)
 
 
-def is_within(weights: str, folder: Path) -> bool:
-    """Whether the weights are a file below the folder, links followed."""
-    return Path(os.path.realpath(folder)) in Path(os.path.realpath(weights)).parents
-
-
 def run_pipeline(output_dir: Path, weights: str | None, seed: int) -> None:
     """Generates the release, runs every step, and prints what came out."""
     start = time.monotonic()
-    check_output_dir(output_dir, weights)
+    earlier = output_dir / "run" / "args.json"
+    if earlier.exists() and (other := json.loads(earlier.read_text(encoding="utf-8")).get("weights")) != weights:
+        raise UserError(f"{output_dir} holds a run that began with --weights {other}: choose another --output-dir")
     check_writable("--output-dir", output_dir / "release")
     generate(output_dir / "release", seed)
     outputs = [run(command) for command in commands(output_dir, weights, seed)]
@@ -89,13 +72,6 @@ def run_pipeline(output_dir: Path, weights: str | None, seed: int) -> None:
     print("\nWhat to do next: read the report, label other videos, see what a training on other data will take.")
     for command in next_commands(output_dir):
         print(f"  {shell_command(command, indent='      ')}")
-
-
-def check_output_dir(output_dir: Path, weights: str | None) -> None:
-    """Raises StepError if a run in this folder, which would be continued, began with other weights."""
-    earlier = output_dir / "run" / "args.json"
-    if earlier.exists() and (other := json.loads(earlier.read_text(encoding="utf-8")).get("weights")) != weights:
-        raise StepError(f"{output_dir} holds a run that began with --weights {other}: choose another --output-dir")
 
 
 def generate(release: Path, seed: int) -> None:
@@ -109,7 +85,7 @@ def generate(release: Path, seed: int) -> None:
     try:
         generate_release(release, EXERCISES, VIDEOS_PER_CLASS, seed=seed, furniture=False, with_faults=True)
     except ValueError as error:
-        raise StepError(str(error)) from error
+        raise UserError(str(error)) from error
 
 
 def commands(output_dir: Path, weights: str | None, seed: int) -> list[list[str]]:
@@ -138,7 +114,7 @@ def commands(output_dir: Path, weights: str | None, seed: int) -> list[list[str]
 
 
 def run(command: list[str]) -> str:
-    """Prints a command, runs it, and shows and returns its output. Raises StepError if it fails."""
+    """Prints a command, runs it, and shows and returns its output. Raises UserError if it fails."""
     print(f"\n$ {shell_command(command)}", flush=True)
     lines = []
     # The command's progress bar may stand where the line comes.
@@ -150,7 +126,7 @@ def run(command: list[str]) -> str:
             print(f"{clear}{line}", end="", flush=True)
             lines.append(line)
     if process.returncode:
-        raise StepError(f"{command[0]} ended with exit code {process.returncode}; see above")
+        raise UserError(f"{command[0]} ended with exit code {process.returncode}; see above")
     return "".join(lines)
 
 

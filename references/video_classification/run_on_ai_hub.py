@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runtime.arguments import check_folders, check_inputs, check_outputs, positive_float, positive_int
+from runtime import arguments
+from runtime.arguments import add_choice, add_switch, add_value, positive_float, positive_int
 from runtime.errors import require
 from runtime.files import check_writable
 from runtime.script import run_script
@@ -28,45 +29,28 @@ CALIBRATION_CLIPS = 512
 def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
     """The command line of this script."""
     parser = argparse.ArgumentParser(description=__doc__, add_help=add_help, allow_abbrev=False)
-    parser.add_argument(
-        "checkpoint", metavar="CHECKPOINT", help="written by train.py, or by the public sample solution"
-    )
-    parser.add_argument(
-        "--classes-file", type=Path, metavar="FILE", help="class names, one a line, for a checkpoint without them"
-    )
-    parser.add_argument("--data-path", required=True, type=Path, metavar="DIR", help="holds val/<class>/, and train/")
-    parser.add_argument(
-        "--output-dir", required=True, type=Path, metavar="DIR", help="of jobs.json, device.json, report and logits"
-    )
-    parser.add_argument("--cache-dir", type=Path, metavar="DIR", help="folder of the index (<data-path>/.clip_cache)")
-    parser.add_argument("--videos", default=None, type=videos_count, metavar="N|all", help="videos to run on (all)")
+    options.add_checkpoint_arguments(parser)
+    add_value(parser, "--data-path", Path, "DIR", "holds val/<class>/, and train/", required=True)
+    add_value(parser, "--output-dir", Path, "DIR", "of jobs.json, device.json, report and logits", required=True)
+    options.add_cache_dir_argument(parser)
+    add_value(parser, "--videos", videos_count, "N|all", "videos to run on (all)")
     options.add_skip_unreadable_argument(parser)
     options.add_workers_argument(parser)
     target = parser.add_argument_group("what it is made into")
-    target.add_argument("--device", default=DEVICE, metavar="NAME", help=f"one of AI Hub's ({DEVICE})")
-    target.add_argument("--runtime", default=RUNTIMES[0], choices=RUNTIMES, help=f"target runtime ({RUNTIMES[0]})")
-    target.add_argument(
-        "--quantize", default="none", choices=QUANTIZATIONS, help="bits of weights and activations (none: float)"
-    )
-    target.add_argument(
-        "--calibration-clips",
-        type=positive_int,
-        metavar="N",
-        help=f"training clips to calibrate on ({CALIBRATION_CLIPS})",
-    )
-    target.add_argument("--channel-last", action="store_true", help="the compiled network takes N T H W C")
-    target.add_argument(
-        "--limit-ms", default=LIMIT_MS, type=positive_float, metavar="MS", help=f"for the verdict ({LIMIT_MS:g})"
-    )
+    add_value(target, "--device", str, "NAME", "one of AI Hub's", DEVICE)
+    add_choice(target, "--runtime", RUNTIMES, RUNTIMES[0], "target runtime")
+    text = "bits of weights and activations (none: float)"
+    target.add_argument("--quantize", default="none", choices=QUANTIZATIONS, help=text)
+    text = f"training clips to calibrate on ({CALIBRATION_CLIPS})"
+    add_value(target, "--calibration-clips", positive_int, "N", text)
+    add_switch(target, "--channel-last", "the compiled network takes N T H W C")
+    add_value(target, "--limit-ms", positive_float, "MS", "for the verdict", LIMIT_MS)
     submission = parser.add_argument_group("submission")
-    submission.add_argument(
-        "--share-with", nargs="+", default=[], metavar="EMAIL", help="give these accounts access to the compile job"
-    )
+    text = "give these accounts access to the compile job"
+    submission.add_argument("--share-with", nargs="+", default=[], metavar="EMAIL", help=text)
     ways = submission.add_mutually_exclusive_group()
-    ways.add_argument("--submit-only", action="store_true", help="submit every job and wait for none")
-    ways.add_argument(
-        "--dry-run", action="store_true", help="export and prove, then say what would be sent; uses no network"
-    )
+    add_switch(ways, "--submit-only", "submit every job and wait for none")
+    add_switch(ways, "--dry-run", "export and prove, then say what would be sent; uses no network")
     return parser
 
 
@@ -91,12 +75,11 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
     if wrong := [address for address in args.share_with if "@" not in address]:
         parser.error(f"--share-with {wrong[0]}: not an e-mail address")
     own = [("--output-dir", args.output_dir / name) for name in ("jobs.json", "device.json", "model.onnx")]
-    check_outputs(parser, own, [args.checkpoint, args.classes_file, args.data_path])
-    check_inputs(parser, [("CHECKPOINT", Path(args.checkpoint)), ("--classes-file", args.classes_file)])
-    check_folders(parser, [("--data-path", args.data_path)], must_exist=True)
-    check_folders(parser, [("--output-dir", args.output_dir), ("--cache-dir", args.cache_dir)])
+    arguments.check_outputs(parser, own, [args.checkpoint, args.classes_file, args.data_path])
+    arguments.check_inputs(parser, [("CHECKPOINT", Path(args.checkpoint)), ("--classes-file", args.classes_file)])
+    arguments.check_folders(parser, [("--data-path", args.data_path)], must_exist=True)
+    arguments.check_folders(parser, [("--output-dir", args.output_dir), ("--cache-dir", args.cache_dir)])
     args.calibration_clips = args.calibration_clips or CALIBRATION_CLIPS
-    args.cache_dir = args.cache_dir or args.data_path / ".clip_cache"
 
 
 def run(args: argparse.Namespace) -> None:
@@ -104,10 +87,10 @@ def run(args: argparse.Namespace) -> None:
     for name in ("onnx", "onnxscript", "onnxruntime", "h5py"):
         require(name)
     # Heavy imports come after parsing, so that --help and wrong usage do not wait for torch.
-    from deployment.ai_hub import AiHub, require_client
+    from deployment.ai_hub import REQUIREMENTS, AiHub
 
     if not args.dry_run:
-        require_client()
+        require("qai_hub", REQUIREMENTS)
     check_writable("--output-dir", args.output_dir / "jobs.json")
     args.output_dir.mkdir(parents=True, exist_ok=True)
     work = open_run(args)

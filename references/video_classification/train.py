@@ -40,10 +40,8 @@ def run(args: argparse.Namespace, command: ResumeCommand) -> None:
     """Data, model, optimizer, resume, loop; with --test-only data, model, validation."""
     # Heavy imports come after parsing, so that --help and wrong usage do not wait for torch.
     from network.checkpoint import BEST, NEWEST
-    from reporting.html_report import REPORT
-    from runtime.distributed import broadcast_object, print_main
+    from runtime.distributed import broadcast_object
     from training import loop, recipe, running
-    from training.overfitting import check_overfits
     from training.planning import print_plan
 
     begin = time.monotonic()
@@ -62,22 +60,19 @@ def run(args: argparse.Namespace, command: ResumeCommand) -> None:
 
     teachers = recipe.load_teachers(args, start.classes)
     train_clips, val_clips = recipe.load_clips(args, start.classes)
-    network, train_inputs, val_inputs = recipe.load_network(args, start, device), train_clips, val_clips
+    network = recipe.load_network(args, start, device)
     targets = recipe.load_targets(args, train_clips, network.precision, teachers)
-    if args.cache_features:
-        network, train_inputs, val_inputs = recipe.load_features(args, network, train_clips, val_clips)
+    network, train_inputs, val_inputs = recipe.load_features(args, network, train_clips, val_clips)
     trainer = recipe.load_trainer(args, network, targets, train_inputs)
     progress = recipe.resume(args, start, trainer, train_inputs, val_inputs)
 
     if progress.epoch < args.epochs:
         epochs = range(progress.epoch, args.epochs)
         running.print_start(args, start, network, val_inputs, train_inputs, epochs, targets.counted_by)
-    else:
-        print_main(f"Nothing is left to train: the next epoch is {progress.epoch}, --epochs {args.epochs}")
-        if not start.continues(args.output_dir) or broadcast_object((args.output_dir / REPORT).is_file()):
-            return
+    elif running.nothing_is_left(args, start, progress):
+        return
     if args.sanity_overfit:
-        check_overfits(trainer, train_inputs)
+        running.check_overfits(trainer, train_inputs)
         return
     log = running.open_log(args, start, progress)
     shown = replace(val_clips, pixels=val_inputs.pixels)  # the videos, where features are what is validated

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 import evaluate_logits
-from deployment.ai_hub import AiHubError, Record
+from deployment.ai_hub import Record
 from deployment.device_run import Target
 from deployment.device_tensors import write_input_set
 from helpers.extras import require_extra
+from runtime.errors import UserError
 from runtime.files import printable
 
 SETTINGS = {"device": "a", "videos": 3}
@@ -48,13 +49,13 @@ def test_a_failed_job_is_forgotten_with_those_that_depend_on_it(tmp_path, name, 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"settings": {"device": "a", "videos": 3}}', '{"settings": 1}'])
 def test_a_damaged_record_is_one_message(tmp_path, content):
     (tmp_path / "jobs.json").write_text(content)
-    with pytest.raises(AiHubError, match=r"jobs\.json cannot be read"):
+    with pytest.raises(UserError, match=r"jobs\.json cannot be read"):
         Record(tmp_path, SETTINGS)
 
 
 def test_a_record_of_other_settings_is_refused(tmp_path):
     filled(tmp_path)
-    with pytest.raises(AiHubError, match="device was a, is b.*another --output-dir"):
+    with pytest.raises(UserError, match="device was a, is b.*another --output-dir"):
         Record(tmp_path, {**SETTINGS, "device": "b"})
 
 

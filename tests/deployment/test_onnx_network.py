@@ -7,10 +7,11 @@ from torch import nn
 
 from clips import presets
 from clips.preprocessing import Preprocessing
-from deployment.onnx_network import DeviceFormat, ExportError, check_operators, fold_batch_norm
+from deployment.onnx_network import DeviceFormat, check_operators, fold_batch_norm
 from deployment.parity import random_clips
 from helpers.extras import require_extra
 from helpers.small_models import random_network
+from runtime.errors import UserError
 
 
 @pytest.mark.parametrize("name", ["r2plus1d_18", "r3d_18", "mc3_18"])
@@ -29,7 +30,7 @@ def test_an_operator_that_npus_lack_is_refused():
     onnx = require_extra("onnx")
     node = onnx.helper.make_node("Softmax", ["a"], ["b"])
     graph = onnx.helper.make_graph([node], "graph", [], [])
-    with pytest.raises(ExportError, match="Softmax"):
+    with pytest.raises(UserError, match="Softmax"):
         check_operators(onnx.helper.make_model(graph))
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from clips.preprocessing import Preprocessing
-from deployment.video_files import find_videos, read_clips
+from deployment.prediction import find_videos, read_clips
 from helpers.numbered_videos import write_numbered_video
 from helpers.small_models import write_coloured_videos
 from videos.decoding import VideoError

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from clips.samplers import Sample
-from evaluation.logits_files import LogitsFileError, LogitsWriter, read_teacher
+from evaluation.logits_files import LogitsWriter, read_teacher
+from runtime.errors import UserError
 from videos.folder import VideoFolder
 
 NAMES = ["a/1.mp4", "a/2.mp4", "b/1.mp4", "c/x y.mp4"]
@@ -64,7 +65,7 @@ def test_a_videos_clips_are_averaged_as_probabilities(folder, write):
 
 def test_missing_videos_are_counted_and_named_unless_they_are_not_trained_on(folder, write):
     path = write(videos=np.array(NAMES[:2]), clips=np.zeros(2, int), logits=np.ones((2, 3)))
-    with pytest.raises(LogitsFileError, match=r"lacks 2 of the 4 training videos: b/1.mp4, c/x y.mp4\."):
+    with pytest.raises(UserError, match=r"lacks 2 of the 4 training videos: b/1.mp4, c/x y.mp4\."):
         read_teacher(path, folder, torch.arange(4), 1.0)
     assert read_teacher(path, folder, torch.tensor([0, 1]), 1.0)[2:].abs().sum() == 0
 
@@ -88,7 +89,7 @@ def test_missing_videos_are_counted_and_named_unless_they_are_not_trained_on(fol
     ],
 )
 def test_a_file_that_would_teach_something_else_is_refused(folder, write, changes, words):
-    with pytest.raises(LogitsFileError, match=words) as error:
+    with pytest.raises(UserError, match=words) as error:
         read_teacher(write(**changes), folder, torch.arange(4), 1.0)
     assert "teacher.npz" in str(error.value)
 
@@ -96,9 +97,9 @@ def test_a_file_that_would_teach_something_else_is_refused(folder, write, change
 @pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04 cut short"])
 def test_what_is_no_archive_is_refused(folder, tmp_path, content):
     (tmp_path / "bad.npz").write_bytes(content)
-    with pytest.raises(LogitsFileError, match=r"bad\.npz"):
+    with pytest.raises(UserError, match=r"bad\.npz"):
         read_teacher(tmp_path / "bad.npz", folder, torch.arange(4), 1.0)
-    with pytest.raises(LogitsFileError, match=r"absent\.npz"):
+    with pytest.raises(UserError, match=r"absent\.npz"):
         read_teacher(tmp_path / "absent.npz", folder, torch.arange(4), 1.0)
 
 
@@ -110,7 +111,7 @@ def test_a_damaged_archive_is_refused(folder, write, tmp_path, before, after):
     position = data.index(before) + len(before) + after
     data[position : position + 2] = b"\xff\xff"
     (tmp_path / "teacher.npz").write_bytes(data)
-    with pytest.raises(LogitsFileError, match=r"teacher\.npz cannot be read"):
+    with pytest.raises(UserError, match=r"teacher\.npz cannot be read"):
         read_teacher(tmp_path / "teacher.npz", folder, torch.arange(4), 1.0)
 
 
@@ -118,7 +119,7 @@ def test_members_that_are_no_arrays_are_refused(folder, tmp_path):
     with zipfile.ZipFile(tmp_path / "teacher.npz", "w") as archive:
         for name in ("videos", "logits", "classes"):
             archive.writestr(f"{name}.npy", "text")
-    with pytest.raises(LogitsFileError, match=r"teacher\.npz cannot be read .*videos"):
+    with pytest.raises(UserError, match=r"teacher\.npz cannot be read .*videos"):
         read_teacher(tmp_path / "teacher.npz", folder, torch.arange(4), 1.0)
 
 

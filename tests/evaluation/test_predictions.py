@@ -2,7 +2,8 @@ import csv
 
 import pytest
 
-from evaluation.predictions import Comparison, Prediction, ResultError, read_predictions, write_predictions
+from evaluation.predictions import Comparison, Prediction, read_predictions, write_predictions
+from runtime.errors import UserError
 
 
 def test_predictions_are_read_again_whatever_the_names(tmp_path):
@@ -70,10 +71,10 @@ def test_the_verdict_needs_both_the_interval_and_the_test(only_a, only_b, pvalue
 )
 def test_what_is_no_list_of_predictions_is_refused(tmp_path, text, words):
     (tmp_path / "predictions.csv").write_text(text)
-    with pytest.raises(ResultError, match=words):
+    with pytest.raises(UserError, match=words):
         read_predictions(tmp_path)
 
 
 def test_an_absent_list_says_who_writes_it(tmp_path):
-    with pytest.raises(ResultError, match="--test-only"):
+    with pytest.raises(UserError, match="--test-only"):
         read_predictions(tmp_path / "absent")

@@ -65,7 +65,7 @@ def _template() -> subprocess.Popen:
 
 def _serve() -> None:
     sys.path.insert(0, str(SCRIPTS))
-    for name in ("train", "training.running", "training.loop", "training.overfitting", "reporting.html_report"):
+    for name in ("train", "training.running", "training.loop", "reporting.html_report"):
         importlib.import_module(name)  # the scripts import the rest only after parsing
     sys.path.pop(0)  # each script brings its own folder
     for line in sys.stdin:

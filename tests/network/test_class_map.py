@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from network.class_map import ClassMapError, check_class_map, read_class_map
+from network.class_map import check_class_map, read_class_map
+from runtime.errors import UserError
 
 CLASSES = ["arm_raises", "jumping_jacks", "squats"]
 
@@ -47,7 +48,7 @@ def test_names_may_be_numbers(tmp_path):
     ],
 )
 def test_the_first_difference_is_named(tmp_path, content, words):
-    with pytest.raises(ClassMapError, match=words):
+    with pytest.raises(UserError, match=words):
         check_class_map(write(tmp_path, content), CLASSES, "best.pth")
 
 
@@ -72,11 +73,11 @@ def test_the_first_difference_is_named(tmp_path, content, words):
 )
 def test_what_is_no_class_map_is_refused(tmp_path, content, words):
     path = write(tmp_path, content)
-    with pytest.raises(ClassMapError, match=words) as error:
+    with pytest.raises(UserError, match=words) as error:
         read_class_map(path)
     assert str(path) in str(error.value)
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(ClassMapError, match=r"absent\.json cannot be read"):
+    with pytest.raises(UserError, match=r"absent\.json cannot be read"):
         read_class_map(tmp_path / "absent.json")

@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from reporting.run_folder import RunFolderError, RunLog, continues, open_run_folder, read_log
+from reporting.run_folder import RunLog, continues, open_run_folder, read_log
+from runtime.errors import UserError
 
 
 def test_a_resumed_log_keeps_the_epochs_before(tmp_path):
@@ -38,7 +39,7 @@ def test_lines_of_epochs_are_kept_beside_others(tmp_path):
 
 def test_a_folder_with_checkpoints_is_left_alone(tmp_path):
     (tmp_path / "model_3.pth").write_text("weights")
-    with pytest.raises(RunFolderError, match="--overwrite"):
+    with pytest.raises(UserError, match="--overwrite"):
         open_run_folder(tmp_path, {}, continues=False, overwrite=False)
     assert not (tmp_path / "args.json").exists()
     open_run_folder(tmp_path, {"lr": 1}, continues=False, overwrite=True)
@@ -47,7 +48,7 @@ def test_a_folder_with_checkpoints_is_left_alone(tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_one_clear_message(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunFolderError, match="choose another --output-dir"):
+    with pytest.raises(UserError, match="choose another --output-dir"):
         open_run_folder(tmp_path / "file" / "run", {}, continues=False, overwrite=False)
 
 
@@ -70,7 +71,7 @@ def test_overwriting_removes_what_a_run_writes_and_nothing_else(tmp_path):
 @pytest.mark.parametrize("name", ["report.html", "predictions.csv", "checkpoint.pth"])
 def test_results_without_checkpoints_are_a_run_too(tmp_path, name):
     (tmp_path / name).write_text("")
-    with pytest.raises(RunFolderError, match=rf"another run already \({name}\)"):
+    with pytest.raises(UserError, match=rf"another run already \({name}\)"):
         open_run_folder(tmp_path, {}, continues=False, overwrite=False)
 
 

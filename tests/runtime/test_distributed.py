@@ -120,6 +120,7 @@ def test_torchrun_starts_a_run_again_that_lost_a_process(options, tmp_path):
 # Ends the first attempt of train.py under torchrun, and not torchrun itself.
 ENDS_THE_FIRST_ATTEMPT = """
 import os, sys
+from runtime.errors import UserError
 if os.environ.get("TORCHELASTIC_RESTART_COUNT") == "0" and os.environ.get("RANK"):
     os._exit(9)
 """
@@ -186,7 +187,7 @@ def test_what_several_processes_cannot_do_is_said_at_once(options, tmp_path):
 
 def test_little_shared_memory_is_no_matter_where_nccl_does_not_use_it(monkeypatch):
     monkeypatch.setattr(distributed, "SHARED_MEMORY_BYTES", 1 << 60)
-    with pytest.raises(distributed.DistributedError, match="NCCL_SHM_DISABLE=1"):
+    with pytest.raises(distributed.UserError, match="NCCL_SHM_DISABLE=1"):
         distributed._check_shared_memory()
     monkeypatch.setenv("NCCL_SHM_DISABLE", "1")
     distributed._check_shared_memory()

@@ -17,7 +17,7 @@ import train
 from clips import presets
 from clips.preprocessing import MEAN, STD, Preprocessing
 from deployment import onnx_network, quantization
-from deployment.video_files import find_videos, read_clips
+from deployment.prediction import find_videos, read_clips
 from helpers.extras import require_extra
 from helpers.numbered_videos import write_video
 from helpers.small_models import (

@@ -14,7 +14,7 @@ from clips.preprocessing import Preprocessing
 from clips.samplers import Sample
 from deployment import annotating
 from deployment.annotating import Annotation, annotate
-from deployment.video_files import read_clips
+from deployment.prediction import read_clips
 from helpers.evaluations import made_up_evaluation
 from helpers.extras import require_extra
 from helpers.numbered_videos import (

@@ -9,7 +9,7 @@ import predict
 from caching.splits import ClipOptions, open_clips
 from clips.preprocessing import Preprocessing
 from deployment import annotating
-from deployment.video_files import find_videos
+from deployment.prediction import find_videos
 from evaluation.evaluate import evaluate
 from helpers.extras import require_extra
 from helpers.numbered_videos import write_numbered_video
@@ -210,7 +210,7 @@ def test_an_interruption_leaves_no_unfinished_copy(capsys, tmp_path, checkpoint,
         write_numbered_video(videos / name, length)
 
     def interrupt(self, count=1, note=""):  # when the first copy is there, and a worker is busy with the other
-        if self._description == "Annotating":
+        if self.description == "Annotating":
             raise KeyboardInterrupt
 
     monkeypatch.setattr(progress.Progress, "update", interrupt)

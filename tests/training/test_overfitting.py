@@ -4,7 +4,7 @@ import pytest
 
 import train
 from helpers.small_datasets import SMALL
-from training import overfitting
+from training import running
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def test_a_batch_is_learnt_by_heart_and_nothing_is_written(options, tmp_path, ca
 
 
 def test_a_network_that_cannot_learn_is_exit_code_1(options, capsys, monkeypatch):
-    monkeypatch.setattr(overfitting, "MAX_STEPS", 20)
+    monkeypatch.setattr(running, "MAX_STEPS", 20)
     assert train.main([*options, "--trainable", "fc", "--lr", "1e-9"]) == 1
     error = capsys.readouterr().err
     assert "not learnt by heart" in error and "--lr" in error and "Traceback" not in error

@@ -9,17 +9,17 @@ import torch
 
 import train
 from helpers.small_datasets import SMALL
-from training import planning, trial
+from training import estimating, planning
 
 
 @pytest.fixture
 def plan(tmp_path, monkeypatch, capsys):
     """A function from flags and data to (exit code, output, errors) of a plan."""
-    monkeypatch.setattr(trial, "STEP_SECONDS", 0)
+    monkeypatch.setattr(estimating, "STEP_SECONDS", 0)
 
     def run(data, *flags, with_steps=False):
         if not with_steps:
-            monkeypatch.setattr(planning, "time_steps", lambda *_: trial.StepSeconds(1.0, 1.0))
+            monkeypatch.setattr(estimating, "time_steps", lambda *_: estimating.StepSeconds(1.0, 1.0))
         options = ["--data-path", str(data), "--output-dir", str(tmp_path / "run"), "--workers", "0"]
         code = train.main([*SMALL, "--trainable", "all", *options, *flags, "--plan"])
         captured = capsys.readouterr()
@@ -72,7 +72,7 @@ def test_a_batch_that_does_not_fit_is_a_problem(dataset, plan, monkeypatch):
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(planning, "time_steps", full)
+    monkeypatch.setattr(estimating, "time_steps", full)
     code, _, err = plan(dataset, with_steps=True)
     assert code == 1 and "--batch-size" in err
 

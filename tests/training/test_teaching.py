@@ -15,11 +15,11 @@ from helpers.small_models import CLASSES, legacy_checkpoint, random_network, sma
 from helpers.training_processes import run
 from network.precision import Precision
 from network.trained_model import load_trained_model
+from runtime.errors import UserError
 from training.engine import Trainer
 from training.losses import TrainingLoss
 from training.mixing import Mixing
-from training.targets import TargetMaker
-from training.teaching import TeacherError, Teachers, read_teachers
+from training.targets import TargetMaker, Teachers, read_teachers
 
 SHOWN = Preprocessing(clip_len=8, resize_size=(32, 42), crop_size=(28, 28))
 CPU = torch.device("cpu")
@@ -96,17 +96,17 @@ def test_reading_teachers_draws_nothing(tmp_path):
 )
 def test_a_teacher_of_other_clips_is_refused_with_the_difference_and_the_way_out(tmp_path, change, words):
     path = small_checkpoint(tmp_path / "a.pth")
-    with pytest.raises(TeacherError, match=words) as error:
+    with pytest.raises(UserError, match=words) as error:
         read_teachers([path], CLASSES, replace(SHOWN, **change))
     assert "--teacher-logits" in str(error.value) and str(path) in str(error.value)
 
 
 def test_a_teacher_of_other_classes_or_of_none_is_refused(tmp_path):
     path = small_checkpoint(tmp_path / "a.pth")
-    with pytest.raises(TeacherError, match="it lacks planks; it also has left lunge"):
+    with pytest.raises(UserError, match="it lacks planks; it also has left lunge"):
         read_teachers([path], [*CLASSES[:2], "planks"], SHOWN)
     legacy = legacy_checkpoint(tmp_path / "old.pth")
-    with pytest.raises(TeacherError, match=r"old\.pth has no class names"):
+    with pytest.raises(UserError, match=r"old\.pth has no class names"):
         read_teachers([legacy], CLASSES, SHOWN)
 
 

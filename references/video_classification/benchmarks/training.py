@@ -32,8 +32,7 @@ from network.trunk_and_head import split, trunk_blocks
 from training.engine import EpochSummary, StepOptions, Trainer
 from training.losses import Targets, TrainingLoss
 from training.optimization import OPTIMIZERS, build_schedule, parameter_groups
-from training.targets import TargetMaker
-from training.teaching import Teachers
+from training.targets import TargetMaker, Teachers
 
 TRAINABLE = {
     "frozen": list(DEFAULT_TRAINABLE),

@@ -11,7 +11,6 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any, TypeVar
 
 from runtime.errors import UserError, require
@@ -19,6 +18,7 @@ from runtime.files import sha256_of, write_json
 from runtime.signals import HeldSignals
 
 RECORD = "jobs.json"
+KEPT = ("export", "uploads", "jobs", "failed", "shared_with")  # of a Record, beside its settings
 REQUIREMENTS = Path(__file__).parents[1] / "requirements-ai-hub.txt"
 NO_TOKEN = "there is no token for AI Hub: run `qai-hub configure --api_token TOKEN` with that of your account page"
 EARLY_JOBS = ("quantize", "compile")  # all jobs after one of them use the network that it makes
@@ -26,19 +26,11 @@ EARLY_JOBS = ("quantize", "compile")  # all jobs after one of them use the netwo
 T = TypeVar("T")
 
 
-class AiHubError(UserError):
-    """Something that AI Hub, or the connection to it, does not do; the message says what, why and what to do."""
-
-
 class Record:
-    """The contents of `jobs.json`: ids of uploads and jobs by their names, and the settings that they belong to.
+    """The contents of `jobs.json` in `folder`: ids of uploads and jobs by their names, and the settings they belong to.
 
-    Args:
-        folder: of the file, which need not exist.
-        settings: all that decides what is uploaded, plain values by name.
-
-    Raises:
-        AiHubError: the file is damaged, or belongs to other settings.
+    The settings, plain values by name, are all that decides what is uploaded. Raises UserError where the file is
+    damaged, or belongs to other settings.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
@@ -56,22 +48,21 @@ class Record:
         try:
             content = json.loads(self.path.read_text())
             before = dict(content.pop("settings"))
-            self.export, self.uploads, self.jobs = (dict(content[name]) for name in ("export", "uploads", "jobs"))
-            self.failed, self.shared_with = (list(content[name]) for name in ("failed", "shared_with"))
+            for name in KEPT:
+                setattr(self, name, type(getattr(self, name))(content[name]))
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise AiHubError(f"{self.path} cannot be read: {error!r}; move it away to begin anew") from error
+            raise UserError(f"{self.path} cannot be read: {error!r}; move it away to begin anew") from error
         if before != self._settings:
             names = [name for name in {**before, **self._settings} if before.get(name) != self._settings.get(name)]
             changes = ", ".join(f"{name} was {before.get(name)}, is {self._settings.get(name)}" for name in names)
-            raise AiHubError(
+            raise UserError(
                 f"{self.path.parent} holds a run with other settings ({changes}): choose another --output-dir, or move "
                 f"{self.path} away to begin anew"
             )
 
     def save(self) -> None:
         """Writes the file, whole or not at all."""
-        names = ("export", "uploads", "jobs", "failed", "shared_with")
-        write_json(self.path, {"settings": self._settings, **{name: getattr(self, name) for name in names}})
+        write_json(self.path, {"settings": self._settings, **{name: getattr(self, name) for name in KEPT}})
 
     def forget(self, name: str) -> None:
         """Moves a job to `failed`, together with those that depend on it, so that they are submitted again."""
@@ -84,33 +75,28 @@ class Record:
 
 
 class AiHub:
-    """AI Hub, with the ids of what was sent to it in `record`.
-
-    Raises:
-        MissingExtra: no qai-hub.
-        AiHubError: no token.
-    """
+    """AI Hub, with the ids of what was sent to it in `record`. Raises MissingExtra, or UserError without a token."""
 
     def __init__(self, record: Record) -> None:
         self.record = record
-        self.package = require_client()
+        self.package = require("qai_hub", REQUIREMENTS)
         self.client = self.package.Client()
         try:
             self._token: str = self.client.config.api_token
             self.client.set_verbose(False)
         except Exception:  # of configparser too, whose messages quote the file and with it the token
-            raise AiHubError(NO_TOKEN) from None
+            raise UserError(NO_TOKEN) from None
         if not self._token:
-            raise AiHubError(NO_TOKEN)
+            raise UserError(NO_TOKEN)
         logging.getLogger("urllib3").setLevel(logging.ERROR)  # it warns of each attempt of many
 
     def ask(self, doing: str, call: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
-        """Calls the client. Raises AiHubError, which says what was being done, whatever the client raises."""
+        """Calls the client. Raises UserError, which says what was being done, whatever the client raises."""
         try:
             with contextlib.redirect_stdout(sys.stderr):  # the client prints how long it waits for a rate limit
                 return call(*args, **kwargs)
         except Exception as error:  # its own errors, those of requests and botocore, and ValueError
-            raise AiHubError(f"{doing}: {self._reason(error)}") from None  # a cause could quote the token
+            raise UserError(f"{doing}: {self._reason(error)}") from None  # a cause could quote the token
 
     def _reason(self, error: Exception) -> str:
         text = re.sub(r"[\s|┌─┐└┘]+", " ", str(error)).strip() or type(error).__name__
@@ -127,11 +113,11 @@ class AiHub:
         return f"{kind}{text}. Run the same command again to go on from there"
 
     def check_device(self, name: str) -> None:
-        """Raises AiHubError if there is no device of this name, or the token is not accepted."""
+        """Raises UserError if there is no device of this name, or the token is not accepted."""
         names = sorted({device.name for device in self.ask("listing AI Hub's devices", self.client.get_devices)})
         if name not in names:
             close = difflib.get_close_matches(name, names, n=3, cutoff=0.3)
-            raise AiHubError(f"AI Hub has no device {name!r}. Similar ones: {', '.join(close) or 'none'}")
+            raise UserError(f"AI Hub has no device {name!r}. Similar ones: {', '.join(close) or 'none'}")
 
     def model(self, path: Path) -> Any:
         """The uploaded model file, which is uploaded now if it was not before."""
@@ -145,9 +131,7 @@ class AiHub:
     def dataset(self, name: str, write: Callable[[Path], object]) -> Any:
         """The uploaded data set `name`, which is written and uploaded now if it was not before, or has expired.
 
-        Args:
-            name: in the record.
-            write: writes the `.h5` file, which is removed again.
+        `write` writes the `.h5` file, which is removed again.
         """
         if known := self.record.uploads.get(name):
             dataset = self.ask(f"looking up data set {known['id']}", self.client.get_dataset, known["id"])
@@ -169,12 +153,7 @@ class AiHub:
         print(f"uploaded {path.name}, {size / 2**20:.1f} MiB: {identity}", flush=True)
 
     def job(self, name: str, submit: Callable[[], Any]) -> Any:
-        """The job `name` of the record, or a new one where there is none.
-
-        Args:
-            name: in the record.
-            submit: uploads what the job needs, and calls the method `submit` with its name.
-        """
+        """The job `name` of the record; where there is none, that of `submit`, which calls the method of that name."""
         return self.recorded_job(name) if name in self.record.jobs else submit()
 
     def submit(self, name: str, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
@@ -194,13 +173,7 @@ class AiHub:
     def finished(self, name: str, job: Any, what: str = "") -> Any:
         """Waits for a job and returns it. One that failed leaves the record, so that the next run submits it again.
 
-        Args:
-            name: of the job.
-            job: from `job`.
-            what: it works on, for the message.
-
-        Raises:
-            AiHubError: it failed; the message has AI Hub's reason and the job's URL.
+        Raises UserError where it failed, with AI Hub's reason and the job's URL; `what` says what it worked on.
         """
         status = self.ask(f"waiting for the {name} job {job.job_id}", job.get_status)
         if not status.finished:
@@ -209,7 +182,7 @@ class AiHub:
         if status.failure:
             self.record.forget(name)
             reason = " ".join((status.message or "no reason is given").split()).rstrip(".")
-            raise AiHubError(
+            raise UserError(
                 f"the {name} job {job.job_id}{what} failed: {reason}. Its log: {job.url}. Run the same command again "
                 "to submit it anew"
             )
@@ -222,8 +195,3 @@ class AiHub:
             self.record.shared_with += new
             self.record.save()
             print(f"shared job {job.job_id} with {', '.join(new)}", flush=True)
-
-
-def require_client() -> ModuleType:
-    """The package `qai_hub`. Raises MissingExtra, which names the file to install it from."""
-    return require("qai_hub", REQUIREMENTS)

@@ -38,28 +38,22 @@ class Annotation:
 
 
 def prepare_copies(folder: Path) -> None:
-    """Makes the folder of the copies.
-
-    Raises:
-        MissingExtra: no Pillow.
-        UserError: the folder cannot be written to, which is better known before the work.
-    """
+    """Makes the folder of the copies. Raises UserError where it cannot be written to, MissingExtra without Pillow."""
     check_writable("--annotate", folder / "copy.mp4")
     require("PIL.ImageFont")
     folder.mkdir(parents=True, exist_ok=True)
 
 
 def write_copies(predictions: Sequence[Prediction], copies: Sequence[Path], folder: Path, workers: int) -> int:
-    """Writes the annotated copies of the videos that could be read, each whole or not at all.
+    """Writes the annotated copies of the videos that could be read, each whole or not at all; returns how many failed.
+
+    Prints why they failed.
 
     Args:
         predictions: one per video.
         copies: one per video, from `destinations`.
         folder: of the copies; nothing else is left in it.
         workers: processes.
-
-    Returns:
-        The number of copies that failed, after printing why.
     """
     work = [
         Annotation(prediction.video, copy, tuple(f"{label} {100 * share:.1f} %" for label, share in prediction.top[:3]))
@@ -83,9 +77,8 @@ def write_copies(predictions: Sequence[Prediction], copies: Sequence[Path], fold
 def annotate(annotation: Annotation, unfinished: Path) -> str | None:
     """Writes a copy: H.264 in MP4, upright, without sound, at the average rate, all frames in the size of the first.
 
-    Returns why it failed, else None.
-
     It is written in the folder `unfinished`, on the same file system, so that the parent can clean up after a crash.
+    Returns why it failed, else None.
     """
     try:
         rate = max(Fraction(probe_video(annotation.source).fps).limit_denominator(1001), SLOWEST_RATE)
@@ -130,7 +123,7 @@ def fit_text(lines: Sequence[str], height: int, width: int) -> tuple[int, list[s
     font = require("PIL.ImageFont")
 
     def is_too_wide(text: str) -> bool:
-        return font.load_default(size).getlength(text) + 2 * _margin(size) > width
+        return font.load_default(size).getlength(text) + 2 * (size // 2) > width
 
     size = max(MIN_TEXT_PIXELS, height // LINES_PER_PICTURE)
     while size > MIN_TEXT_PIXELS and any(map(is_too_wide, lines)):
@@ -162,10 +155,11 @@ def _label(lines: Sequence[str], height: int, width: int) -> np.ndarray:
     """White text on black, uint8 (H, W, 3), no larger than the picture."""
     image, draw, font = (require(f"PIL.{name}") for name in ("Image", "ImageDraw", "ImageFont"))
     size, lines = fit_text(lines, height, width)
-    typeface, text, corner = font.load_default(size), "\n".join(lines), (_margin(size), size // 4)
+    margin = size // 2
+    typeface, text, corner = font.load_default(size), "\n".join(lines), (margin, size // 4)
     probe = draw.Draw(image.new("RGB", (1, 1)))
     _, _, right, bottom = probe.multiline_textbbox(corner, text, font=typeface)
-    shape = min(int(right) + _margin(size), width), min(int(bottom) + _margin(size), height)
+    shape = min(int(right) + margin, width), min(int(bottom) + margin, height)
     label = image.new("RGB", shape)
     draw.Draw(label).multiline_text(corner, text, font=typeface, fill="white")
     return np.asarray(label)
@@ -179,7 +173,3 @@ def _broken(line: str, is_too_wide: Callable[[str], bool]) -> list[str]:
             parts.append("")
         parts[-1] += word
     return parts
-
-
-def _margin(size: int) -> int:
-    return size // 2

@@ -1,10 +1,9 @@
 """A trained network on a device of Qualcomm AI Hub: exported, compiled, profiled, run on the validation videos."""
 
-import datetime
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,26 +13,17 @@ import torch
 from torch import Tensor
 
 from caching.splits import Clips
-from deployment import parity
-from deployment.ai_hub import AiHub, AiHubError, Record
-from deployment.device_logits import match_rows, read_logits, read_manifest, results_of, write_logits
-from deployment.device_tensors import (
-    CHUNK_CLIPS,
-    MANIFEST,
-    drawn_videos,
-    input_set_name,
-    write_input_set,
-    write_manifest,
-)
+from deployment import device_tensors, parity
+from deployment.ai_hub import AiHub, Record
+from deployment.device_tensors import CHUNK_CLIPS, MANIFEST, drawn_videos, input_set_name
 from deployment.onnx_network import INPUT, OUTPUT, DeviceFormat
 from evaluation.intervals import paired_difference
 from evaluation.metrics import VideoResults
 from network.trained_model import TrainedModel
-from reporting.html_report import Report, write_report
-from reporting.mistakes import worst_mistakes
-from reporting.result_files import Evaluation, write_result_files
+from reporting.result_files import Evaluation
 from reporting.run_folder import read_log
-from reporting.run_report import WORST_MISTAKES, software
+from reporting.run_report import write_results
+from runtime.errors import UserError
 from runtime.files import printable, replaced_file, sha256_of, write_json
 
 NETWORK, SUMMARY = "model.onnx", "device.json"
@@ -90,31 +80,25 @@ def _fingerprint(clips: Clips, videos: Tensor) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
+@dataclass(frozen=True)
 class DeviceRun:
-    """The steps of a run in their order; each goes on from what `record` says was done before.
+    """The steps of a run in their order; each goes on from what `record` says was done before."""
 
-    Args:
-        folder: of all files.
-        target: what to make of the network.
-        model: the network.
-        val: the videos to run on the device.
-        train: the videos to calibrate on, None where nothing is.
-        record: of `folder`.
-    """
+    folder: Path  # of all files
+    target: Target
+    model: TrainedModel
+    val: Clips  # the videos to run on the device
+    train: Clips | None  # the videos to calibrate on, None where nothing is
+    record: Record  # of `folder`
 
-    def __init__(
-        self, folder: Path, target: Target, model: TrainedModel, val: Clips, train: Clips | None, record: Record
-    ) -> None:
-        self.folder, self.target, self.model, self.val, self.train = folder, target, model, val, train
-        self.record = record
-        self._chunks = val.videos.split(CHUNK_CLIPS)
+    @property
+    def _chunks(self) -> tuple[Tensor, ...]:
+        return self.val.videos.split(CHUNK_CLIPS)
 
     def export(self) -> None:
         """Writes the network, the manifest and PyTorch's logits, once the proof on the videos holds.
 
-        Raises:
-            ExportError: it does not, or the export fails.
-            MissingExtra: no onnx, onnxscript or onnxruntime.
+        Raises UserError where it does not, or the export fails; MissingExtra.
         """
         path, known = self.folder / NETWORK, self.record.export
         others = [self.folder / name for name in (MANIFEST, PYTORCH_LOGITS)]
@@ -126,8 +110,8 @@ class DeviceRun:
         with replaced_file(path) as file:
             file.write(proto.SerializeToString())
         shape = self.target.device_format.shape(self.model.preprocessing, 1)
-        rows = read_manifest(write_manifest(self.folder, self.val, shape))
-        write_logits(self.folder / PYTORCH_LOGITS, rows, scored["PyTorch"].logits.numpy())
+        rows = device_tensors.read_manifest(device_tensors.write_manifest(self.folder, self.val, shape))
+        device_tensors.write_logits(self.folder / PYTORCH_LOGITS, rows, scored["PyTorch"].logits.numpy())
         self.record.export = {"sha256": sha256_of(path), "bytes": path.stat().st_size}
         self.record.save()
 
@@ -141,7 +125,9 @@ class DeviceRun:
         target, sent = self.target, {*self.record.uploads, *self.record.jobs}
         planned = {"model": f"upload {NETWORK}, {self.record.export['bytes'] / MEBIBYTE:.1f} MiB"}
         if self.train is not None:
-            planned["calibration"] = f"upload the calibration set: {clips(self._calibration_videos())}"
+            planned["calibration"] = (
+                f"upload the calibration set: {clips(drawn_videos(self.train, target.calibration_clips))}"
+            )
             planned["quantize"] = f"submit a quantize job: {target.quantize}"
         planned["compile"] = f"submit a compile job for {target.device}: {target.compile_options}"
         if new := [address for address in share_with if address not in self.record.shared_with]:
@@ -156,18 +142,15 @@ class DeviceRun:
     def submit(self, hub: AiHub, share_with: Sequence[str], wait: bool) -> None:
         """Submits every job that was not submitted before.
 
-        Args:
-            hub: with the record of this run.
-            share_with: e-mail addresses that get access to the compile job.
-            wait: for the network to be compiled, so that a failure does not cost the upload of the clips.
+        The accounts `share_with` get access to the compile job. It can `wait` for the network to be compiled, so that a
+        failure does not cost the upload of the clips.
 
-        Raises:
-            AiHubError: AI Hub refuses something, a job that was waited for failed, or the connection is lost.
-            VideoError: a clip can no longer be read.
+        Raises UserError where AI Hub refuses something, a job that was waited for failed, the connection is lost, or a
+        clip can no longer be read.
         """
         source = partial(hub.model, self.folder / NETWORK)
         if self.train is not None:
-            quantize = hub.job("quantize", partial(self._submit_quantize, hub))
+            quantize = hub.job("quantize", partial(self._submit_quantize, hub, self.train))
             if wait:
                 hub.finished("quantize", quantize)
             source = partial(hub.ask, "looking up the quantized network", quantize.get_target_model)
@@ -181,13 +164,13 @@ class DeviceRun:
         for number in range(len(self._chunks)):
             hub.job(_inference(number), partial(self._submit_run, hub, _inference(number), network, number))
 
-    def _submit_quantize(self, hub: AiHub) -> Any:
-        types = hub.package.QuantizeDtype
+    def _submit_quantize(self, hub: AiHub, train: Clips) -> Any:
+        types, videos = hub.package.QuantizeDtype, drawn_videos(train, self.target.calibration_clips)
         return hub.submit(
             "quantize",
             hub.client.submit_quantize_job,
             hub.model(self.folder / NETWORK),
-            hub.dataset("calibration", self._write_calibration),
+            hub.dataset("calibration", partial(self._write_clips, train, videos, SOURCE)),
             weights_dtype=types.INT8,
             activations_dtype=types[ACTIVATION_BITS[self.target.quantize]],
             name=f"{self.model.name} quantize",
@@ -218,35 +201,22 @@ class DeviceRun:
             profile=number is None,
         )
 
-    def _calibration_videos(self) -> Tensor:
-        assert self.train is not None
-        return drawn_videos(self.train, self.target.calibration_clips)
-
-    def _write_calibration(self, path: Path) -> None:
-        assert self.train is not None
-        self._write_clips(self.train, self._calibration_videos(), SOURCE, path)
-
     def _write_clips(self, clips: Clips, videos: Tensor, device_format: DeviceFormat, path: Path) -> None:
         arrays = parity.clip_arrays(clips, videos, f"Writing {path.name}")
         tensors = (device_format.tensor(clip, self.model.preprocessing) for _, clip in arrays)
-        write_input_set(path, tensors, len(videos))
+        device_tensors.write_input_set(path, tensors, len(videos))
 
     def collect(self, hub: AiHub) -> tuple[dict[str, Any], Tensor]:
-        """Waits for all jobs.
+        """Waits for all jobs. Returns the profile, and the logits of `val.videos` (V, num_classes), which are written.
 
-        Returns:
-            The profile; the logits, float32 (V, num_classes), of `val.videos`, which are also written.
-
-        Raises:
-            AiHubError: a job failed, or gave something else than logits for each clip.
-            LogitsError: the logits of a video are not finite numbers of the right shape; it is named.
+        Raises UserError where a job failed, or did not give finite logits for each clip; the video is named.
         """
         profile = hub.ask(
             "downloading the profile", hub.finished("profile", hub.recorded_job("profile")).download_profile
         )
         if not profile:
-            raise AiHubError(f"the profile job has no profile: {self.record.jobs['profile']['url']}")
-        rows = read_manifest(self.folder / MANIFEST)
+            raise UserError(f"the profile job has no profile: {self.record.jobs['profile']['url']}")
+        rows = device_tensors.read_manifest(self.folder / MANIFEST)
         outputs: dict[str, np.ndarray] = {}
         for number, videos in enumerate(self._chunks):
             chunk = rows[number * CHUNK_CLIPS :][: len(videos)]
@@ -254,28 +224,24 @@ class DeviceRun:
             job = hub.finished(_inference(number), hub.recorded_job(_inference(number)), what)
             arrays = _outputs(hub, job, len(chunk))
             outputs |= {row["tensor"]: array for row, array in zip(chunk, arrays, strict=True)}
-        logits = match_rows(rows, outputs, f"what {self.target.device} computed")
+        logits = device_tensors.match_rows(rows, outputs, f"what {self.target.device} computed")
         if logits.shape[1] != len(self.model.classes):
-            raise AiHubError(f"the device gave {logits.shape[1]} logits, there are {len(self.model.classes)} classes")
-        write_logits(self.folder / DEVICE_LOGITS, rows, logits.numpy())
+            raise UserError(f"the device gave {logits.shape[1]} logits, there are {len(self.model.classes)} classes")
+        device_tensors.write_logits(self.folder / DEVICE_LOGITS, rows, logits.numpy())
         return profile, logits
 
     def report(self, profile: dict[str, Any], logits: Tensor, limit_ms: float) -> tuple[VideoResults, dict[str, Any]]:
         """Scores the device and writes `device.json`, the result files and the page.
 
-        Args:
-            profile: AI Hub's, of the compiled network.
-            logits: float32 (V, num_classes), of `val.videos`.
-            limit_ms: milliseconds that a clip may take.
-
-        Returns:
-            The results; the contents of `device.json`.
+        Takes AI Hub's profile of the compiled network, the logits of `val.videos`, float32 (V, num_classes), and the
+        milliseconds that a clip may take. Returns the results, and the contents of `device.json`.
         """
-        rows, dataset = read_manifest(self.folder / MANIFEST), self.val.loader.dataset
+        rows, dataset = device_tensors.read_manifest(self.folder / MANIFEST), self.val.loader.dataset
         path = self.folder / PYTORCH_LOGITS
-        expected = match_rows(rows, read_logits(path), path)
+        expected = device_tensors.match_rows(rows, device_tensors.read_logits(path), path)
         labels = torch.from_numpy(dataset.folder.labels)
-        by_torch, by_device = (results_of(labels, self.val.videos, scored) for scored in (expected, logits))
+        results_of = partial(device_tensors.results_of, labels, self.val.videos)
+        by_torch, by_device = results_of(expected), results_of(logits)
         summary = {
             **_accuracies(by_torch, by_device),
             **_latency(profile, limit_ms),
@@ -289,32 +255,12 @@ class DeviceRun:
             "jobs": self.record.jobs,
         }
         write_json(self.folder / SUMMARY, summary)
-        evaluation = Evaluation(
-            by_device,
-            [row["video"] for row in rows],
-            self.model.classes,
-            self.model.preprocessing.rule,
-            f"{self.val.pixels}; network on {self.target.device}",
-            self.val.skipped,
-            Path(self.model.path),
-            self.model.temperature,
-        )
-        self._write_page(evaluation, summary)
+        shown = replace(self.val, pixels=f"{self.val.pixels}; network on {self.target.device}")
+        model = self.model
+        evaluation = Evaluation.of(by_device, shown, model.classes, Path(model.path), model.temperature)
+        title, log = f"{model.name} on {self.target.device}", read_log(Path(model.path).parent)
+        write_results(self.folder, title, evaluation, self.val, log=log, device=summary)
         return by_device, summary
-
-    def _write_page(self, evaluation: Evaluation, summary: dict[str, Any]) -> None:
-        metrics = write_result_files(self.folder, evaluation)
-        page = Report(
-            f"{self.model.name} on {self.target.device}",
-            f"{self.model.path}, {datetime.datetime.now():%Y-%m-%d %H:%M}",
-            evaluation,
-            metrics,
-            read_log(Path(self.model.path).parent),
-            worst_mistakes(evaluation, self.val.loader.dataset, WORST_MISTAKES),
-            settings={"Software": software()},
-            device=summary,
-        )
-        write_report(self.folder, page)
 
 
 def _inference(number: int) -> str:
@@ -322,20 +268,20 @@ def _inference(number: int) -> str:
 
 
 def _outputs(hub: AiHub, job: Any, count: int) -> list[np.ndarray]:
-    """The logits of each clip of an inference job, in order. Raises AiHubError if there are not `count` of them."""
+    """The logits of each clip of an inference job, in order. Raises UserError if there are not `count` of them."""
     outputs = hub.ask(f"downloading the outputs of job {job.job_id}", job.download_output_data) or {}
     if len(outputs) != 1:
-        raise AiHubError(f"job {job.job_id} has {len(outputs)} outputs instead of the one `{OUTPUT}`: {job.url}")
+        raise UserError(f"job {job.job_id} has {len(outputs)} outputs instead of the one `{OUTPUT}`: {job.url}")
     (arrays,) = outputs.values()
     if len(arrays) != count:
-        raise AiHubError(f"job {job.job_id} has outputs for {len(arrays)} of its {count} clips: {job.url}")
+        raise UserError(f"job {job.job_id} has outputs for {len(arrays)} of its {count} clips: {job.url}")
     if all(np.issubdtype(array.dtype, np.floating) for array in arrays):
         return arrays
     # The network was compiled with quantized outputs, and what it computed was left in their scale.
     network = hub.ask("looking up the compiled network", hub.client.get_model, job.model.model_id)
     specs = [spec for specs in network.output_spec.values() for spec in specs]
     if len(specs) != 1 or specs[0].scale is None or specs[0].zero_point is None:
-        raise AiHubError(f"job {job.job_id} has integer outputs, and no scale for them is known: {network.url}")
+        raise UserError(f"job {job.job_id} has integer outputs, and no scale for them is known: {network.url}")
     spec = specs[0]
     return [(array.astype(np.float32) - spec.zero_point) * np.float32(spec.scale) for array in arrays]
 

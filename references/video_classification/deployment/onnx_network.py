@@ -16,7 +16,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from clips.preprocessing import Preprocessing
 from network.models import MODELS
 from network.trained_model import TrainedModel
-from runtime.errors import UserError, require
+from runtime.errors import UserError, first_line, require
 from runtime.files import sha256_of
 
 INPUT, OUTPUT = "video", "class_logits"
@@ -32,15 +32,6 @@ _POOLS = {"AveragePool", "GlobalAveragePool", "MaxPool", "GlobalMaxPool", "Reduc
 _SHAPES = {"Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity"}
 ALLOWED_OPERATORS = _LAYERS | _POOLS | _SHAPES
 QUANTIZATION_OPERATORS = {"QuantizeLinear", "DequantizeLinear"}
-
-
-class ExportError(UserError):
-    """The export failed, or cannot be trusted; the message says why."""
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message; of an empty one, the name of its class."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @dataclass(frozen=True)
@@ -99,13 +90,12 @@ class _LayerTracer(fx.Tracer):
 def fold_batch_norm(network: nn.Module) -> fx.GraphModule:
     """A copy of a network in evaluation mode with every BatchNorm folded into the convolution before it.
 
-    Raises:
-        ExportError: the network's forward pass cannot be traced.
+    Raises UserError where the network's forward pass cannot be traced.
     """
     try:
         graph = _LayerTracer().trace(network)
     except (fx.proxy.TraceError, TypeError) as error:
-        raise ExportError(f"{type(network).__name__} cannot be traced: {error}") from error
+        raise UserError(f"{type(network).__name__} cannot be traced: {error}") from error
     traced = fx.GraphModule(network, graph)
     modules = dict(traced.named_modules())
     for node in list(traced.graph.nodes):
@@ -130,14 +120,12 @@ def _called(node: fx.Node, modules: Mapping[str, nn.Module]) -> nn.Module | None
 def to_onnx(model: TrainedModel, device_format: DeviceFormat) -> Any:
     """The network as an `onnx.ModelProto`, not verified, with what its use requires in the metadata.
 
-    Raises:
-        ExportError: torch cannot export it, or not to this opset.
-        MissingExtra: no onnx or onnxscript.
+    Raises UserError where torch cannot export it, or not to this opset; MissingExtra.
     """
     require("onnx")
     require("onnxscript")
     if model.name not in MODELS:
-        raise ExportError(
+        raise UserError(
             f"{model.name} cannot be exported: export supports {', '.join(MODELS)}, whose layers compilers for mobile "
             "NPUs are known to accept"
         )
@@ -157,17 +145,18 @@ def to_onnx(model: TrainedModel, device_format: DeviceFormat) -> Any:
             dynamic_shapes=(batch,) if batch else None,
         )
     except Exception as error:  # opset converters raise their own kinds of errors
-        reason = first_line(error)
-        raise ExportError(f"torch cannot export {model.name} to opset {device_format.opset}: {reason}") from error
+        what = f"{model.name} to opset {device_format.opset}"
+        raise UserError(f"torch cannot export {what}: {first_line(error)}") from error
     finally:
         logging.disable(logging.NOTSET)
     assert program is not None  # which it is with dynamo=True
     proto = program.model_proto
     written = {entry.domain: entry.version for entry in proto.opset_import}
     if written.get("") != device_format.opset:
-        raise ExportError(f"torch writes opset {written.get('')} instead of the {device_format.opset} of --opset")
+        raise UserError(f"torch writes opset {written.get('')} instead of the {device_format.opset} of --opset")
     name_nodes(proto)
-    describe(proto, metadata_of(model, device_format))
+    del proto.metadata_props[:]
+    require("onnx.helper").set_model_props(proto, metadata_of(model, device_format))
     return proto
 
 
@@ -212,15 +201,9 @@ def metadata_of(model: TrainedModel, device_format: DeviceFormat) -> dict[str, s
     }
 
 
-def describe(proto: Any, metadata: dict[str, str]) -> None:
-    """Replaces the metadata of an ONNX file."""
-    del proto.metadata_props[:]
-    require("onnx.helper").set_model_props(proto, metadata)
-
-
 def check_operators(proto: Any, further: Collection[str] = ()) -> Counter[str]:
-    """Counts the operators. Raises ExportError if one is neither in ALLOWED_OPERATORS nor in `further`."""
+    """Counts the operators. Raises UserError if one is neither in ALLOWED_OPERATORS nor in `further`."""
     operators = Counter(f"{node.domain}::{node.op_type}" if node.domain else node.op_type for node in proto.graph.node)
     if unknown := sorted(set(operators) - ALLOWED_OPERATORS - set(further)):
-        raise ExportError(f"the network needs {', '.join(unknown)}, which compilers for mobile NPUs may lack")
+        raise UserError(f"the network needs {', '.join(unknown)}, which compilers for mobile NPUs may lack")
     return operators

@@ -18,11 +18,11 @@ from caching.splits import Clips
 from clips import presets
 from clips.preprocessing import Preprocessing
 from clips.samplers import evaluation_samples
-from deployment.onnx_network import INPUT, OUTPUT, DeviceFormat, ExportError, check_operators, first_line, to_onnx
+from deployment.onnx_network import INPUT, OUTPUT, DeviceFormat, check_operators, to_onnx
 from evaluation.intervals import paired_difference
 from evaluation.metrics import VideoResults, VideoScores
 from network.trained_model import TrainedModel
-from runtime.errors import require
+from runtime.errors import UserError, first_line, require
 from runtime.progress import Progress
 
 MAX_DIFFERENCE = 1e-4  # of logits
@@ -31,28 +31,24 @@ RANDOM_CLIPS = 4
 Network = Callable[[np.ndarray], Tensor]  # clips (B, T, H, W, C) in [0, 1] -> logits (B, num_classes)
 
 
+@dataclass(frozen=True)
 class TorchNetwork:
     """The trained network, with validation's preprocessing."""
 
-    def __init__(self, model: TrainedModel) -> None:
-        self._network, self._preprocessing = model.network, model.preprocessing
+    model: TrainedModel
 
     @torch.inference_mode()
     def __call__(self, clips: np.ndarray) -> Tensor:
-        return self._network(presets.normalize(torch.from_numpy(clips), self._preprocessing).contiguous())
+        return self.model.network(presets.normalize(torch.from_numpy(clips), self.model.preprocessing).contiguous())
 
 
 class OnnxNetwork:
-    """An exported network in ONNX Runtime, on the CPU.
+    """An exported network in ONNX Runtime, on the CPU. Raises UserError where ONNX Runtime cannot load it.
 
     Args:
         model: the file's path or content.
-        device_format: the input that it takes.
-        preprocessing: the mean and deviation of that input.
+        device_format, preprocessing: the input that it takes, and its mean and deviation.
         num_threads: by default as many as torch uses.
-
-    Raises:
-        ExportError: ONNX Runtime cannot load it.
     """
 
     def __init__(
@@ -70,7 +66,7 @@ class OnnxNetwork:
         try:
             self._session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's errors have no other common class
-            raise ExportError(f"ONNX Runtime cannot load the network: {first_line(error)}") from error
+            raise UserError(f"ONNX Runtime cannot load the network: {first_line(error)}") from error
         self._format, self._preprocessing = device_format, preprocessing
 
     def __call__(self, clips: np.ndarray) -> Tensor:
@@ -99,12 +95,8 @@ class Scored:
 def export(model: TrainedModel, device_format: DeviceFormat) -> tuple[Any, dict[str, Network]]:
     """Exports a network and proves on random clips that it computes the same.
 
-    Returns:
-        The `onnx.ModelProto`; the networks that further proofs compare, `PyTorch` and `float`.
-
-    Raises:
-        ExportError: the export fails, or computes something else.
-        MissingExtra: no onnx, onnxscript or onnxruntime.
+    Returns the `onnx.ModelProto`, and the networks that further proofs compare, `PyTorch` and `float`. Raises
+    UserError where the export fails or computes something else; MissingExtra.
     """
     proto = to_onnx(model, device_format)
     check_structure(proto, "float")
@@ -117,20 +109,15 @@ def export(model: TrainedModel, device_format: DeviceFormat) -> tuple[Any, dict[
 
 
 def check_structure(proto: Any, name: str, further_operators: Collection[str] = ()) -> None:
-    """Checks operators and file, and prints what was found. Raises ExportError."""
+    """Checks operators and file, and prints what was found. Raises UserError."""
     operators = check_operators(proto, further_operators)
     print(f"{name}: operators {', '.join(f'{operator} {count}' for operator, count in sorted(operators.items()))}")
-    check_file(proto)
-    print(f"{name}: ONNX checker passed, opset {proto.opset_import[0].version}")
-
-
-def check_file(proto: Any) -> None:
-    """Runs ONNX's checker, with shape inference. Raises ExportError."""
     checker = require("onnx.checker")
     try:
-        checker.check_model(proto, full_check=True)
+        checker.check_model(proto, full_check=True)  # with shape inference
     except (checker.ValidationError, require("onnx.shape_inference").InferenceError) as error:
-        raise ExportError(f"the ONNX checker rejects the file: {first_line(error)}") from error
+        raise UserError(f"the ONNX checker rejects the file: {first_line(error)}") from error
+    print(f"{name}: ONNX checker passed, opset {proto.opset_import[0].version}")
 
 
 def random_clips(preprocessing: Preprocessing, count: int = RANDOM_CLIPS) -> np.ndarray:
@@ -144,26 +131,16 @@ def random_clips(preprocessing: Preprocessing, count: int = RANDOM_CLIPS) -> np.
 def check_parity(expected: Tensor, given: Tensor) -> float:
     """The largest difference between two logits (B, num_classes).
 
-    Raises:
-        ExportError: it is not below MAX_DIFFERENCE, or the predicted class of a clip differs.
+    Raises UserError where it is not below MAX_DIFFERENCE, or the predicted class of a clip differs.
     """
     difference = (expected - given).abs().max().item()
     moved = int((expected.argmax(1) != given.argmax(1)).sum())
     if not difference < MAX_DIFFERENCE or moved:
-        raise ExportError(
+        raise UserError(
             f"ONNX Runtime and PyTorch differ: by up to {difference:.3g} in logits (less than {MAX_DIFFERENCE:g} is "
             f"allowed), and in the predicted class of {moved} of {len(expected)} clips"
         )
     return difference
-
-
-def check_accuracy(expected: VideoResults, given: VideoResults) -> None:
-    """Raises ExportError unless both networks have the same accuracy."""
-    if expected.video != given.video:
-        raise ExportError(
-            f"accuracy differs: {expected.video.top1:.3f} by PyTorch, {given.video.top1:.3f} by ONNX Runtime, "
-            f"over {expected.video.count} videos"
-        )
 
 
 def clip_arrays(clips: Clips, videos: Tensor, description: str) -> Iterator[tuple[int, np.ndarray]]:
@@ -178,30 +155,31 @@ def clip_arrays(clips: Clips, videos: Tensor, description: str) -> Iterator[tupl
 def prove_on_videos(
     networks: Mapping[str, Network], val: Clips, num_classes: int, max_drop: float = 0.0
 ) -> dict[str, Scored]:
-    """Compares the networks on the validation videos and prints their accuracy.
+    """Compares the networks on the validation videos, prints their accuracy, and returns what each computed.
+
+    Raises UserError where float differs from PyTorch, or int8 loses more than `max_drop`.
 
     Args:
         networks: `PyTorch`, `float` and perhaps `int8`.
         val: the validation videos' clips.
         num_classes: outputs of the networks.
         max_drop: points of accuracy that int8 may lose.
-
-    Returns:
-        What each network computed.
-
-    Raises:
-        ExportError: float differs from PyTorch, or int8 loses more than that.
     """
     scored = score(networks, val, num_classes)
     expected, exported = scored["PyTorch"], scored["float"]
     difference = check_parity(expected.logits, exported.logits)
-    check_accuracy(expected.results, exported.results)
+    right, by_onnx = expected.results.video, exported.results.video
+    if right != by_onnx:
+        raise UserError(
+            f"accuracy differs: {right.top1:.3f} by PyTorch, {by_onnx.top1:.3f} by ONNX Runtime, "
+            f"over {right.count} videos"
+        )
     skipped = f", {val.skipped} unreadable not scored" if val.skipped else ""
     seen = " of videos seen in training" if val.seen else ""
     print(
         f"proof: {len(val.videos)} validation videos{skipped}, {val.options.preprocessing.rule}, "
-        f"largest difference in logits {difference:.2g}; video Acc@1 {expected.results.video.top1:.3f} by PyTorch, "
-        f"{exported.results.video.top1:.3f} by ONNX Runtime{seen}"
+        f"largest difference in logits {difference:.2g}; video Acc@1 {right.top1:.3f} by PyTorch, "
+        f"{by_onnx.top1:.3f} by ONNX Runtime{seen}"
     )
     if "int8" not in scored:
         return scored
@@ -211,7 +189,7 @@ def prove_on_videos(
         f"(95 % interval, paired: {low:+.3f} to {high:+.3f}){seen}"
     )
     if points < -max_drop:
-        raise ExportError(f"int8 loses {-points:.3f} points, more than --max-drop {max_drop:g}: try --keep-float")
+        raise UserError(f"int8 loses {-points:.3f} points, more than --max-drop {max_drop:g}: try --keep-float")
     return scored
 
 

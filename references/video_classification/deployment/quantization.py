@@ -14,25 +14,26 @@ import numpy as np
 
 from caching.splits import Clips
 from deployment.device_tensors import drawn_videos
-from deployment.onnx_network import INPUT, DeviceFormat, ExportError
+from deployment.onnx_network import INPUT, DeviceFormat
 from deployment.parity import clip_arrays
 from network.trained_model import TrainedModel
-from runtime.errors import require
+from runtime.errors import UserError, require
 
 
 def quantize_int8(proto: Any, tensors: Iterable[np.ndarray], keep_float: Sequence[str] = ()) -> Any:
-    """Returns the network with int8 weights, uint8 activations and the same metadata, an `onnx.ModelProto`.
+    """Returns the network with int8 weights, uint8 activations and the same metadata, an `onnx.ModelProto` as it was.
 
-    Args:
-        proto: the exported network, `onnx.ModelProto`.
-        tensors: its inputs to calibrate on, one clip each.
-        keep_float: nodes, or modules with all their nodes, that stay in float.
-
-    Raises:
-        ExportError: the network has no node or module of a name in `keep_float`.
-        MissingExtra: no onnxruntime.
+    It is calibrated on `tensors`, its inputs, one clip each; the nodes `keep_float`, or modules with all their nodes,
+    stay in float. Raises UserError where the network has no node or module of such a name; MissingExtra.
     """
-    quantization, onnx = require("onnxruntime.quantization"), require("onnx")
+    quantization: Any = require("onnxruntime.quantization")
+    inputs = iter(tensors)
+
+    class Reader(quantization.CalibrationDataReader):  # a class that is known only once onnxruntime is imported
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            tensor = next(inputs, None)
+            return None if tensor is None else {INPUT: tensor}
+
     kept = matching_nodes([node.name for node in proto.graph.node], keep_float)
     with tempfile.TemporaryDirectory() as folder:
         source, result = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
@@ -42,7 +43,7 @@ def quantize_int8(proto: Any, tensors: Iterable[np.ndarray], keep_float: Sequenc
             quantization.quantize_static(
                 source,
                 result,
-                _calibration_reader(quantization, iter(tensors)),
+                Reader(),
                 quant_format=quantization.QuantFormat.QDQ,
                 per_channel=True,
                 activation_type=quantization.QuantType.QUInt8,
@@ -51,7 +52,7 @@ def quantize_int8(proto: Any, tensors: Iterable[np.ndarray], keep_float: Sequenc
             )
         finally:
             logging.disable(logging.NOTSET)
-        quantized = onnx.load(result)
+        quantized = require("onnx").load(result)
     del quantized.metadata_props[:]
     quantized.metadata_props.extend(proto.metadata_props)
     return quantized
@@ -63,8 +64,7 @@ def calibration_tensors(
     """Yields the inputs of `count` training clips, or of all, drawn at random and always the same.
 
     Args:
-        train: the training videos' clips.
-        model: whose preprocessing normalizes them.
+        train, model: the training videos' clips, and whose preprocessing normalizes them.
         device_format: what the network takes.
         count: clips at most.
     """
@@ -75,23 +75,13 @@ def calibration_tensors(
 def matching_nodes(names: Sequence[str], wanted: Sequence[str]) -> list[str]:
     """The nodes among `names`, such as `layer4.0.conv1.0.0/Conv`, that are in `wanted` or in a module in `wanted`.
 
-    Raises:
-        ExportError: nothing has one of the names `wanted`.
+    Raises UserError where nothing has one of the names `wanted`.
     """
     chosen = []
     for name in wanted:
         matches = [node for node in names if node == name or node.startswith((f"{name}.", f"{name}/"))]
         if not matches:
             modules = sorted({node.split("/")[0].split(".")[0] for node in names})
-            raise ExportError(f"--keep-float {name}: the network has no such node or module; it has {modules}")
+            raise UserError(f"--keep-float {name}: the network has no such node or module; it has {modules}")
         chosen += matches
     return chosen
-
-
-def _calibration_reader(quantization: Any, tensors: Iterator[np.ndarray]) -> Any:
-    class Reader(quantization.CalibrationDataReader):  # a class that is known only once onnxruntime is imported
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            tensor = next(tensors, None)
-            return None if tensor is None else {INPUT: tensor}
-
-    return Reader()

@@ -17,14 +17,9 @@ SMALLEST = 5e-324  # the smallest float64 above 0, in place of softmax outputs t
 
 
 def fit_temperature(scores: Tensor, targets: Tensor) -> float:
-    """The temperature that maximizes the likelihood of `targets`.
+    """The temperature within LIMITS that maximizes the likelihood of `targets`, int64 (V,); 1 if there are none.
 
-    Args:
-        scores: (V, num_classes), each row sums to 1; rows with NaN are left out.
-        targets: int64 (V,).
-
-    Returns:
-        A value within LIMITS; 1 where there is nothing to fit.
+    Each row of the scores (V, num_classes) sums to 1; rows with NaN are left out.
     """
     from scipy.optimize import minimize_scalar  # takes most of a second to import, and only --calibrate needs it
 
@@ -67,11 +62,9 @@ class Reliability(NamedTuple):
 
 
 def reliability(probabilities: np.ndarray, right: np.ndarray) -> Reliability:
-    """Bins predictions by their probability.
+    """Bins predictions by their probability (V,), and bool (V,) whether they are right.
 
-    Args:
-        probabilities: (V,), of the predicted class. A bin includes its upper edge, as in the paper.
-        right: bool (V,), whether the prediction is right.
+    A bin includes its upper edge, as in the paper.
     """
     bins = np.clip(np.ceil(probabilities * BINS).astype(int) - 1, 0, BINS - 1)
     counts = np.bincount(bins, minlength=BINS)

@@ -47,19 +47,11 @@ def mean_interval(shares: Sequence[Interval]) -> Interval:
 
 
 def paired_difference(right_a: Sequence[bool], right_b: Sequence[bool]) -> Interval:
-    """The accuracy of B minus that of A on the same videos, with a paired 95 % interval.
+    """The accuracy of B minus that of A on the same videos, from -1 to 1, with a paired 95 % interval.
 
     The interval is Bonett and Price's adjusted Wald interval (JEBS 37:479, 2012). It keeps its coverage for few videos,
-    and has a width where A and B agree everywhere.
-
-    Args:
-        right_a, right_b: bool (N,), whether each video was predicted right, in the same order; N > 0.
-
-    Returns:
-        Shares from -1 to 1, positive where B is better.
-
-    Raises:
-        ValueError: the lengths differ, or there are no videos.
+    and has a width where A and B agree everywhere. Both arguments are bool (N,), whether each video was predicted
+    right, in the same order. Raises ValueError where the lengths differ, or there are no videos.
     """
     only_a, only_b, count = _discordant(right_a, right_b)
     share_a, share_b = (only_a + 1) / (count + 2), (only_b + 1) / (count + 2)

@@ -17,10 +17,6 @@ SIGNIFICANCE = 0.05
 NAMED = 3  # videos named in an error message
 
 
-class ResultError(UserError):
-    """A `predictions.csv` that cannot be used; the message says why."""
-
-
 class Prediction(NamedTuple):
     """A row of `predictions.csv`; the fields are its columns."""
 
@@ -51,8 +47,7 @@ def predictions_file(run: Path) -> Path:
 def read_predictions(run: Path) -> dict[str, Prediction]:
     """The predictions of a run by path, from its folder or from the file itself; `rank` and `clips` are not read.
 
-    Raises:
-        ResultError: the file is missing or empty, lacks a column, holds a bad number or names a video twice.
+    Raises UserError where the file is missing or empty, lacks a column, holds a bad number or names a video twice.
     """
     path = predictions_file(run)
     predictions: dict[str, Prediction] = {}
@@ -61,20 +56,20 @@ def read_predictions(run: Path) -> dict[str, Prediction]:
         with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             reader = csv.DictReader(file, strict=True)
             if missing := [name for name in NEEDED if name not in (reader.fieldnames or [])]:
-                raise ResultError(f"{path} is not a list of predictions: it has no column {', '.join(missing)}")
+                raise UserError(f"{path} is not a list of predictions: it has no column {', '.join(missing)}")
             for row in reader:
                 video, label, prediction, probability = (row[name] for name in NEEDED)
                 if video in predictions:
-                    raise ResultError(f"{path}, line {reader.line_num}: {video} is listed twice")
+                    raise UserError(f"{path}, line {reader.line_num}: {video} is listed twice")
                 predictions[video] = Prediction(video, label, prediction, float(probability))
     except OSError as error:
-        raise ResultError(
+        raise UserError(
             f"{path} cannot be read: {reason_of(error)}; a finished training and train.py --test-only write it"
         ) from error
     except (csv.Error, ValueError, TypeError) as error:
-        raise ResultError(f"{path}, line {reader.line_num}: not a prediction: {error}") from error
+        raise UserError(f"{path}, line {reader.line_num}: not a prediction: {error}") from error
     if not predictions:
-        raise ResultError(f"{path} holds no predictions")
+        raise UserError(f"{path} holds no predictions")
     return predictions
 
 
@@ -95,16 +90,16 @@ class Comparison:
 
     @classmethod
     def of(cls, a: dict[str, Prediction], b: dict[str, Prediction]) -> "Comparison":
-        """Matches the videos by path. Raises ResultError where the videos or their labels differ."""
+        """Matches the videos by path. Raises UserError where the videos or their labels differ."""
         for here, there, name in ((a, b, "RUN_A"), (b, a, "RUN_B")):
             if only := sorted(here.keys() - there.keys()):
-                raise ResultError(
+                raise UserError(
                     f"{len(only)} videos are in {name} only, such as {', '.join(only[:NAMED])}: compare runs that "
                     "were validated on the same videos"
                 )
         paths = sorted(a)
         if relabelled := [path for path in paths if a[path].label != b[path].label]:
-            raise ResultError(
+            raise UserError(
                 f"{len(relabelled)} videos have another label in RUN_B, such as {', '.join(relabelled[:NAMED])}: "
                 "compare runs that were validated on the same labels"
             )
@@ -137,13 +132,13 @@ class Comparison:
 
 
 def write_changes(path: Path, changes: Sequence[Change]) -> None:
-    """Writes each changed video to a CSV file. Raises ResultError."""
+    """Writes each changed video to a CSV file. Raises UserError."""
     header = ("change", "path", "label", "prediction_a", "probability_a", "prediction_b", "probability_b")
     rows = ((kind, a.path, a.label, a.prediction, a.probability, b.prediction, b.probability) for kind, a, b in changes)
     try:
         write_csv(path, [header, *rows])
     except OSError as error:
-        raise ResultError(f"{path} cannot be written: {reason_of(error)}; choose another --output") from error
+        raise UserError(f"{path} cannot be written: {reason_of(error)}; choose another --output") from error
 
 
 def _verdict(difference: Interval, pvalue: float) -> str:

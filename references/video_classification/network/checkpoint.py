@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from clips.preprocessing import Preprocessing
-from runtime.errors import UserError, reason_of
+from runtime.errors import UserError, first_line, reason_of
 from runtime.files import replaced_file
 
 NEWEST, BEST = "checkpoint.pth", "model_best.pth"
@@ -83,11 +83,7 @@ class Checkpoint:
         return shape[0] if shape else 0
 
     def write(self, path: Path) -> None:
-        """Writes one file, whole or not at all.
-
-        Raises:
-            CheckpointError: it cannot be written; a file that was there is untouched.
-        """
+        """Writes a file, whole or not at all. Raises CheckpointError where it cannot; what was there is untouched."""
         values = _present(self)
         if self.preprocessing is not None:
             values["preprocessing"] = self.preprocessing.plain()
@@ -99,15 +95,14 @@ class Checkpoint:
             with replaced_file(path) as file:
                 torch.save(values, file)
         except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError on a full disk
-            reason = getattr(error, "strerror", None) or f"is the disk full? ({_first_line(error)})"
+            reason = getattr(error, "strerror", None) or f"is the disk full? ({_in_words(error)})"
             raise CheckpointError(f"{path} cannot be written: {reason}") from error
 
     @classmethod
     def read(cls, path: str | os.PathLike) -> "Checkpoint":
         """Reads a file onto the CPU, unpickling nothing but plain values, tensors and an argparse Namespace.
 
-        Raises:
-            CheckpointError: no such file, cut short, not a checkpoint with weights, or a value that cannot be.
+        Raises CheckpointError: no such file, cut short, not a checkpoint with weights, or a value that cannot be.
         """
         return cls.of(read_plain(path), path)
 
@@ -131,8 +126,7 @@ class Checkpoint:
 def read_plain(path: str | os.PathLike) -> Any:
     """The contents of a file of torch's, on the CPU: plain values, tensors and an argparse Namespace, nothing else.
 
-    Raises:
-        CheckpointError: no such file, another kind of file, cut short, or something else in it; the message says what.
+    Raises CheckpointError, which says what is wrong with the file.
     """
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
@@ -140,7 +134,7 @@ def read_plain(path: str | os.PathLike) -> Any:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {reason_of(error)}") from error
     except Exception as error:  # whatever the bytes of another file make the unpickler do
-        raise CheckpointError(f"{path} cannot be read as a checkpoint: {_first_line(error)}") from error
+        raise CheckpointError(f"{path} cannot be read as a checkpoint: {_in_words(error)}") from error
 
 
 _TYPES: dict[type | tuple[type, ...], tuple[str, ...]] = {
@@ -180,7 +174,7 @@ def _checked(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _first_line(error: Exception) -> str:
+def _in_words(error: Exception) -> str:
     if isinstance(error, pickle.UnpicklingError):  # torch's words are about its own settings
         if found := re.search(r"Unsupported global: GLOBAL (\S+)", str(error)):
             advice = "save the state dict alone, by torch.save(network.state_dict(), FILE)"
@@ -188,16 +182,14 @@ def _first_line(error: Exception) -> str:
         return "it is another kind of file, or holds more than plain values"
     if "TorchScript" in str(error):
         return "it is a TorchScript archive: save the network's state dict instead"
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return first_line(error)
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, is_best: bool, keep: int | None = None) -> Path:
     """Writes `model_<epoch>.pth`, and `checkpoint.pth` and, when best, `model_best.pth` as further names for it.
 
-    Then removes the files of older epochs, except the `keep` newest; None keeps all.
-
-    Raises:
-        CheckpointError: a file cannot be written; those of the epoch before are whole.
+    Then removes the files of older epochs, except the `keep` newest; None keeps all. Raises CheckpointError where a
+    file cannot be written; those of the epoch before are whole.
     """
     path = folder / f"model_{checkpoint.epoch}.pth"
     checkpoint.write(path)
@@ -212,17 +204,10 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, is_best: bool, keep: i
 
 
 def keep_best(folder: Path, checkpoint: Checkpoint, next_epoch: int) -> bool:
-    """Makes `model_best.pth` the best of the epochs before `next_epoch`, where a run in `folder` goes on from.
+    """Makes `model_best.pth` the best of the epochs before `next_epoch`.
 
-    It may be of a later epoch, which the run now leaves behind; then it becomes a further name of the best before.
-
-    Args:
-        folder: the run's.
-        checkpoint: what it goes on from.
-        next_epoch: the first that will be trained.
-
-    Returns:
-        Whether there is such a file.
+    The run in `folder` goes on from `checkpoint`. The file may be of a later epoch, which the run now leaves behind;
+    then it becomes a further name of the best before. Returns whether there is such a file.
     """
     path = folder / f"model_{(checkpoint.epoch or 0) - (checkpoint.epochs_since_best or 0)}.pth"
     for candidate in (folder / BEST, path):

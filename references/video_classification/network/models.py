@@ -9,7 +9,7 @@ from torchvision import models
 from torchvision.models import video as video_models
 from torchvision.models.video.resnet import BasicBlock, Conv2Plus1D, R2Plus1dStem, VideoResNet
 
-from runtime.errors import UserError
+from runtime.errors import UserError, first_line, listed
 
 # Those that train, export and quantize; torchvision's others train where their sizes fit.
 MODELS = ("r2plus1d_18", "r2plus1d_34", "r3d_18", "mc3_18")
@@ -45,11 +45,7 @@ FURTHER_MODELS: dict[str, Callable[[int], nn.Module]] = {"r2plus1d_34": r2plus1d
 
 
 def build_model(name: str, num_classes: int) -> nn.Module:
-    """A randomly initialized video model: B C T H W float to (B, num_classes).
-
-    Raises:
-        ModelError: there is no such model.
-    """
+    """A randomly initialized video model: B C T H W float to (B, num_classes). Raises ModelError for other names."""
     if name in FURTHER_MODELS:
         return FURTHER_MODELS[name](num_classes)
     known = models.list_models(module=video_models)
@@ -61,15 +57,12 @@ def build_model(name: str, num_classes: int) -> nn.Module:
 def check_fits(name: str, num_classes: int, clip_len: int, crop_size: Sequence[int], trainable: Sequence[str]) -> None:
     """Checks, on the meta device, that the network accepts clips of this size and has the blocks to train.
 
-    Args:
-        name: of the network.
-        num_classes: its outputs.
-        clip_len: frames per clip.
-        crop_size: height and width.
-        trainable: names of blocks, or `all`.
+    Raises ModelError where there is no such block, or the size does not fit; the message lists both.
 
-    Raises:
-        ModelError: there is no such block, or the size does not fit; the message lists both.
+    Args:
+        name, num_classes: of the network, and its outputs.
+        clip_len, crop_size: frames per clip, and their height and width.
+        trainable: names of blocks, or `all`.
     """
     with torch.device("meta"):
         model = build_model(name, num_classes).eval()
@@ -86,10 +79,9 @@ def check_fits(name: str, num_classes: int, clip_len: int, crop_size: Sequence[i
     try:
         model(clip)
     except (RuntimeError, ValueError, IndexError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
         raise ModelError(
-            f"{name} does not accept clips of {size} (frames x height x width): {reason}; change --clip-len, the crop "
-            f"sizes or the model. Its blocks, for --trainable, are {blocks}"
+            f"{name} does not accept clips of {size} (frames x height x width): {first_line(error)}; change "
+            f"--clip-len, the crop sizes or the model. Its blocks, for --trainable, are {blocks}"
         ) from error
 
 
@@ -98,10 +90,8 @@ def check_deterministic(
 ) -> None:
     """Checks, on the meta device, that every gradient of the network has a deterministic form on CUDA.
 
-    Args: as `check_fits`.
-
-    Raises:
-        ModelError: a layer that gradients pass through has none; torch would raise in the first step.
+    Raises ModelError where a layer that gradients pass through has none; torch would raise in the first step. Arguments
+    are those of `check_fits`.
     """
     with torch.device("meta"):
         model = build_model(name, num_classes).eval()
@@ -127,8 +117,7 @@ def check_deterministic(
 def pretrained_state(name: str, weights: str) -> dict[str, Tensor]:
     """The state dict of torchvision's weights, by short (`KINETICS400_V1`) or full enum name; downloaded once.
 
-    Raises:
-        ModelError: unknown weights, or weights that cannot be downloaded; the message says where to put the file.
+    Raises ModelError: unknown, or they cannot be downloaded; the message says where to put the file.
     """
     if name in FURTHER_MODELS:
         raise ModelError(
@@ -161,8 +150,7 @@ def head_name(model: nn.Module) -> str:
 def load_state(model: nn.Module, state: Mapping[str, Tensor], keep_head: bool) -> None:
     """Loads `state` into `model`, without the last layer unless `keep_head`.
 
-    Raises:
-        ModelError: as `check_state`; the model is then untouched.
+    Raises ModelError as `check_state`; the model is then untouched.
     """
     check_state(model, state, keep_head)
     expected, head = model.state_dict(), f"{head_name(model)}."
@@ -173,8 +161,7 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], keep_head: bool) -
 def check_state(model: nn.Module, state: Mapping[str, Tensor], keep_head: bool) -> None:
     """Checks that `state` has what `model` needs and nothing else; the last layer counts with `keep_head` only.
 
-    Raises:
-        ModelError: it does not; the message lists entries by name and shape.
+    Raises ModelError, which lists entries by name and shape.
     """
     head = f"{head_name(model)}."
     expected, given = (
@@ -190,7 +177,7 @@ def check_state(model: nn.Module, state: Mapping[str, Tensor], keep_head: bool) 
         "has in other shapes": [f"{n} {_shape(given[n])} instead of {_shape(expected[n])}" for n in shapes],
     }
     if any(problems.values()):
-        told = "; it ".join(f"{what} {_listed(names)}" for what, names in problems.items() if names)
+        told = "; it ".join(f"{what} {listed(names, LISTED)}" for what, names in problems.items() if names)
         raise ModelError(f"the weights are another network's: the state {told}")
 
 
@@ -198,17 +185,8 @@ def _shape(value: Tensor) -> str:
     return "x".join(map(str, value.shape)) or "scalar"
 
 
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(names[:LISTED]) + more
-
-
 def freeze(model: nn.Module, trainable: Sequence[str]) -> list[str]:
-    """Freezes every parameter outside the blocks in `trainable`, which may be `all`.
-
-    Returns:
-        Names of the frozen modules, for `set_train_mode`.
-    """
+    """Freezes what is outside the blocks in `trainable`, which may be `all`; returns names for `set_train_mode`."""
     if "all" in trainable:
         return []
     for name, parameter in model.named_parameters():

@@ -28,13 +28,9 @@ class TrainedModel:
 def load_trained_model(path: str | os.PathLike, classes_file: Path | None = None) -> TrainedModel:
     """The network of a checkpoint, ready to use.
 
-    Args:
-        path: of the checkpoint.
-        classes_file: class names for a checkpoint that has none, one a line, in the order of the outputs.
-
-    Raises:
-        CheckpointError: not a checkpoint, one that contradicts itself, or one without names and no `classes_file`.
-        ModelError: weights that are not those of the network it names.
+    A checkpoint without class names takes those of `classes_file`, one a line, in the order of the outputs. Raises
+    CheckpointError where it is none, contradicts itself, or has no names; ModelError where its weights are another
+    network's.
     """
     return trained_model(Checkpoint.read(path), path, classes_file)
 

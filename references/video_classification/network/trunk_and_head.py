@@ -8,16 +8,14 @@ from torch import Tensor, nn
 
 from network.models import MODELS, ModelError, is_within
 
-SPLIT_TOLERANCE = (
-    0.001  # relative to the largest output: kernels may round differently, a wrong order of blocks differs far more
-)
+# Relative to the largest output: kernels may round differently, a wrong order of blocks differs far more.
+SPLIT_TOLERANCE = 0.001
 
 
 def trunk_blocks(model: nn.Module, trainable: Sequence[str]) -> list[str]:
     """The names of the blocks before the first trained one, in order, for `split`.
 
-    Raises:
-        ModelError: the first block is trained.
+    Raises ModelError where the first block is trained.
     """
     leading = [] if "all" in trainable else _leading_blocks(model, trainable)
     if not leading:
@@ -32,14 +30,9 @@ def trunk_blocks(model: nn.Module, trainable: Sequence[str]) -> list[str]:
 def split(model: nn.Module, blocks: Sequence[str]) -> tuple[nn.Module, nn.Module]:
     """Splits a network so that `head(trunk(clips))` is `model(clips)` where the blocks form a chain.
 
-    Both share the modules of `model`, so training the head trains the network. Call `check_split` once.
-
-    Args:
-        model: the network.
-        blocks: the blocks of the trunk, from `trunk_blocks`.
-
-    Returns:
-        The trunk, clips B C T H W to features, and the head, features to logits (B, num_classes).
+    Both share the modules of `model`, so training the head trains the network. The trunk has the blocks of
+    `trunk_blocks`, and takes clips B C T H W to features; the head gives logits (B, num_classes). Call `check_split`
+    once.
     """
     trunk = nn.Sequential(*(model.get_submodule(block) for block in blocks))
     return trunk, _without(model, blocks)
@@ -49,8 +42,7 @@ def split(model: nn.Module, blocks: Sequence[str]) -> tuple[nn.Module, nn.Module
 def check_split(model: nn.Module, trunk: nn.Module, head: nn.Module, clip: Tensor) -> None:
     """Compares network and parts on a clip (1, C, T, H, W); leaves them in evaluation mode.
 
-    Raises:
-        ModelError: their outputs differ, since the network's forward is not a chain of its blocks.
+    Raises ModelError where their outputs differ, since the network's forward is not a chain of its blocks.
     """
     whole = model.eval()(clip)
     try:

@@ -10,31 +10,20 @@ from torch import Tensor
 
 from network.checkpoint import Checkpoint, CheckpointError, read_plain
 from network.models import build_model
-from runtime.errors import MissingExtra, require
+from runtime.errors import MissingExtra, listed, require
 
 CONTAINERS = ("model", "state_dict", "model_state")  # keys that a state dict is found under
-PREFIXES = (
-    "module.",
-    "_orig_mod.",
-    "model.",
-)  # that wrappers put in front: DistributedDataParallel, compile, Lightning
+PREFIXES = ("module.", "_orig_mod.", "model.")  # of wrappers: DistributedDataParallel, compile, Lightning
 LISTED = 8  # keys that a message names
 
 
 def read_weights(path: str | os.PathLike, model_name: str) -> Checkpoint:
-    """The weights in a file, under torchvision's names, in the order of the network's layers.
+    """The weights in a file, under torchvision's names, in the order of the layers of the network that they are for.
 
     A checkpoint of train.py is read whole. Of any other file only the weights are, and class names where it has them:
-    from a state dict, or from one under `model`, `state_dict` or `model_state`.
-
-    Args:
-        path: of the file.
-        model_name: the network that they are for.
-
-    Raises:
-        CheckpointError: the file cannot be read, or holds something else; the message says what.
-        MissingExtra: a safetensors file, and the package is not installed.
-        ModelError: there is no such network.
+    from a state dict, or from one under `model`, `state_dict` or `model_state`. Raises CheckpointError where the file
+    cannot be read or holds something else, MissingExtra for safetensors without the package, ModelError where there is
+    no such network.
     """
     is_safetensors = os.fspath(path).endswith(".safetensors")
     content: Any = _read_safetensors(path) if is_safetensors else read_plain(path)
@@ -71,7 +60,11 @@ def _state_in(content: Any, path: str | os.PathLike) -> Mapping[str, Tensor]:
             return content[key]
     if keys:
         others = [str(name) for name, value in content[keys[0]].items() if not isinstance(value, Tensor)]
-        found = f"its `{keys[0]}` is empty" if not others else f"its `{keys[0]}` holds {_listed(others)}, not tensors"
+        found = (
+            f"its `{keys[0]}` is empty"
+            if not others
+            else f"its `{keys[0]}` holds {listed(others, LISTED)}, not tensors"
+        )
     else:
         found = f"found {_described(content)}"
     raise CheckpointError(
@@ -89,12 +82,8 @@ def _described(content: Any) -> str:
     if isinstance(content, Tensor):
         return f"a single tensor of {'x'.join(map(str, content.shape)) or 'no dimensions'}"
     if isinstance(content, Mapping):
-        return f"a dict with the keys {_listed([str(key) for key in content])}" if content else "an empty dict"
+        return f"a dict with the keys {listed([str(key) for key in content], LISTED)}" if content else "an empty dict"
     return f"a {type(content).__name__}"
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
 
 
 def _unwrapped(state: Mapping[str, Tensor], path: str | os.PathLike) -> dict[str, Tensor]:

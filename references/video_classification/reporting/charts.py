@@ -64,13 +64,15 @@ def curves(title: str, unit: str, log: Sequence[dict[str, Any]], columns: dict[s
     """Columns of the log over the epochs.
 
     Args:
-        title: of the figure.
-        unit: label of the vertical axis.
+        title, unit: of the figure, and label of its vertical axis.
         log: entries of `log.jsonl`.
         columns: labels by name in the log.
     """
     epochs = [entry["epoch"] for entry in log]
-    found = {label: [_number(entry.get(name)) for entry in log] for name, label in columns.items()}
+    found = {
+        label: [math.nan if entry.get(name) is None else entry[name] for entry in log]
+        for name, label in columns.items()
+    }
     readings = [
         (epoch, f"epoch {epoch}: " + ", ".join(f"{label} {value:.4g}" for label, value in zip(found, row, strict=True)))
         for epoch, *row in zip(epochs, *found.values(), strict=True)
@@ -90,10 +92,7 @@ def curves(title: str, unit: str, log: Sequence[dict[str, Any]], columns: dict[s
 def reliability_diagram(title: str, before: Reliability, after: Reliability | None) -> Markup:
     """The share of right predictions over their probability; larger dots stand for more videos.
 
-    Args:
-        title: of the figure.
-        before: of the softmax outputs.
-        after: at the temperature, None where there is none.
+    `before` is of the softmax outputs, `after` at the temperature, None where there is none.
     """
     bins = {"softmax": before} if after is None else {"softmax": before, "calibrated": after}
     lines = []
@@ -123,8 +122,7 @@ def figure(
     """A line chart with its title and legend.
 
     Args:
-        title: of the figure.
-        series: the lines.
+        title, series: of the figure, and its lines.
         x_axis, y_axis: their scales.
         readings: what is shown while the pointer is nearest to an x, as (x, text).
         spoken: the chart in words, for screen readers.
@@ -143,10 +141,6 @@ def figure(
         aria_label=f"{title}. {spoken}",
     )
     return tag("figure", tag("figcaption", title), tag("p", *keys, class_="legend"), drawing)
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
 
 
 def _in_words(label: str, epochs: Sequence[int], values: Sequence[float]) -> str:

@@ -109,41 +109,36 @@ def _data(evaluation: Evaluation) -> str:
 def headline_section(report: Report) -> Markup:
     """The main figures, with their intervals."""
     metrics = report.metrics
-    error, uncalibrated, temperature = (
-        metrics[name]
-        for name in ("expected_calibration_error", "expected_calibration_error_uncalibrated", "temperature")
-    )
+    uncalibrated, temperature = metrics["expected_calibration_error_uncalibrated"], metrics["temperature"]
     before = "" if temperature == 1 else f"; {_number(uncalibrated, 3)} before temperature {temperature:.3f}"
+    error = _number(metrics["expected_calibration_error"], 3)
     cards = [
         *(_accuracy_card(label, report.evaluation.accuracies[name]) for name, label in ACCURACIES.items()),
-        _card("Expected calibration error", _number(error, 3), f"0 is best{before}"),
+        _card("Expected calibration error", error, f"0 is best{before}"),
         _card("Loss", _number(metrics["loss"], 4), "cross-entropy, mean over clips"),
     ]
     clips = "1 clip" if metrics["clips_per_video"] == 1 else f"{metrics['clips_per_video']} clips"
     skipped, turned = metrics["videos_not_scored"], metrics["videos_turned"]
-    warning = (
-        "These videos were seen in training (--train-on-val): no figure on this page tells how well the network does "
-        "on others."
-    )
+    warning = "These videos were seen in training (--train-on-val): no figure on this page tells how well the network"
     text = (
         f"{metrics['videos']} videos of {metrics['classes_with_videos']} classes, {clips} each"
         f"{f', {skipped} unreadable videos not scored' if skipped else ''}"
         f"{f', {turned} turned or mirrored for display, which the evaluator would not do' if turned else ''}; "
-        f"{metrics['clip_rule']}; "
-        f"pixels: {metrics['pixel_path']}. The bands are 95\xa0% intervals: the range in which the accuracy on other "
-        "videos of the same kind is likely to lie."
+        f"{metrics['clip_rule']}; pixels: {metrics['pixel_path']}. The bands are 95\xa0% intervals: the range in which "
+        "the accuracy on other videos of the same kind is likely to lie."
     )
-    seen = [tag("p", tag("strong", warning))] if report.evaluation.seen else []
+    seen = [tag("p", tag("strong", f"{warning} does on others."))] if report.evaluation.seen else []
     return join([*seen, tag("p", text), tag("dl", *cards, class_="cards")])
 
 
 def _accuracy_card(label: str, share: Interval) -> Markup:
     value, low, high = share.percent
-    return _card(label, join([f"{value:.1f}", tag("small", " %")]), f"{low:.1f} to {high:.1f} %", _span(share))
+    return _card(label, f"{value:.1f}", f"{low:.1f} to {high:.1f} %", " %", _span(share))
 
 
-def _card(label: str, value: str, note: str, drawing: Markup | None = None) -> Markup:
-    figures = tag("span", value, class_="value"), drawing or tag("br"), tag("span", note, class_="quiet")
+def _card(label: str, value: str, note: str, unit: str = "", drawing: Markup | None = None) -> Markup:
+    shown = tag("span", value, *([tag("small", unit)] if unit else []), class_="value")
+    figures = shown, drawing or tag("br"), tag("span", note, class_="quiet")
     return tag("div", tag("dt", label), tag("dd", *figures), class_="card")
 
 
@@ -163,35 +158,21 @@ def device_section(report: Report) -> Markup:
         return Markup()
     low, high = device["acc1_difference_interval"]
     verdict = "within" if device["within_limit"] else "beyond"
-    percent = tag("small", " %")
+    difference, of_logits = f"{device['acc1_difference']:+.2f}", f"{device['largest_logit_difference']:.2g}"
     cards = (
-        _card(
-            "Latency",
-            join([f"{device['latency_ms']:.2f}", tag("small", " ms")]),
-            f"{verdict} {device['limit_ms']:g} ms",
-        ),
-        _card(
-            "Acc@1 on the device", join([f"{device['acc1']:.1f}", percent]), f"{device['pytorch_acc1']:.1f} by PyTorch"
-        ),
-        _card(
-            "Acc@5 on the device", join([f"{device['acc5']:.1f}", percent]), f"{device['pytorch_acc5']:.1f} by PyTorch"
-        ),
-        _card(
-            "Device minus PyTorch", f"{device['acc1_difference']:+.2f}", f"points of Acc@1; {low:+.2f} to {high:+.2f}"
-        ),
-        _card("Largest difference of a logit", f"{device['largest_logit_difference']:.2g}", "from PyTorch"),
+        _card("Latency", f"{device['latency_ms']:.2f}", f"{verdict} {device['limit_ms']:g} ms", " ms"),
+        _card("Acc@1 on the device", f"{device['acc1']:.1f}", f"{device['pytorch_acc1']:.1f} by PyTorch", " %"),
+        _card("Acc@5 on the device", f"{device['acc5']:.1f}", f"{device['pytorch_acc5']:.1f} by PyTorch", " %"),
+        _card("Device minus PyTorch", difference, f"points of Acc@1; {low:+.2f} to {high:+.2f}"),
+        _card("Largest difference of a logit", of_logits, "from PyTorch"),
     )
     target = f"{device['device']}, {device['runtime']}, quantization: {device['quantize']}, {device['videos']} videos"
     text = f"{target}. The interval of the difference is a paired 95\xa0% one."
     layers = [(tag("th", unit, scope="row"), _cell(count)) for unit, count in device["layers"].items()]
-    jobs = [
-        (tag("th", name, scope="row"), _cell(tag("a", job["id"], href=job["url"]), None))
-        for name, job in device["jobs"].items()
-    ]
-    tables = (
-        _table([("Compute unit", None), ("Layers", "number")], layers),
-        _table([("Job", None), ("AI Hub", None)], jobs),
-    )
+    links = {name: tag("a", job["id"], href=job["url"]) for name, job in device["jobs"].items()}
+    jobs = [(tag("th", name, scope="row"), _cell(link, None)) for name, link in links.items()]
+    table = _table([("Compute unit", None), ("Layers", "number")], layers)
+    tables = table, _table([("Job", None), ("AI Hub", None)], jobs)
     return join([tag("p", text), tag("dl", *cards, class_="cards"), *tables])
 
 
@@ -248,8 +229,7 @@ def confusion_section(report: Report) -> Markup:
 def cluster_order(matrix: np.ndarray) -> list[int]:
     """An order of the classes in which those that are confused are neighbours.
 
-    Args:
-        matrix: counts (num_classes, num_classes), rows true, columns predicted.
+    The matrix has counts (num_classes, num_classes), rows true, columns predicted.
     """
     from scipy.cluster.hierarchy import leaves_list, linkage  # not needed before the end of a run
     from scipy.spatial.distance import squareform
@@ -265,42 +245,32 @@ def cluster_order(matrix: np.ndarray) -> list[int]:
 
 
 def _matrix(matrix: np.ndarray, order: Sequence[int], names: Sequence[str]) -> Markup:
+    shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    # By Tab; the arrow keys reach the others.
+    tabbed = next(((i, j) for i in order for j in order if matrix[i, j]), None)
+
     def label(i: int, scope: str) -> Markup:
         return tag("th", tag("span", names[i]), scope=scope, title=names[i])
 
-    shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-    tabbed = next(
-        ((i, j) for i in order for j in order if matrix[i, j]), None
-    )  # by Tab; the arrow keys reach the others
-    rows = []
-    for i in order:
-        cells = [
-            _filled_cell(i, j, int(matrix[i, j]), float(shares[i, j]), names, is_tabbed=(i, j) == tabbed)
-            if matrix[i, j]
-            else tag("td")
-            for j in order
-        ]
-        rows.append(tag("tr", label(i, "row"), *cells))
+    def cell(i: int, j: int) -> Markup:
+        if not matrix[i, j]:
+            return tag("td")
+        button = tag(
+            "button",
+            matrix[i, j],
+            type="button",
+            class_=f"{'right' if i == j else 'wrong'}{' dark' if shares[i, j] > DARK_SHARE else ''}",
+            style=f"--share:{shares[i, j]:.2f}",
+            data_truth=i,
+            data_prediction=j,
+            tabindex=0 if (i, j) == tabbed else -1,
+            aria_label=f"{names[i]}, predicted {names[j]}: {matrix[i, j]}",
+        )
+        return tag("td", button)
+
     head = tag("tr", tag("th", "true ↓ predicted →", scope="col"), *(label(i, "col") for i in order))
+    rows = (tag("tr", label(i, "row"), *(cell(i, j) for j in order)) for i in order)
     return tag("table", tag("thead", head), tag("tbody", *rows))
-
-
-def _filled_cell(
-    truth: int, prediction: int, count: int, share: float, names: Sequence[str], is_tabbed: bool
-) -> Markup:
-    kind = "right" if truth == prediction else "wrong"
-    button = tag(
-        "button",
-        count,
-        type="button",
-        class_=f"{kind} dark" if share > DARK_SHARE else kind,
-        style=f"--share:{share:.2f}",
-        data_truth=truth,
-        data_prediction=prediction,
-        tabindex=0 if is_tabbed else -1,
-        aria_label=f"{names[truth]}, predicted {names[prediction]}: {count}",
-    )
-    return tag("td", button)
 
 
 def _frequent_confusions(matrix: np.ndarray, classes: Sequence[str]) -> Markup:
@@ -311,14 +281,9 @@ def _frequent_confusions(matrix: np.ndarray, classes: Sequence[str]) -> Markup:
     for cell in np.argsort(-mistakes, axis=None, kind="stable")[:LISTED_CONFUSIONS].tolist():
         truth, prediction = divmod(cell, len(matrix))
         if count := mistakes[truth, prediction]:
-            link = tag(
-                "button",
-                "videos",
-                type="button",
-                class_="link",
-                data_confusion=f"{truth} {prediction}",
-                aria_label=f"Videos of {classes[truth]} predicted as {classes[prediction]}",
-            )
+            spoken = f"Videos of {classes[truth]} predicted as {classes[prediction]}"
+            place = f"{truth} {prediction}"
+            link = tag("button", "videos", type="button", class_="link", data_confusion=place, aria_label=spoken)
             names = (_cell(breakable(classes[i]), None) for i in (truth, prediction))
             rows.append([*names, _cell(f"{count} of {totals[truth]}"), _cell(link, None)])
     if not rows:

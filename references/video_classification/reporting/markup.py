@@ -15,10 +15,8 @@ class Markup(str):
 def tag(name: str, *content: object, **attributes: object) -> Markup:
     """An element: `tag("a", "x < y", class_="link", aria_label="...")`.
 
-    Args:
-        name: of the element.
-        content: Markup is put in as it is, anything else as escaped text.
-        attributes: `_` in a name becomes `-`, one at its end is dropped. None is left out, True is an empty attribute.
+    Markup in its content is put in as it is, anything else as escaped text. In a name of an attribute `_` becomes `-`,
+    one at its end is dropped; the value None leaves it out, True makes it empty.
     """
     words = [name]
     for key, value in attributes.items():

@@ -1,16 +1,14 @@
 """The worst mistakes: wrong predictions with the highest probability, with the frames that the network saw."""
 
 from dataclasses import dataclass
-from fractions import Fraction
 
-import av
 import numpy as np
+import torch
 
+from caching.jpeg import encode_jpeg
 from clips.dataset import ClipDataset
 from clips.samplers import Sample
 from reporting.result_files import Evaluation
-
-JPEG_QUANTISER = "3"  # of 2 (best) to 31: about 5 kB for a frame of 112x112
 
 
 @dataclass(frozen=True)
@@ -27,12 +25,9 @@ class Mistake:
 
 
 def worst_mistakes(evaluation: Evaluation, dataset: ClipDataset, count: int) -> list[Mistake]:
-    """The `count` wrong predictions with the highest probability, the highest first.
+    """The `count` wrong predictions with the highest probability, the highest first, with frames of their first clips.
 
-    The frames are those of the first clip of each video.
-
-    Raises:
-        VideoError, CacheError: the frames can no longer be read.
+    Raises VideoError or CacheError where the frames can no longer be read.
     """
     results, predictions = evaluation.results, evaluation.predictions
     wrong = ((predictions != results.targets) & (predictions >= 0)).nonzero()[:, 0]
@@ -41,18 +36,8 @@ def worst_mistakes(evaluation: Evaluation, dataset: ClipDataset, count: int) -> 
 
 
 def jpegs(frames: np.ndarray) -> list[bytes]:
-    """Each of `frames`, uint8 RGB (T, H, W, C), as a JPEG file without chroma subsampling."""
-    codec = av.CodecContext.create("mjpeg", "w")
-    codec.height, codec.width = frames.shape[1:3]
-    codec.pix_fmt, codec.time_base = "yuvj444p", Fraction(1)
-    codec.options = {"qmin": JPEG_QUANTISER, "qmax": JPEG_QUANTISER}
-    packets = []
-    for number, pixels in enumerate(frames):
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-        frame = frame.reformat(format="yuvj444p", dst_color_range="JPEG")
-        frame.pts = number
-        packets += codec.encode(frame)
-    return [bytes(packet) for packet in (*packets, *codec.encode(None))]
+    """Each of `frames`, uint8 RGB (T, H, W, C), as a JPEG file."""
+    return [encode_jpeg(frame).numpy().tobytes() for frame in torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous()]
 
 
 def _mistake(evaluation: Evaluation, dataset: ClipDataset, row: int) -> Mistake:

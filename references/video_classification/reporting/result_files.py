@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from caching.splits import Clips
 from evaluation.calibration import BINS, Reliability, calibrated, reliability
 from evaluation.intervals import Interval, mean_interval, wilson_interval
 from evaluation.metrics import VideoResults, confusion_matrix
@@ -48,6 +49,16 @@ class Evaluation:
     temperature: float = 1.0  # of the probabilities
     turned: int = 0  # videos turned or mirrored for display, which the challenge's evaluator would not do
     seen: bool = False  # whether the network was trained on these videos
+
+    @classmethod
+    def of(
+        cls, results: VideoResults, clips: Clips, classes: Sequence[str], checkpoint: Path | None, temperature: float
+    ) -> "Evaluation":
+        """A validation on `clips`."""
+        names, rule = clips.loader.dataset.folder.names, clips.options.preprocessing.rule
+        paths = [names.string(video) for video in results.videos.tolist()]
+        told = (clips.pixels, clips.skipped, checkpoint, temperature, clips.turned, clips.seen)
+        return cls(results, paths, classes, rule, *told)
 
     @cached_property
     def predictions(self) -> Tensor:

@@ -66,20 +66,9 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
         entries = [json.loads(line) for line in (folder / LOG).read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError):
         return []
-    return [entry for entry in entries if _is_entry(entry)]
-
-
-def _is_entry(entry: Any) -> bool:
-    """Whether it is an epoch's line: its number, and other numbers."""
-    return (
-        isinstance(entry, dict)
-        and type(entry.get("epoch")) is int
-        and all(value is None or type(value) in (int, float) for value in entry.values())
-    )
-
-
-class RunFolderError(UserError):
-    """A folder that must not be written to; the message says what to do."""
+    # An epoch's line has its number, and other numbers.
+    entries = [entry for entry in entries if isinstance(entry, dict) and type(entry.get("epoch")) is int]
+    return [entry for entry in entries if all(value is None or type(value) in (int, float) for value in entry.values())]
 
 
 def is_own(path: Path, folder: Path) -> bool:
@@ -97,10 +86,10 @@ def continues(checkpoint: Path | None, folder: Path) -> bool:
 
 
 def check_run_folder(folder: Path, continues: bool, overwrite: bool) -> None:
-    """Raises RunFolderError where it holds a run that this one neither continues nor overwrites."""
+    """Raises UserError where it holds a run that this one neither continues nor overwrites."""
     kept = [name for name in _own_files(folder) if _IS_CHECKPOINT(name) or name in RESULTS]
     if kept and not (continues or overwrite):
-        raise RunFolderError(
+        raise UserError(
             f"{folder} holds another run already ({', '.join(sorted(kept)[:NAMED])}): continue that one with --resume "
             "auto, choose another --output-dir, or begin anew with --overwrite, which removes it"
         )
@@ -109,8 +98,7 @@ def check_run_folder(folder: Path, continues: bool, overwrite: bool) -> None:
 def open_run_folder(folder: Path, args: dict[str, Any], continues: bool, overwrite: bool) -> None:
     """Makes a run's folder and writes its settings to `args.json`, on rank 0; removes all of a run that it overwrites.
 
-    Raises:
-        RunFolderError: see `check_run_folder`; or it cannot be written.
+    Raises UserError as `check_run_folder`, and where it cannot be written.
     """
     check_run_folder(folder, continues, overwrite)
     barrier()  # every process has looked before one of them changes anything
@@ -123,7 +111,7 @@ def open_run_folder(folder: Path, args: dict[str, Any], continues: bool, overwri
                 path.unlink(missing_ok=True)
         write_json(folder / ARGS, args)
     except OSError as error:
-        raise RunFolderError(f"{folder} cannot be written: {reason_of(error)}; choose another --output-dir") from error
+        raise UserError(f"{folder} cannot be written: {reason_of(error)}; choose another --output-dir") from error
 
 
 def _own_files(folder: Path) -> list[str]:

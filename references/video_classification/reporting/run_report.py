@@ -20,10 +20,10 @@ from network.checkpoint import Checkpoint
 from reporting.html_report import REPORT, Report, write_report
 from reporting.mistakes import worst_mistakes
 from reporting.result_files import Evaluation, write_result_files
-from reporting.run_folder import RunFolderError, read_log
+from reporting.run_folder import read_log
 from reporting.tensorboard_log import TensorBoardLog
 from runtime.distributed import is_main, print_main
-from runtime.errors import reason_of
+from runtime.errors import UserError, reason_of
 
 WORST_MISTAKES = 12
 
@@ -31,27 +31,20 @@ WORST_MISTAKES = 12
 def open_evaluation_folder(output_dir: Path, weights: str | None, split: str = "val") -> Path:
     """Makes `output_dir`/eval_<stem of the checkpoint>, so that no file of a run is overwritten.
 
-    The name of a split other than `val` is appended.
-
-    Raises:
-        RunFolderError: it cannot be written.
+    The name of a split other than `val` is appended. Raises UserError where it cannot be written.
     """
     name = f"eval_{Path(weights).stem if weights else 'untrained'}"
     folder = output_dir / (name if split == "val" else f"{name}_{split}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunFolderError(f"{folder} cannot be written: {reason_of(error)}; choose another --output-dir") from error
+        raise UserError(f"{folder} cannot be written: {reason_of(error)}; choose another --output-dir") from error
     return folder
 
 
 @dataclass
 class RunReport:
-    """Writes the results of a run, on rank 0.
-
-    Raises:
-        MissingExtra: `tensorboard` without the package.
-    """
+    """Writes the results of a run, on rank 0. Raises MissingExtra where `tensorboard` is not installed."""
 
     folder: Path  # where to
     title: str  # of the page
@@ -78,92 +71,84 @@ class RunReport:
     def write_evaluation(self, results: VideoResults, path: Path | None, checkpoint: Checkpoint | None) -> None:
         """Reports on weights that were only validated, and writes a calibrated copy of the checkpoint if asked.
 
-        Args:
-            results: of the validation.
-            path: the checkpoint, None for weights that come from elsewhere.
-            checkpoint: its contents, None likewise.
-
-        Raises: as `write_training`, and CheckpointError where the calibrated checkpoint cannot be written.
+        `path` and `checkpoint` are None for weights that come from elsewhere. Raises as `write_training`, and
+        CheckpointError where the calibrated checkpoint cannot be written.
         """
         if not is_main():
             return
-        temperature = fit_temperature(results.scores, results.targets) if self.calibrate else self.temperature
+        temperature = self._temperature(results)
         if self.calibrate and path is not None and checkpoint is not None:
             calibrated = self.folder / f"{path.stem}_calibrated.pth"
             replace(checkpoint, temperature=temperature).write(calibrated)
             print_main(f"Calibrated: {calibrated}")
         log = read_log(Path(path).parent) if path else []
-        stages = {
-            "Preparing": self.preparing_seconds,
-            "Validation steps": results.seconds - results.data_seconds,
-            "Waiting for validation data": results.data_seconds,
-        }
-        self._write(results, path, temperature, log, stages)
+        timed = {"val_seconds": results.seconds, "val_data_seconds": results.data_seconds}
+        self._write(results, path, temperature, log, [timed])
 
     def write_training(self, best: VideoResults, path: str | Path, log: Sequence[dict[str, Any]]) -> None:
-        """Reports on a training.
+        """Reports on a training: the results of the best epoch, its checkpoint, and the entries of `log.jsonl`.
 
-        Args:
-            best: results of the validation in the best epoch.
-            path: the checkpoint of that epoch.
-            log: entries of `log.jsonl`.
-
-        Raises:
-            RunFolderError: the folder cannot be written.
-            VideoError, CacheError: the frames of a mistake can no longer be read.
+        Raises UserError where the folder cannot be written, or the frames of a mistake can no longer be read.
         """
-        if not is_main():
-            return
-        names = ("seconds", "data_seconds", "val_seconds", "val_data_seconds")
-        train, train_data, val, val_data = (sum(entry.get(name, 0.0) for entry in log) for name in names)
-        stages = {
-            "Preparing": self.preparing_seconds,
-            "Training steps": train - train_data,
-            "Waiting for training data": train_data,
-            "Validation steps": val - val_data,
-            "Waiting for validation data": val_data,
-        }
-        temperature = fit_temperature(best.scores, best.targets) if self.calibrate else self.temperature
-        self._write(best, path, temperature, log, stages)
+        if is_main():
+            self._write(best, Path(path), self._temperature(best), log, log)
+
+    def _temperature(self, results: VideoResults) -> float:
+        return fit_temperature(results.scores, results.targets) if self.calibrate else self.temperature
 
     def _write(
         self,
         results: VideoResults,
-        checkpoint: str | Path | None,
+        checkpoint: Path | None,
         temperature: float,
         log: Sequence[dict[str, Any]],
-        stages: dict[str, float],
+        timed: Sequence[dict[str, Any]],
     ) -> None:
-        # The result files come first: the page needs the frames of the mistakes, and reading these may fail.
-        clips = self.clips
-        dataset = clips.loader.dataset
-        evaluation = Evaluation(
-            results,
-            [dataset.folder.names.string(video) for video in results.videos.tolist()],
-            self.classes,
-            clips.options.preprocessing.rule,
-            clips.pixels,
-            clips.skipped,
-            Path(checkpoint) if checkpoint else None,
-            temperature,
-            clips.turned,
-            clips.seen,
-        )
+        """Writes everything; `timed` has the seconds of the stages, as an entry of the log."""
+        evaluation = Evaluation.of(results, self.clips, self.classes, checkpoint, temperature)
+        stages = {"Preparing": self.preparing_seconds, **seconds_of_stages(timed)}
+        content = {"log": log, "stages": stages, "settings": self.settings, "defaults": self.defaults}
         try:
             (self.folder / REPORT).unlink(missing_ok=True)  # it would describe other results until it is written
-            metrics = write_result_files(self.folder, evaluation)
-            mistakes = worst_mistakes(evaluation, dataset, WORST_MISTAKES)
-            settings = {**self.settings, "Software": software()}
-            subtitle = f"{checkpoint or 'no checkpoint'}, {datetime.datetime.now():%Y-%m-%d %H:%M}"
-            page = Report(self.title, subtitle, evaluation, metrics, log, mistakes, stages, settings, self.defaults)
-            path = write_report(self.folder, page)
+            page = write_results(self.folder, self.title, evaluation, self.clips, **content)
         except OSError as error:
-            raise RunFolderError(f"the report cannot be written to {self.folder}: {error}") from error
+            raise UserError(f"the report cannot be written to {self.folder}: {error}") from error
         if self._events is not None:
-            self._events.add_evaluation(evaluation, mistakes, log[-1]["epoch"] if log else 0)
+            self._events.add_evaluation(evaluation, page.mistakes, log[-1]["epoch"] if log else 0)
             self._events.close()
-        print_main(calibration_line(metrics))
-        print_main(f"Report: {path}")
+        print_main(calibration_line(page.metrics))
+        print_main(f"Report: {self.folder / REPORT}")
+
+
+def write_results(folder: Path, title: str, evaluation: Evaluation, clips: Clips, **content: Any) -> Report:
+    """Writes the result files and the page.
+
+    Args:
+        folder: to write to.
+        title: of the page.
+        evaluation: what to report on.
+        clips: that were validated, to show the worst mistakes.
+        content: further fields of the page.
+    """
+    # The result files come first: the page needs the frames of the mistakes, and reading these may fail.
+    metrics = write_result_files(folder, evaluation)
+    mistakes = worst_mistakes(evaluation, clips.loader.dataset, WORST_MISTAKES)
+    subtitle = f"{evaluation.checkpoint or 'no checkpoint'}, {datetime.datetime.now():%Y-%m-%d %H:%M}"
+    settings = {**content.pop("settings", {}), "Software": software()}
+    page = Report(title, subtitle, evaluation, metrics, mistakes=mistakes, settings=settings, **content)
+    write_report(folder, page)
+    return page
+
+
+def seconds_of_stages(timed: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """The seconds of steps and of waiting for data by stage, from entries of a log."""
+    stages: dict[str, float] = {}
+    for prefix, stage in (("", "training"), ("val_", "validation")):
+        if any(f"{prefix}seconds" in entry for entry in timed):
+            names = (f"{prefix}seconds", f"{prefix}data_seconds")
+            total, waiting = (sum(entry.get(name, 0.0) for entry in timed) for name in names)
+            stages |= {f"{stage.capitalize()} steps": total - waiting, f"Waiting for {stage} data": waiting}
+    return stages
 
 
 def software() -> dict[str, str]:

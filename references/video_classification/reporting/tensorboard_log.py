@@ -1,5 +1,6 @@
 """TensorBoard events: the numbers of each epoch, and at the end the worst mistakes and the confusion matrix."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +37,9 @@ def event_files(folder: Path) -> list[Path]:
 
 
 class TensorBoardLog:
-    """Event files under `folder`/tensorboard.
+    """Event files under `folder`/tensorboard; those of an earlier run are hidden from `start_epoch` on.
 
-    Args:
-        folder: the run's folder.
-        start_epoch: the first epoch that will be written; those of an earlier run from there on are hidden.
-
-    Raises:
-        MissingExtra: tensorboard is not installed.
+    Raises MissingExtra where tensorboard is not installed.
     """
 
     def __init__(self, folder: Path, start_epoch: int) -> None:
@@ -59,7 +55,7 @@ class TensorBoardLog:
                 self._writer.add_scalar(f"{SEEN if is_seen else ''}{tag}", entry[name], entry["epoch"])
         self._writer.flush()
 
-    def add_evaluation(self, evaluation: Evaluation, mistakes: list[Mistake], step: int) -> None:
+    def add_evaluation(self, evaluation: Evaluation, mistakes: Sequence[Mistake], step: int) -> None:
         """Writes the accuracies, strips of the worst mistakes, and the confusion matrix."""
         for name, share in evaluation.accuracies.items():
             prefix = SEEN if evaluation.seen else ""
@@ -67,9 +63,8 @@ class TensorBoardLog:
         for place, mistake in enumerate(mistakes, 1):
             strip = np.concatenate(list(mistake.frames), axis=1)
             self._writer.add_image(f"worst_mistakes/{place}", strip, step, dataformats="HWC")
-            predicted = f"{mistake.prediction} ({100 * mistake.probability:.1f} %)"
-            words = f"{mistake.path}: {predicted}, but it is {mistake.label}"
-            self._writer.add_text(f"worst_mistakes/{place}", printable(words), step)
+            predicted = f"{mistake.path}: {mistake.prediction} ({100 * mistake.probability:.1f} %)"
+            self._writer.add_text(f"worst_mistakes/{place}", printable(f"{predicted}, but it is {mistake.label}"), step)
         image = confusion_image(evaluation.confusion.numpy())
         self._writer.add_image("confusion_matrix", image, step, dataformats="HWC")
 
@@ -79,11 +74,7 @@ class TensorBoardLog:
 
 
 def confusion_image(matrix: np.ndarray) -> np.ndarray:
-    """The confusion matrix as a picture: shares of each row from white to blue, uint8 RGB (H, W, 3).
-
-    Args:
-        matrix: counts (num_classes, num_classes), rows true, columns predicted.
-    """
+    """Counts (num_classes, num_classes) as a picture: shares of each row from white to blue, uint8 RGB (H, W, 3)."""
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     pixels = np.rint(WHITE + (BLUE - WHITE) * shares[..., None]).astype(np.uint8)
     cell = -(-IMAGE_SIDE // len(matrix))

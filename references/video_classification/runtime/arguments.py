@@ -4,42 +4,66 @@ import argparse
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from runtime.files import file_identity, printable
 
 Number = TypeVar("Number", int, float)
+Parser = argparse.ArgumentParser | argparse._ArgumentGroup
 
 
-def positive_int(text: str) -> int:
-    """An int above 0, for argparse."""
-    return _number(text, int, lambda value: value > 0, "a whole number above 0")
+def add_value(
+    parser: Parser,
+    flag: str,
+    kind: Callable[[str], Any],
+    metavar: str | tuple[str, ...],
+    text: str,
+    default: Any = None,
+    **further: Any,
+) -> None:
+    """Adds a flag that takes a value of this kind, to `parser.add_argument`; its help ends in the default, if any."""
+    shown = f"{default:g}" if isinstance(default, float) else _joined(default)
+    text = text if default is None else f"{text} ({shown})"
+    parser.add_argument(flag, type=kind, metavar=metavar, default=default, help=text, **further)
 
 
-def non_negative_int(text: str) -> int:
-    """An int from 0, for argparse."""
-    return _number(text, int, lambda value: value >= 0, "a whole number from 0")
+def add_choice(parser: Parser, flag: str, choices: Iterable[str], default: Any, text: str, **further: Any) -> None:
+    """Adds a flag that takes one of the choices; its help ends in the default."""
+    parser.add_argument(flag, choices=choices, default=default, help=f"{text} ({_joined(default)})", **further)
 
 
-def seed(text: str) -> int:
-    """A seed that torch's generators take, for argparse."""
-    return _number(text, int, lambda value: 0 <= value < 1 << 63, "a whole number from 0 below 2^63")
+def add_switch(parser: Parser, flag: str, text: str) -> None:
+    """Adds a flag that takes no value."""
+    parser.add_argument(flag, action="store_true", help=text)
 
 
-def positive_float(text: str) -> float:
-    """A float above 0, for argparse."""
-    return _number(text, float, lambda value: 0 < value < float("inf"), "a number above 0")
+def _joined(default: Any) -> str:
+    return " ".join(map(str, default)) if isinstance(default, list | tuple) else str(default)
 
 
-def non_negative_float(text: str) -> float:
-    """A float from 0, for argparse."""
-    return _number(text, float, lambda value: 0 <= value < float("inf"), "a number from 0")
+def _number(
+    kind: Callable[[str], Number], is_valid: Callable[[Number], bool], expected: str
+) -> Callable[[str], Number]:
+    """A type for argparse: a number within limits."""
+
+    def read(text: str) -> Number:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not is_valid(value):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {expected}")
+        return value
+
+    return read
 
 
-def share(text: str) -> float:
-    """A float from 0 to 1, for argparse."""
-    return _number(text, float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
-
+positive_int = _number(int, lambda value: value > 0, "a whole number above 0")
+non_negative_int = _number(int, lambda value: value >= 0, "a whole number from 0")
+seed = _number(int, lambda value: 0 <= value < 1 << 63, "a whole number from 0 below 2^63")  # that torch takes
+positive_float = _number(float, lambda value: 0 < value < float("inf"), "a number above 0")
+non_negative_float = _number(float, lambda value: 0 <= value < float("inf"), "a number from 0")
+share = _number(float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
 
 Paths = Iterable[tuple[str, Path | None]]  # with the flags that name them; None for a flag that was not given
 
@@ -72,18 +96,11 @@ def _end(parser: argparse.ArgumentParser, message: str) -> NoReturn:
     parser.exit(1, f"{parser.prog}: error: {message}\n")
 
 
-def check_outputs(
-    parser: argparse.ArgumentParser,
-    outputs: Paths,
-    inputs: Iterable[str | Path | None],
-) -> None:
+def check_outputs(parser: argparse.ArgumentParser, outputs: Paths, inputs: Iterable[str | Path | None]) -> None:
     """Refuses to write a file that is one of those to read, under whatever name, or that is written twice.
 
-    Args:
-        parser: tells of wrong usage.
-        outputs: files to write.
-        inputs: files to read, and data folders whose train/<class>/<video> and val/<class>/<video> are read; None for
-            a flag that was not given.
+    Files to read may be data folders, whose train/<class>/<video> and val/<class>/<video> are read. None stands for a
+    flag that was not given.
     """
     paths = [Path(path) for path in inputs if path is not None]
     read = set(map(file_identity, paths))
@@ -104,14 +121,3 @@ def check_outputs(
 def _videos(folders: Iterable[Path]) -> Iterator[Path]:
     """The files in the classes of data folders."""
     return (video for folder in folders for split in ("train", "val") for video in folder.glob(f"{split}/*/*"))
-
-
-def _number(text: str, kind: Callable[[str], Number], is_valid: Callable[[Number], bool], expected: str) -> Number:
-    try:
-        value = kind(text)
-    except ValueError:
-        pass
-    else:
-        if is_valid(value):
-            return value
-    raise argparse.ArgumentTypeError(f"{text!r} is not {expected}")

@@ -23,17 +23,13 @@ class Ragged:
     def of(cls, rows: Iterable[np.ndarray], dtype: type) -> "Ragged":
         """Packs one-dimensional arrays."""
         rows = [np.asarray(row, dtype) for row in rows]
-        offsets = np.zeros(len(rows) + 1, np.int64)
-        np.cumsum([len(row) for row in rows], out=offsets[1:])
-        return cls(np.concatenate([np.zeros(0, dtype), *rows]), offsets)
+        return cls(np.concatenate([np.zeros(0, dtype), *rows]), _offsets([len(row) for row in rows]))
 
     @classmethod
     def of_strings(cls, strings: Iterable[str]) -> "Ragged":
         """Packs file names, including those that are not UTF-8."""
         encoded = [os.fsencode(name_of(string)) for string in strings]
-        offsets = np.zeros(len(encoded) + 1, np.int64)
-        np.cumsum([len(name) for name in encoded], out=offsets[1:])
-        return cls(np.frombuffer(b"".join(encoded), np.uint8), offsets)
+        return cls(np.frombuffer(b"".join(encoded), np.uint8), _offsets([len(name) for name in encoded]))
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -55,9 +51,8 @@ class Ragged:
 
     def take(self, rows: np.ndarray) -> "Ragged":
         """The given rows, in that order."""
-        lengths = (self.offsets[1:] - self.offsets[:-1])[rows]
-        offsets = np.zeros(len(rows) + 1, np.int64)
-        np.cumsum(lengths, out=offsets[1:])
+        lengths = np.diff(self.offsets)[rows]
+        offsets = _offsets(lengths)
         flat = np.empty(offsets[-1], self.flat.dtype)
         for start in range(0, len(rows), ROWS_AT_ONCE):
             part = slice(start, start + ROWS_AT_ONCE)
@@ -70,11 +65,15 @@ class Ragged:
     @classmethod
     def concatenate(cls, parts: Sequence["Ragged"]) -> "Ragged":
         """The rows of all parts, one part after the other."""
-        flat = np.concatenate([part.flat for part in parts])
         lengths = np.concatenate([np.diff(part.offsets) for part in parts])
-        offsets = np.zeros(len(lengths) + 1, np.int64)
-        np.cumsum(lengths, out=offsets[1:])
-        return cls(flat, offsets)
+        return cls(np.concatenate([part.flat for part in parts]), _offsets(lengths))
+
+
+def _offsets(lengths: np.ndarray | Sequence[int]) -> np.ndarray:
+    """Where rows of these lengths begin in a flat array, and where the last one ends, int64."""
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets
 
 
 def pack_columns(columns: Mapping[str, np.ndarray | Ragged]) -> bytes:
@@ -108,8 +107,7 @@ def unpack_columns(data: bytes) -> dict[str, Any]:
 def read_arrays(file: IO[bytes], names: Collection[str] | None = None) -> dict[str, np.ndarray]:
     """Reads the arrays `names` of an `.npz` file, by default all; nothing in it is ever executed.
 
-    Raises:
-        ValueError: the file is damaged, or holds something else.
+    Raises ValueError where the file is damaged, or holds something else.
     """
     try:
         with zipfile.ZipFile(file) as archive:

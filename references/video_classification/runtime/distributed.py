@@ -25,10 +25,6 @@ SHARED_MEMORY = "/dev/shm"
 SHARED_MEMORY_BYTES = 128 << 20
 
 
-class DistributedError(UserError):
-    """The processes cannot work together on this machine; the message says what to do."""
-
-
 # The others wait while one process builds a cache, which takes longer than any collective of a training step may.
 PATIENCE = datetime.timedelta(days=7)
 LONGEST_PAUSE = 0.05  # seconds between two looks whether a wait is over
@@ -102,7 +98,7 @@ def _check_shared_memory() -> None:
         return
     size = shutil.disk_usage(SHARED_MEMORY).total
     if size < SHARED_MEMORY_BYTES:
-        raise DistributedError(
+        raise UserError(
             f"{SHARED_MEMORY} has {size >> 20} MB, too little for NCCL: start the container with --shm-size=1g "
             "(or --ipc=host), or set NCCL_SHM_DISABLE=1"
         )

@@ -38,8 +38,7 @@ def name_of(text: str) -> str:
 def replaced_file(path: Path) -> Iterator[IO[bytes]]:
     """Yields a file to write that takes the name `path` when the block ends; if it fails, nothing is left behind.
 
-    Raises:
-        OSError: the file cannot be written; its `filename` is `path`, or the folder that cannot be made.
+    Raises OSError where it cannot be written; its `filename` is `path`, or the folder that cannot be made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = None
@@ -62,8 +61,7 @@ def replaced_file(path: Path) -> Iterator[IO[bytes]]:
 def check_writable(flag: str, path: Path) -> None:
     """Tries to write a file of the name `path`, and leaves nothing behind: better known before the work than after it.
 
-    Raises:
-        UserError: it cannot be written; the message begins with `flag`.
+    Raises UserError where it cannot be written; the message begins with `flag`.
     """
     made = [folder for folder in path.parents if not folder.exists()]  # the deepest first
     try:

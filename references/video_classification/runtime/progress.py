@@ -5,6 +5,7 @@ import math
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 from tqdm import tqdm
@@ -16,22 +17,21 @@ STEPS_BAR = "{desc}  {n_fmt}/{total_fmt} |{bar}| {elapsed}<{remaining}{postfix}"
 SECONDS_BETWEEN_LINES = 30.0  # so that one comes at least every minute, where no step takes longer than half of that
 
 
+@dataclass
 class Progress:
-    """A context manager that shows the progress of long work.
+    """A context manager that shows the progress of long work."""
 
-    Args:
-        description: what is being done, such as "Predicting".
-        total: the number of items.
-        unit: what is counted, in the singular.
-        quiet: print nothing, since another process does.
-    """
+    description: str  # what is being done, such as "Predicting"
+    total: int  # number of items
+    unit: str  # what is counted, in the singular
+    quiet: bool = False  # print nothing, since another process does
 
-    def __init__(self, description: str, total: int, unit: str, quiet: bool = False) -> None:
-        self._description, self._total, self._unit, self._quiet = description, total, unit, quiet
-        self._is_terminal = sys.stderr.isatty() and not quiet
+    def __post_init__(self) -> None:
         self._done = 0
         self._start = self._last_line = time.monotonic()
-        self._bar = tqdm(desc=description, total=total, unit=unit, dynamic_ncols=True) if self._is_terminal else None
+        self._bar = None
+        if sys.stderr.isatty() and not self.quiet:
+            self._bar = tqdm(desc=self.description, total=self.total, unit=self.unit, dynamic_ncols=True)
 
     def __enter__(self) -> "Progress":
         return self
@@ -46,15 +46,12 @@ class Progress:
         if self._bar is not None:
             self._bar.set_postfix_str(note, refresh=False)
             self._bar.update(count)
-        elif not self._quiet and time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
+        elif not self.quiet and time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
-            print(self._line(note), flush=True)
-
-    def _line(self, note: str) -> str:
-        rate = self._done / (time.monotonic() - self._start)
-        eta = remaining_time(self._start, self._done, self._total)
-        line = f"{self._description}: {self._done}/{self._total} {self._unit}s, {rate:.1f}/s, eta {eta}"
-        return f"{line}, {note}" if note else line
+            rate = self._done / (time.monotonic() - self._start)
+            eta = remaining_time(self._start, self._done, self.total)
+            done = f"{self._done}/{self.total} {self.unit}s, {rate:.1f}/s, eta {eta}{f', {note}' if note else ''}"
+            print(f"{self.description}: {done}", flush=True)
 
 
 def remaining_time(begin: float, done: int, total: int) -> str:
@@ -63,44 +60,28 @@ def remaining_time(begin: float, done: int, total: int) -> str:
     return str(datetime.timedelta(seconds=round(seconds)))
 
 
+@dataclass
 class StepMeter:
     """Times the steps of an epoch and shows them: a bar on a terminal, elsewhere a line from time to time.
 
     Iterate over it instead of over the batches, and call `update` after each step.
-
-    Args:
-        header: printed before each line, such as "Epoch: [0]".
-        batches: the steps' batches.
-        num_steps: steps of the whole epoch.
-        print_freq: also print a line every so many steps, and at the last.
-        first_step: number of the first batch's step, above 0 where an interrupted epoch is continued.
-        at_once: print a line after the first step too, as the sign that steps are taken.
     """
 
-    def __init__(
-        self,
-        header: str,
-        batches: Iterable[Any],
-        num_steps: int,
-        print_freq: int | None = None,
-        first_step: int = 0,
-        at_once: bool = False,
-    ) -> None:
-        self._header, self._batches, self._num_steps, self._print_freq = header, batches, num_steps, print_freq
-        self._last_line = -math.inf if at_once else time.monotonic()
-        self._bar = None
+    header: str  # printed before each line, such as "Epoch: [0]"
+    batches: Iterable[Any]  # the steps'
+    num_steps: int  # of the whole epoch
+    print_freq: int | None = None  # also print a line every so many steps, and at the last
+    first_step: int = 0  # of the first batch, above 0 where an interrupted epoch is continued
+    at_once: bool = False  # print a line after the first step too, as the sign that steps are taken
+    data_seconds: float = field(default=0.0, init=False)  # spent waiting for batches
+    clips: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        self._last_line = -math.inf if self.at_once else time.monotonic()
+        self._bar, self._start = None, time.perf_counter()
         if is_main() and sys.stderr.isatty():
-            self._bar = tqdm(
-                desc=header,
-                total=num_steps,
-                initial=first_step,
-                dynamic_ncols=True,
-                leave=False,
-                bar_format=STEPS_BAR,
-            )
-        self._start = time.perf_counter()
-        self.data_seconds = 0.0  # spent waiting for batches
-        self.clips = 0
+            count = {"total": self.num_steps, "initial": self.first_step}
+            self._bar = tqdm(desc=self.header, **count, bar_format=STEPS_BAR, dynamic_ncols=True, leave=False)
 
     @property
     def seconds(self) -> float:
@@ -109,7 +90,7 @@ class StepMeter:
 
     def __iter__(self) -> Iterator[Any]:
         self._start = time.perf_counter()
-        iterator = iter(self._batches)
+        iterator = iter(self.batches)
         try:
             while True:
                 asked = time.perf_counter()
@@ -130,13 +111,13 @@ class StepMeter:
             self._bar.update()
         elif self._is_due(step):
             self._last_line = time.monotonic()
-            print_main(f"{self._header}  [{step + 1}/{self._num_steps}]  {self._values(values)}")
+            print_main(f"{self.header}  [{step + 1}/{self.num_steps}]  {self._values(values)}")
 
     def _is_due(self, step: int) -> bool:
         """Whether a line is to be printed after this step."""
         if time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
             return True
-        return self._print_freq is not None and (step % self._print_freq == 0 or step == self._num_steps - 1)
+        return self.print_freq is not None and (step % self.print_freq == 0 or step == self.num_steps - 1)
 
     def _values(self, values: dict[str, float]) -> str:
         shown = "  ".join(f"{name}: {value:.4g}" for name, value in values.items())

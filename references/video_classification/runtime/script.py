@@ -18,14 +18,10 @@ def run_script(work: Callable[[], int | None], *, resume_command: object = None)
     """Does the work, and returns the exit code, or ends the process with it if it joined a process group.
 
     A UserError or OSError becomes a message and 1, Ctrl-C 130, a stop signal 128 + its number. A reader of the output
-    that has seen enough ends it quietly.
+    that has seen enough ends it quietly. Any other error is raised where no other process waits for this one.
 
-    Args:
-        work: imports torch and does everything that needs it; returns an exit code, None for 0.
-        resume_command: printed when the work is interrupted or cut short, as it then reads: what continues it.
-
-    Raises:
-        Exception: an error that the user cannot mend, where no other process waits for this one.
+    The work imports torch and does everything that needs it; it returns an exit code, None for 0. `resume_command` is
+    what continues it: printed when it is interrupted or cut short, as it then reads.
     """
     wait_passively()
     _prepare_streams()

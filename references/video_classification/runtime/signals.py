@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from types import FrameType
 
 # SIGTERM: a machine is taken away, or torchrun ends its processes. SIGUSR1: Slurm's warning before the time limit.
@@ -31,13 +32,9 @@ class Stopped(BaseException):
 
 
 class StopRequest:
-    """A context manager that notes the stop signals.
+    """A context manager that notes the first stop signal as `signal_number`, which is 0 until then.
 
-    Args:
-        at_once: raise Stopped wherever the run is, since it has nothing to save; otherwise they interrupt nothing.
-
-    Attributes:
-        signal_number: the first signal received, 0 if none.
+    With `at_once` it raises Stopped wherever the run is, since it has nothing to save; otherwise it interrupts nothing.
     """
 
     _stopped_at: float | None = None  # by time.monotonic, when any of them raised
@@ -80,8 +77,7 @@ class StopRequest:
 class HeldSignals:
     """A context manager that holds Ctrl-C and the stop signals back until its block ends; a second one acts at once.
 
-    Args:
-        reason: what the block ends with, printed when a signal comes.
+    The reason says what the block ends with, and is printed when a signal comes.
     """
 
     def __init__(self, reason: str) -> None:
@@ -106,22 +102,18 @@ class HeldSignals:
         print(f"stopping once {self._reason}; again: at once", file=sys.stderr, flush=True)
 
 
+@dataclass
 class ResumeCommand:
     """What the user types to continue a run: its own command again, with `--resume auto` once there is what to resume.
 
-    Args:
-        argv: the script and its arguments.
-
-    Attributes:
-        has_saved: whether this run has written a checkpoint. Until then `--resume auto` would begin anew, or continue
-            another run in the same folder.
+    Until this run `has_saved` one, `--resume auto` would begin anew, or continue another run in the same folder.
     """
 
-    def __init__(self, argv: list[str]) -> None:
-        self._argv, self.has_saved = argv, False
+    argv: list[str]
+    has_saved: bool = False
 
     def __str__(self) -> str:
-        words = [*_without_start(self._argv), "--resume", "auto"] if self.has_saved else self._argv
+        words = [*_without_start(self.argv), "--resume", "auto"] if self.has_saved else self.argv
         return shlex.join([*_launcher(), *words])
 
 

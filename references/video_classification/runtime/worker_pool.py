@@ -87,19 +87,16 @@ def map_in_workers(
                 begun += 1
             if next_number == begun:
                 return
-            while next_number not in finished:
+            if next_number not in finished:
                 for worker in _ready(workers):
-                    number, *answer = worker.finish(on_death)
-                    finished[number] = answer
+                    number, *finished[number] = worker.finish(on_death)
                     idle.append(worker)
-                if begun - next_number < lookahead:
-                    break  # keep the idle workers busy before handing out a result
-            if next_number in finished:
-                failed, result = finished.pop(next_number)
-                next_number += 1
-                if failed:
-                    raise result
-                yield result
+                continue  # keep the idle workers busy before handing out a result
+            failed, result = finished.pop(next_number)
+            next_number += 1
+            if failed:
+                raise result
+            yield result
     finally:
         for worker in workers:
             worker.stop()

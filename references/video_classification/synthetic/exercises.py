@@ -33,8 +33,7 @@ def mirrored(pose: np.ndarray) -> np.ndarray:
 class Repetitions:
     """An exercise: from standing through the `key_poses` and back, at equal times, slowing down at each.
 
-    Attributes:
-        num_moves: the number of moves between key poses in a repetition, which its duration is proportional to.
+    The duration of a repetition is proportional to `num_moves`, the number of moves between key poses.
     """
 
     def __init__(self, *key_poses: np.ndarray) -> None:

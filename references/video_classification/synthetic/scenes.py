@@ -116,9 +116,8 @@ def joints_of(pose: np.ndarray, person: Person) -> dict[str, np.ndarray]:
 
     def direction(segment: str, outwards: int) -> np.ndarray:
         side, forward = np.radians(pose[:, SEGMENTS.index(segment)]).T
-        return np.stack(
-            [outwards * np.sin(side) * np.cos(forward), -np.cos(side) * np.cos(forward), np.sin(forward)], -1
-        )
+        down = -np.cos(side) * np.cos(forward)
+        return np.stack([outwards * np.sin(side) * np.cos(forward), down, np.sin(forward)], -1)
 
     spine = direction("torso", 1) * (1, -1, 1)  # counted from upright
     twist = np.radians(pose[:, SEGMENTS.index("chest"), 0])
@@ -135,10 +134,8 @@ def joints_of(pose: np.ndarray, person: Person) -> dict[str, np.ndarray]:
         knee = hip + person.leg / 2 * direction(f"{side}_thigh", outwards)
         ankle = knee + person.leg / 2 * direction(f"{side}_shin", outwards)
         toes = ankle + (outwards * 0.02, -0.01, 0.07)
-        names = ("shoulder", "elbow", "hand", "hip", "knee", "ankle", "toes")
-        joints |= {
-            f"{side}_{n}": at for n, at in zip(names, (shoulder, elbow, hand, hip, knee, ankle, toes), strict=True)
-        }
+        arm, leg = {"shoulder": shoulder, "elbow": elbow, "hand": hand}, {"hip": hip, "knee": knee, "ankle": ankle}
+        joints |= {f"{side}_{name}": at for name, at in {**arm, **leg, "toes": toes}.items()}
     lowest = np.minimum(joints["left_ankle"][:, 1], joints["right_ankle"][:, 1])
     shift = np.zeros((len(pose), 3))
     shift[:, :2] = pose[:, SEGMENTS.index("hips")] / 100

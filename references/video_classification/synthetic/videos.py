@@ -16,19 +16,8 @@ from typing import Any, NamedTuple
 import av
 import numpy as np
 
+from synthetic import scenes
 from synthetic.exercises import EXERCISES, STANDING, Repetitions, mirrored
-from synthetic.scenes import (
-    Canvas,
-    Person,
-    Room,
-    Take,
-    draw_person_and_room,
-    draw_take,
-    joints_of,
-    paint_person,
-    paint_room,
-    turned,
-)
 
 NUM_PARTS = 4
 SPLITS = ("train", "val")
@@ -38,9 +27,9 @@ SETTINGS_NAME = "generated_with.json"
 
 def film(
     exercise: Repetitions,
-    person: Person,
-    room: Room,
-    take: Take,
+    person: scenes.Person,
+    room: scenes.Room,
+    take: scenes.Take,
     num_frames: int,
     size: tuple[int, int],
     fps: float,
@@ -50,25 +39,21 @@ def film(
     A flipped take shows the mirrored movement in a mirror, which is the same movement.
 
     Args:
-        exercise: the movement.
-        person: who does it.
-        room: where.
+        exercise, person, room: the movement, who does it, and where.
         take: camera, pace and range of motion.
-        num_frames: T.
-        size: (H, W).
-        fps: frames per second.
+        num_frames, size, fps: T, (H, W), and frames per second.
     """
     phase = take.phase + np.arange(num_frames) / fps / (take.seconds_per_move * exercise.num_moves)
     pose = STANDING + take.amplitude * (exercise(phase) - STANDING)
     if take.is_flipped:
         pose = mirrored(pose)
     pitch, at = np.radians(take.pitch), {}
-    for name, joint in joints_of(pose, person).items():
-        x, y, z = turned(joint, np.radians(take.yaw)).T
+    for name, joint in scenes.joints_of(pose, person).items():
+        x, y, z = scenes.turned(joint, np.radians(take.yaw)).T
         at[name] = np.stack([x, y * np.cos(pitch) - z * np.sin(pitch)], axis=-1)
-    canvas = Canvas(num_frames, size, fps, take)
-    paint_room(canvas, room)
-    paint_person(canvas, person, at)
+    canvas = scenes.Canvas(num_frames, size, fps, take)
+    scenes.paint_room(canvas, room)
+    scenes.paint_person(canvas, person, at)
     frames = np.round(canvas.frames * 255).astype(np.uint8).transpose(1, 2, 3, 0)
     return np.ascontiguousarray(frames[:, :, ::-1] if take.is_flipped else frames)
 
@@ -87,15 +72,13 @@ def render_exercise(
     Args:
         name: a key of EXERCISES.
         seed: of the person and the room.
-        num_frames: T.
-        size: (H, W).
-        fps: frames per second.
+        num_frames, size, fps: T, (H, W), and frames per second.
         take_seed: with `name`, of camera, pace and range of motion.
         furniture: whether there is furniture.
     """
-    person, room = draw_person_and_room(np.random.default_rng(seed), furniture)
+    person, room = scenes.draw_person_and_room(np.random.default_rng(seed), furniture)
     seeds = [seed] if isinstance(seed, int) else seed
-    take = draw_take(np.random.default_rng([*seeds, zlib.crc32(name.encode()), take_seed]))
+    take = scenes.draw_take(np.random.default_rng([*seeds, zlib.crc32(name.encode()), take_seed]))
     return film(EXERCISES[name], person, room, take, num_frames, size, fps)
 
 
@@ -141,27 +124,20 @@ def generate_release(
     with_faults: bool = False,
     workers: int | None = None,
 ) -> Path:
-    """Writes a release in the form of QEVD's; files that are already there are kept.
+    """Writes a release in the form of QEVD's; files that are already there are kept. Returns the path of its JSON.
 
-    Person `i` of a split does every exercise once, and nobody is in two splits.
+    Person `i` of a split does every exercise once, and nobody is in two splits. The JSON is written last. Raises
+    ValueError where an exercise or split is unknown, or `dest` holds a release with other settings.
 
     Args:
         dest: the folder to write to.
         exercises: keys of EXERCISES, which are the classes.
         videos_per_class: by split.
-        size: height and width.
-        seconds: of a video.
-        fps: frames per second.
+        size, seconds, fps: of a video: height and width, length, and frames per second.
         seed: of everything.
         furniture: whether there is furniture in the rooms.
         with_faults: add two training videos, one truncated and one listed but absent.
         workers: processes, by default one per core.
-
-    Returns:
-        The path of the release's JSON, which is written last.
-
-    Raises:
-        ValueError: an unknown exercise or split, or `dest` holds a release with other settings.
     """
     if unknown := (set(exercises) - set(EXERCISES)) | (set(videos_per_class) - set(SPLITS)):
         raise ValueError(f"no such exercise or split: {', '.join(sorted(unknown))}; there are {', '.join(EXERCISES)}")

@@ -14,12 +14,9 @@ class Targets(NamedTuple):
 
 
 class TrainingLoss(nn.Module):
-    """Cross entropy, and with a teacher `(1 - alpha)` of it and `alpha` of the distillation loss.
+    """Cross entropy, and with a teacher `(1 - alpha)` of it and `alpha` of the distillation loss at a temperature.
 
-    Args:
-        label_smoothing: this much of each target is spread evenly over all classes.
-        alpha: the teacher's weight, from 0 to 1.
-        temperature: of teacher and student in the distillation loss.
+    `label_smoothing` of each target is spread evenly over all classes.
     """
 
     def __init__(self, label_smoothing: float = 0.0, alpha: float = 0.0, temperature: float = 1.0) -> None:
@@ -39,13 +36,8 @@ class TrainingLoss(nn.Module):
 def distillation_loss(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """The Kullback-Leibler divergence of the teacher's outputs from the softmax of `logits` at `temperature`, (B,).
 
-    Times the squared temperature, which keeps the gradients as large as those of the labels (Hinton et al.,
-    arXiv 1503.02531, section 2).
-
-    Args:
-        logits: (B, num_classes).
-        teacher: probabilities at the same temperature, (B, num_classes).
-        temperature: above 0.
+    Both are (B, num_classes), the teacher's at the same temperature. Times the squared temperature, which keeps the
+    gradients as large as those of the labels (Hinton et al., arXiv 1503.02531, section 2).
     """
     student = F.log_softmax(logits / temperature, 1)
     return temperature**2 * F.kl_div(student, teacher, reduction="none").sum(1)

@@ -12,8 +12,7 @@ from torch import Tensor
 class Mixing:
     """Mixes batches. Where both alphas are above 0, each batch takes one of the two ways, evenly often.
 
-    Args:
-        mixup_alpha, cutmix_alpha: a clip's own share is drawn from Beta(alpha, alpha); 0 switches that way off.
+    A clip's own share is drawn from Beta(alpha, alpha); 0 switches that way off.
     """
 
     def __init__(self, mixup_alpha: float, cutmix_alpha: float) -> None:
@@ -21,14 +20,9 @@ class Mixing:
         self._ways = [(mix, alpha) for mix, alpha in ways if alpha > 0]
 
     def __call__(self, clips: Tensor, rng: np.random.Generator) -> tuple[Tensor, float]:
-        """Mixes every clip with its `partner`.
+        """Mixes every clip, float (B, C, T, H, W), with its `partner`; returns them, and each one's own share.
 
-        Args:
-            clips: float (B, C, T, H, W).
-            rng: draws the same whatever the batch's size.
-
-        Returns:
-            The mixed clips, and which share of each is its own.
+        What is drawn from `rng` is the same whatever the batch's size.
         """
         mix, alpha = self._ways[rng.integers(len(self._ways))]
         return mix(clips, rng.beta(alpha, alpha), rng)

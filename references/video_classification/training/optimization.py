@@ -24,8 +24,7 @@ def parameter_groups(
     Args:
         model: its trained parts marked.
         weight_decay: of the matrices.
-        head: the module that learns at a rate of its own, None for none.
-        head_lr: that rate.
+        head, head_lr: the module that learns at a rate of its own, None for none, and that rate.
     """
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     in_head = [p for name, p in trained if head is not None and name.startswith(f"{head}.")]
@@ -43,21 +42,13 @@ def _by_decay(parameters: Sequence[nn.Parameter], weight_decay: float) -> list[d
     ]
 
 
-def cosine_factor(step: int, total: int, milestones: Sequence[int], gamma: float) -> float:
-    """Half a cosine from 1 at step 0 to 0 at `total`."""
-    return 0.5 * (1 + math.cos(math.pi * min(step / total, 1.0)))
-
-
-def multistep_factor(step: int, total: int, milestones: Sequence[int], gamma: float) -> float:
-    """`gamma` once for each of the milestones, in steps, that have passed."""
-    return gamma ** sum(step >= milestone for milestone in milestones)
-
-
-DECAYS = {"cosine": cosine_factor, "multistep": multistep_factor}
-WARMUPS = {
-    "linear": lambda share, start: start + (1 - start) * share,
-    "constant": lambda share, start: start,
+DECAYS = {
+    # Half a cosine from 1 at step 0 to 0 at the last.
+    "cosine": lambda step, total, milestones, gamma: 0.5 * (1 + math.cos(math.pi * min(step / total, 1.0))),
+    # `gamma` once for each of the milestones, in steps, that have passed.
+    "multistep": lambda step, total, milestones, gamma: gamma ** sum(step >= milestone for milestone in milestones),
 }
+WARMUPS = {"linear": lambda share, start: start + (1 - start) * share, "constant": lambda share, start: start}
 
 
 def build_schedule(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runtime.arguments import check_folders, check_inputs, check_outputs
-from training.options import default_milestones, default_values, fill_in_preprocessing, is_file_name
+from training.options import add_arguments, default_milestones, fill_in_preprocessing, is_file_name
 
 if TYPE_CHECKING:
     import torch
@@ -53,16 +53,18 @@ def fill_in(args: argparse.Namespace) -> None:
 def default_settings(data_path: Path, epochs: int, model: str) -> dict[str, Any]:
     """What each argument is where its flag is not given, as `check_args` and `check_with_torch` leave it.
 
-    Args:
-        data_path, epochs, model: of the run, since other defaults follow from them.
+    Other defaults follow from the `data_path`, `epochs` and `model` of the run.
     """
     from network.precision import resolve_device
 
-    defaults = default_values(model)
-    args = argparse.Namespace(**{**defaults, "data_path": data_path, "epochs": epochs})
+    parser = argparse.ArgumentParser(add_help=False)
+    add_arguments(parser)
+    given = {"data_path": data_path, "epochs": epochs, "model": model}
+    args = argparse.Namespace(**{action.dest: action.default for action in parser._actions} | given)
+    fill_in_preprocessing(args)
     fill_in(args)
     args.device = str(resolve_device(None))
-    return {**vars(args), "data_path": None, "epochs": defaults["epochs"]}
+    return {**vars(args), **{name: parser.get_default(name) for name in given}}
 
 
 def check_sizes(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
@@ -105,17 +107,13 @@ def check_selection(parser: argparse.ArgumentParser, args: argparse.Namespace) -
 
 def check_recipe(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Refuses what cannot be combined; the message names the flags."""
-    in_pixels = {
-        "--augment strong": args.augment == "strong",
-        "--flip-map": args.flip_map is not None,
-        "--mixup-alpha": args.mixup_alpha > 0,
-        "--cutmix-alpha": args.cutmix_alpha > 0,
-    }
-    for flag, is_used in in_pixels.items():
-        if is_used and args.cache_features:
+    strong = ["--augment strong"] if args.augment == "strong" else []
+    for flag in [*strong, *_given(args, "--flip-map", "--mixup-alpha", "--cutmix-alpha")]:
+        if args.cache_features:
             parser.error(f"--cache-features keeps what the trunk computes from pixels, and {flag} changes those")
-    for flag, is_used in (("--save-logits", args.save_logits), ("--eval-split train", args.eval_split == "train")):
-        if is_used and not args.test_only:
+    train = ["--eval-split train"] if args.eval_split == "train" else []
+    for flag in [*_given(args, "--save-logits"), *train]:
+        if not args.test_only:
             parser.error(f"{flag} is for --test-only: training validates on val/ and writes no logits")
     if args.class_map and not args.test_only:
         parser.error("--class-map is for --test-only: it checks a checkpoint")
@@ -125,13 +123,8 @@ def check_recipe(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
         parser.error(
             "--teacher is shown clips, and with --cache-features there are none: leave one out, or use --teacher-logits"
         )
-    trains = {
-        "--teacher": args.teacher,
-        "--teacher-logits": args.teacher_logits,
-        "--sanity-overfit": args.sanity_overfit,
-    }
-    for flag, is_used in trains.items():
-        if is_used and args.test_only:
+    for flag in _given(args, "--teacher", "--teacher-logits", "--sanity-overfit"):
+        if args.test_only:
             parser.error(f"{flag} trains, and --test-only does not: choose one")
     check_train_on_val(parser, args)
     if args.save_logits and len(args.val_frame_selection) > 1:
@@ -145,11 +138,15 @@ def check_recipe(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
         )
 
 
+def _given(args: argparse.Namespace, *flags: str) -> list[str]:
+    """Those of the flags that are used; none is by default."""
+    return [flag for flag in flags if getattr(args, flag[2:].replace("-", "_"))]
+
+
 def check_train_on_val(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """With --train-on-val, refuses what would choose or fit by videos that were trained on."""
-    choosing = {"--early-stop": args.early_stop, "--calibrate": args.calibrate}
-    for flag, is_used in choosing.items():
-        if args.train_on_val and is_used:
+    for flag in _given(args, "--early-stop", "--calibrate"):
+        if args.train_on_val:
             parser.error(f"{flag} goes by the validation videos, and --train-on-val trains on them: leave one out")
     if args.train_on_val and args.test_only:
         parser.error("--train-on-val trains, and --test-only does not: choose one")

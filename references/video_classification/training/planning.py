@@ -7,6 +7,7 @@ import argparse
 import datetime
 import re
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,22 +20,18 @@ from caching.clip_cache import CacheSettings, ClipCache
 from clips import presets
 from network.precision import Precision
 from runtime.distributed import print_main
-from runtime.errors import UserError
+from runtime.errors import UserError, listed
 from runtime.signals import ResumeCommand
-from training.estimating import Need, Rates, Work, existing, space_problems
+from training import estimating
+from training.estimating import Need, Rates, StepSeconds, TriedVideo, Work
 from training.recipe import val_preprocessing
 from training.running import check_start, find_start
 from training.screen import device_words, print_entries
-from training.trial import StepSeconds, TriedVideo, time_steps, try_videos
 from videos.folder import VideoFolder
 
 SAMPLE_SECONDS = 20.0
 IMBALANCE = 10  # times as many training videos, from which a remedy is named
 NAMED = 6  # classes or files in a message
-
-
-class PlanError(UserError):
-    """The training could not succeed; the message lists why, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +44,8 @@ class Tree:
     @property
     def counts(self) -> dict[str, tuple[int, int]]:
         """Training and validation videos of each class, those of empty folders too."""
-        per_split = []
-        for folder in (self.train, self.val):
-            numbers = np.bincount(folder.labels, minlength=len(folder.classes))
-            per_split.append(dict(zip(folder.classes, numbers.tolist(), strict=True)))
-        train, val = per_split
-        return {name: (train.get(name, 0), val.get(name, 0)) for name in sorted({*train, *val})}
+        train, val = (Counter(split.classes[at] for at in split.labels.tolist()) for split in (self.train, self.val))
+        return {name: (train[name], val[name]) for name in sorted({*self.train.classes, *self.val.classes})}
 
     def sample(self) -> list[str]:
         """The paths of all videos, in an order that is random and always the same."""
@@ -61,33 +54,31 @@ class Tree:
 
 
 def print_plan(args: argparse.Namespace, device: torch.device, command: ResumeCommand) -> None:
-    """Says what the training will take.
-
-    Raises:
-        PlanError: it could not succeed, as far as can be told now.
-        UserError: there are no videos to look at.
-    """
+    """Says what the training will take. Raises UserError if it could not succeed, or if there are no videos."""
     tree = Tree(VideoFolder(args.data_path / "train"), VideoFolder(args.data_path / "val"))
     precision = Precision.of(args.amp, device)
-    problems = class_problems(tree.counts) + _start_problems(args, command)
+    problems = class_problems(tree.counts)
+    try:  # weights, checkpoint, sizes of clips, the folder for its output
+        check_start(args, find_start(args, command))
+    except UserError as error:
+        problems.append(str(error))
     warnings = class_warnings(tree.counts, args.balanced_sampling)
     _print_tree(args, tree, warnings)
 
-    caches = [_cache(args, folder) for folder in (tree.train, tree.val)]
+    settings = CacheSettings(val_preprocessing(args), args.cache_format)
+    folders = [(split, settings.folder(args.cache_dir, split.root)) for split in (tree.train, tree.val)]
+    uncached = sum(len(ClipCache(split, settings, folder).missing) for split, folder in folders)
     print_main(f"Trying videos for at most {SAMPLE_SECONDS:.0f} seconds, then a few steps")
-    tried = try_videos(tree.sample(), caches[0].settings, args.workers, SAMPLE_SECONDS)
+    tried = estimating.try_videos(tree.sample(), settings, args.workers, SAMPLE_SECONDS)
     if bad := unreadable_words(tried, len(tree.train) + len(tree.val), args.data_path):
         (warnings if args.skip_unreadable else problems).append(bad)
     steps = _time_steps(args, len(tree.train.classes), precision, problems)
-    work = Work.of(args, len(tree.train), len(tree.val), sum(len(cache.missing) for cache in caches))
+    work = Work.of(args, len(tree.train), len(tree.val), uncached)
     needs = work.bytes(args, tried)
-    problems += space_problems({name: need for name, need in needs.items() if need.is_wanted})
+    problems += estimating.space_problems({name: need for name, need in needs.items() if need.is_wanted})
 
-    entries = {
-        "Sample": sample_words(tried),
-        "Disk": disk_words(needs),
-        "Device": device_words(precision, args.workers),
-    }
+    device_text = device_words(precision, args.workers)
+    entries = {"Sample": sample_words(tried), "Disk": disk_words(needs), "Device": device_text}
     if steps is not None:
         times = work.seconds(Rates.of(tried, steps, args.workers), is_shared=device.type == "cpu")
         entries["Time"] = time_words(times, args.epochs, args.cache_dataset)
@@ -98,7 +89,7 @@ def print_plan(args: argparse.Namespace, device: torch.device, command: ResumeCo
     for warning in warnings:
         print_entries({"WARNING": warning})
     if problems:
-        raise PlanError("\n  ".join(["this training could not succeed:", *problems]))
+        raise UserError("\n  ".join(["this training could not succeed:", *problems]))
     print_main("Nothing that was tried would stop this training. All times are estimates.")
 
 
@@ -108,7 +99,9 @@ def _time_steps(
     """Seconds of the steps, None where there are none; adds to the problems a batch that is too large."""
     shape = (args.batch_size, 3, args.clip_len, *args.train_crop_size)
     try:
-        return time_steps(args.model, num_classes, args.trainable, shape, precision, bool(args.cache_features))
+        return estimating.time_steps(
+            args.model, num_classes, args.trainable, shape, precision, bool(args.cache_features)
+        )
     except torch.OutOfMemoryError:
         problems.append(
             f"a step of {args.batch_size} clips does not fit into the GPU's memory: take a smaller --batch-size, with "
@@ -120,50 +113,29 @@ def _time_steps(
     return None
 
 
-def _start_problems(args: argparse.Namespace, command: ResumeCommand) -> list[str]:
-    """Why the run would not begin: weights, checkpoint, sizes of clips, the folder for its output."""
-    try:
-        check_start(args, find_start(args, command))
-    except UserError as error:
-        return [str(error)]
-    return []
-
-
-def _cache(args: argparse.Namespace, folder: VideoFolder) -> ClipCache:
-    """The clip cache that the run would use, as far as it exists."""
-    settings = CacheSettings(val_preprocessing(args), args.cache_format)
-    return ClipCache(folder, settings, settings.folder(args.cache_dir, folder.root))
-
-
 # The classes.
 
 
 def class_problems(counts: Mapping[str, tuple[int, int]]) -> list[str]:
     """What training refuses about classes; `counts` are their training and validation videos."""
-    problems = []
-    if only_val := [name for name, (train, val) in counts.items() if val and not train]:
-        problems.append(
-            f"classes without a training video, but with validation videos: {named(only_val)}: place training videos "
-            "too, or remove these folders from val/"
-        )
-    return problems
+    only_val = [name for name, (train, val) in counts.items() if val and not train]
+    text = f"classes without a training video, but with validation videos: {listed(only_val, NAMED)}"
+    return [f"{text}: place training videos too, or remove these folders from val/"] if only_val else []
 
 
 def class_warnings(counts: Mapping[str, tuple[int, int]], balanced: bool) -> list[str]:
-    """What training accepts about classes, but should be known.
+    """What training accepts about classes, but should be known, from their training and validation videos.
 
-    Args:
-        counts: their training and validation videos.
-        balanced: whether an epoch will show all classes equally often.
+    `balanced`: an epoch will show all classes equally often.
     """
     warnings = []
     if only_train := [name for name, (train, val) in counts.items() if train and not val]:
-        warnings.append(
-            f"classes without a validation video: {named(only_train)}: how well they are learnt cannot be told; move "
-            "some of their videos to val/"
-        )
+        text = f"classes without a validation video: {listed(only_train, NAMED)}"
+        warnings.append(f"{text}: how well they are learnt cannot be told; move some of their videos to val/")
     if empty := [name for name, both in counts.items() if not any(both)]:
-        warnings.append(f"classes without any video: {named(empty)}: remove the folders, or they become outputs")
+        warnings.append(
+            f"classes without any video: {listed(empty, NAMED)}: remove the folders, or they become outputs"
+        )
     sizes = {name: train for name, (train, _) in counts.items() if train}
     if sizes and not balanced and max(sizes.values()) >= IMBALANCE * min(sizes.values()):
         small, large = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
@@ -186,25 +158,17 @@ def _other_side(name: str) -> str:
 
 
 def flip_words(classes: Sequence[str], mirrors: Sequence[int] | None, augment: str) -> dict[str, str]:
-    """What training does about mirror images of each class.
-
-    Args:
-        classes: their names.
-        mirrors: the label of each class's mirror image, from a flip map, if there is one.
-        augment: the augmentation.
-    """
+    """What training does about mirror images of each class, whose labels `mirrors` has where there is a flip map."""
     sided = mirror_names(classes)
-    words = {}
-    for label, name in enumerate(classes):
+
+    def word(label: int, name: str) -> str:
         if augment == "none":
-            words[name] = "no"
-        elif mirrors is not None and mirrors[label] != label:
-            words[name] = f"as {classes[mirrors[label]]}"
-        elif name in sided:
-            words[name] = "no, it has a side"
-        else:
-            words[name] = "yes"
-    return words
+            return "no"
+        if mirrors is not None and mirrors[label] != label:
+            return f"as {classes[mirrors[label]]}"
+        return "no, it has a side" if name in sided else "yes"
+
+    return {name: word(label, name) for label, name in enumerate(classes)}
 
 
 def flip_map_words(classes: Sequence[str]) -> str | None:
@@ -212,12 +176,10 @@ def flip_map_words(classes: Sequence[str]) -> str | None:
     pairs = {name: other for name, other in mirror_names(classes).items() if other and name < other}
     if not pairs:
         return None
-    shown = ", ".join(f'"{name}": "{other}"' for name, other in list(pairs.items())[:NAMED])
+    shown = ", ".join([f'"{name}": "{other}"' for name, other in pairs.items()][:NAMED])
     more = ", ..." if len(pairs) > NAMED else ""
-    return (
-        f"left and right are not flipped into each other; with {{{shown}{more}}} in a --flip-map FILE they are, and "
-        "their labels with them"
-    )
+    how = f"with {{{shown}{more}}} in a --flip-map FILE they are, and their labels with them"
+    return f"left and right are not flipped into each other; {how}"
 
 
 def _print_tree(args: argparse.Namespace, tree: Tree, warnings: list[str]) -> None:
@@ -241,12 +203,6 @@ def _print_tree(args: argparse.Namespace, tree: Tree, warnings: list[str]) -> No
 
 
 # What is printed.
-
-
-def named(names: Sequence[str]) -> str:
-    """The first names, and how many more there are."""
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
 
 
 def unreadable_words(tried: Sequence[TriedVideo], total: int, data_path: Path) -> str | None:
@@ -276,20 +232,14 @@ def disk_words(needs: Mapping[str, Need]) -> str:
     """What is written where."""
     parts = []
     for name, need in needs.items():
-        free = gigabytes(shutil.disk_usage(existing(need.folder)).free)
+        free = gigabytes(shutil.disk_usage(estimating.existing(need.folder)).free)
         optional = "" if need.is_wanted else " if asked for"
         parts.append(f"{name} {gigabytes(need.bytes)}{optional} in {need.folder} ({free} free)")
     return "; ".join(parts)
 
 
 def time_words(seconds: Mapping[str, float], epochs: int, cached: bool) -> str:
-    """The times of the stages.
-
-    Args:
-        seconds: of each.
-        epochs: how many.
-        cached: whether the clip cache is built; otherwise its time is only told.
-    """
+    """The seconds of the stages in words; where no clip cache is built, its time is only told."""
     shown = {name: _clock(value) for name, value in seconds.items()}
     scan, build = f"scan {shown['scan']}", f"clip cache {shown['clip cache']}"
     first = build if cached else f"{scan} ({build} if asked for)"
@@ -300,9 +250,8 @@ def time_words(seconds: Mapping[str, float], epochs: int, cached: bool) -> str:
 def time_warnings(seconds: Mapping[str, float]) -> list[str]:
     """Remedies where decoding takes most of an epoch."""
     decoding = seconds["decoding in an epoch"]
-    if decoding <= seconds["epoch"] / 2:
-        return []
-    return [f"decoding takes {_clock(decoding)} in each epoch: --cache-dataset decodes every video once"]
+    text = f"decoding takes {_clock(decoding)} in each epoch: --cache-dataset decodes every video once"
+    return [text] if decoding > seconds["epoch"] / 2 else []
 
 
 def _clock(seconds: float) -> str:

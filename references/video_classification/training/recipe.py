@@ -22,8 +22,7 @@ from training.mixing import Mixing
 from training.optimization import OPTIMIZERS, build_schedule, parameter_groups
 from training.saving import RunProgress
 from training.starting import Start, load_model, restore
-from training.targets import TargetMaker
-from training.teaching import Teachers, read_teachers
+from training.targets import TargetMaker, Teachers, read_teachers
 from training.weight_averaging import WeightAverage
 from videos.folder import VideoFolder
 
@@ -104,7 +103,9 @@ def load_network(args: argparse.Namespace, start: Start, device: torch.device) -
 
 
 def load_features(args: argparse.Namespace, network: Network, train: Clips, val: Clips) -> tuple[Network, Clips, Clips]:
-    """The head in place of the network, and features in place of clips; those that are not cached are computed."""
+    """With --cache-features the head in place of the network, and features, computed now or before, of clips."""
+    if not args.cache_features:
+        return network, train, val
     head, frozen, train, (val,) = train_on_features(
         network.model,
         network.frozen,
@@ -131,8 +132,7 @@ def load_targets(
     """What clips are trained towards: labels, mixed, with a teacher's outputs.
 
     Args:
-        args: the options.
-        clips: the training split.
+        args, clips: the options, and the training split.
         precision: of the student.
         teachers: that are shown every batch.
     """

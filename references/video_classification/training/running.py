@@ -4,67 +4,51 @@ import argparse
 import os
 import time
 from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
 
 import torch
+from torch.optim.lr_scheduler import LambdaLR
 
 from caching.splits import Clips, open_splits
-from evaluation.selection_table import selection_table
+from clips.samplers import EVALUATION
 from network.checkpoint import BEST, NEWEST, Checkpoint, CheckpointError, plain
 from network.class_map import check_class_map
 from network.models import check_deterministic, check_fits
 from network.weights import read_weights
+from reporting.html_report import REPORT
 from reporting.run_folder import RunLog, check_run_folder, open_run_folder
 from reporting.run_report import RunReport, open_evaluation_folder
-from runtime.distributed import (
-    DistributedError,
-    init_process_group,
-    is_distributed,
-    is_main,
-    launch_ids,
-    print_main,
-    restart_count,
-)
-from runtime.errors import require
+from runtime import distributed
+from runtime.distributed import is_main, print_main
+from runtime.errors import UserError, require
 from runtime.files import check_writable
 from runtime.signals import ResumeCommand, StopRequest
+from training import screen, starting
 from training.engine import Trainer
+from training.losses import TrainingLoss
 from training.option_checks import default_settings
+from training.options import is_file_name
 from training.recipe import Network, load_network, train_split, val_preprocessing, val_splits
 from training.saving import RunProgress, RunSaver
-from training.screen import (
-    clips_words,
-    data_words,
-    device_words,
-    model_words,
-    print_entries,
-    schedule_words,
-    settings_words,
-)
-from training.starting import (
-    Start,
-    check_same_start,
-    checkpoint_to_resume,
-    count_best,
-    folder_classes,
-    is_file_name,
-    is_of_this_launch,
-    start_from_checkpoint,
-    start_from_weights,
-)
+from training.starting import Start
+from training.targets import TargetMaker
 from training.validation import validate_selections
+
+NEAR_ZERO = 0.01  # the loss of one batch that is learnt by heart
+STEPS_AT_ONCE, MAX_STEPS = 10, 300
 
 
 def set_up(args: argparse.Namespace) -> torch.device:
     """Joins the process group and seeds; returns this process's device."""
-    device = init_process_group(torch.device(args.device))
+    device = distributed.init_process_group(torch.device(args.device))
     torch.manual_seed(args.seed)
     if args.use_deterministic_algorithms:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = not args.use_deterministic_algorithms
-    if args.sync_bn and device.type == "cpu" and is_distributed():
-        raise DistributedError("--sync-bn needs GPUs: torch has no BatchNorm over several processes on the CPU")
+    if args.sync_bn and device.type == "cpu" and distributed.is_distributed():
+        raise UserError("--sync-bn needs GPUs: torch has no BatchNorm over several processes on the CPU")
     if args.tensorboard:
         require("torch.utils.tensorboard")  # before the work, not after it
     return device
@@ -72,7 +56,7 @@ def set_up(args: argparse.Namespace) -> torch.device:
 
 def build_cache(args: argparse.Namespace) -> None:
     """Completes the clip cache of the splits that a run reads."""
-    classes = folder_classes(args.data_path, args.test_only)
+    classes = starting.folder_classes(args.data_path, args.test_only)
     train = [] if args.test_only else [train_split(args, classes)]
     open_splits([*train, *val_splits(args, classes)])
     print_main(f"The clip cache is complete in {args.cache_dir}")
@@ -80,29 +64,29 @@ def build_cache(args: argparse.Namespace) -> None:
 
 def find_start(args: argparse.Namespace, command: ResumeCommand) -> Start:
     """Reads the checkpoint or weights to begin with, which decide on the classes; notes in `args` what it resumes."""
-    folders = folder_classes(args.data_path, args.test_only)
+    folders = starting.folder_classes(args.data_path, args.test_only)
     trains = not (args.test_only or args.sanity_overfit)
-    if restart_count() and trains and is_of_this_launch(args.output_dir):
+    if distributed.restart_count() and trains and starting.is_of_this_launch(args.output_dir):
         args.resume, args.overwrite, args.start_epoch = "auto", False, None  # torchrun has started the run again
         command.has_saved = True
     if args.resume:
-        found = checkpoint_to_resume(args.resume, args.output_dir, trains=not args.test_only)
+        found = starting.checkpoint_to_resume(args.resume, args.output_dir, trains=not args.test_only)
         args.resume = str(found[0]) if found else None
         if found is not None:
-            return start_from_checkpoint(*found, folders, trains=not args.test_only)
+            return starting.start_from_checkpoint(*found, folders, trains=not args.test_only)
     if args.test_only and args.weights and is_file_name(args.weights):
-        return start_from_checkpoint(Path(args.weights), read_weights(args.weights, args.model), folders)
+        return starting.start_from_checkpoint(Path(args.weights), read_weights(args.weights, args.model), folders)
     if args.weights is None and "all" not in args.trainable:
         print_main(
             f"WARNING: all but {' '.join(args.trainable)} is frozen at random values, since there are no --weights: "
             "it will hardly learn. Use --weights KINETICS400_V1, a checkpoint, or --trainable all"
         )
-    return start_from_weights(args.model, args.weights, folders)
+    return starting.start_from_weights(args.model, args.weights, folders)
 
 
 def check_start(args: argparse.Namespace, start: Start) -> None:
     """Refuses what cannot be completed, before the videos are scanned."""
-    check_same_start(start)
+    starting.check_same_start(start)
     if args.test_only:
         _print_differences(args, start)
         if args.class_map:
@@ -134,7 +118,7 @@ def test(args: argparse.Namespace, start: Start, device: torch.device, begin: fl
     results = validate_selections(network.inner, network.precision, clips, args.print_freq, args.save_logits)
     report.write_evaluation(results[args.val_frame_selection[0]], start.path, start.checkpoint)
     if len(results) > 1:
-        print_main(selection_table(results))
+        print_main(screen.selection_table(results))
 
 
 def print_start(
@@ -149,8 +133,7 @@ def print_start(
     """The lines that a run begins with: what matters of it, then the settings that are not the defaults.
 
     Args:
-        args: the options.
-        start: what the run begins with.
+        args, start: the options, and what the run begins with.
         network: on its device.
         val, train: the splits; without the second nothing is trained.
         epochs: those that are left.
@@ -160,19 +143,58 @@ def print_start(
     origin = str(start.path or args.weights or "random weights")
     trainable = None if train is None else " ".join(args.trainable)
     entries = {
-        "Data": data_words(args.data_path, len(start.classes), train, val, val_name),
-        "Clips": clips_words(train, val, args.augment),
-        "Model": model_words(args.model, network.model, origin, trainable),
-        "Device": device_words(network.precision, args.workers),
+        "Data": screen.data_words(args.data_path, len(start.classes), train, val, val_name),
+        "Clips": screen.clips_words(train, val, args.augment),
+        "Model": screen.model_words(args.model, network.model, origin, trainable),
+        "Device": screen.device_words(network.precision, args.workers),
     }
     if train is not None:
         rate = f"{args.opt}, {args.lr_scheduler} from a rate of {args.lr:g}"
         rate += "" if counted_by == "labels" else f"; training accuracy is against {counted_by}"
-        entries["Schedule"] = schedule_words(train, epochs, rate)
+        entries["Schedule"] = screen.schedule_words(train, epochs, rate)
         entries["Output"] = str(args.output_dir)
     defaults = plain(default_settings(args.data_path, args.epochs, args.model))
-    entries["Settings"] = settings_words(plain(vars(args)), defaults)
-    print_entries(entries)
+    entries["Settings"] = screen.settings_words(plain(vars(args)), defaults)
+    screen.print_entries(entries)
+
+
+def nothing_is_left(args: argparse.Namespace, start: Start, progress: RunProgress) -> bool:
+    """Says that no epoch is left to train; returns whether no report is left to write either."""
+    print_main(f"Nothing is left to train: the next epoch is {progress.epoch}, --epochs {args.epochs}")
+    report = args.output_dir / REPORT
+    return not start.continues(args.output_dir) or distributed.broadcast_object(report.is_file())
+
+
+def check_overfits(trainer: Trainer, clips: Clips) -> None:
+    """Trains on one batch, the same clips at every step, until their mean loss over ten steps is near zero.
+
+    The clips are the first batch of the training split, seen as validation would see them. The trainer's schedule,
+    loss, targets and average are set aside, since none of them lets the loss come near zero. Raises UserError where
+    the loss stays above that; the message says where it ended.
+    """
+    dataset = clips.loader.dataset
+    samples = clips.epoch_samples(trainer.options.seed, epoch=0)[: clips.options.batch_size]
+    (batch,) = clips.loader.batches([sample._replace(epoch=EVALUATION) for sample in samples])
+    trainer = replace(
+        trainer,
+        criterion=TrainingLoss(),
+        scheduler=LambdaLR(trainer.optimizer, lambda step: 1.0),
+        targets=TargetMaker(len(dataset.folder.classes)),
+        options=replace(trainer.options, batches_per_step=1),
+        average=None,
+    )
+    print_main(f"Overfitting {len(samples) * distributed.world_size()} clips: their loss must fall below {NEAR_ZERO}")
+    for number in range(MAX_STEPS // STEPS_AT_ONCE):
+        batches = repeat(batch, STEPS_AT_ONCE)
+        summary = trainer.train_epoch(batches, dataset.to_inputs, epoch=number, num_steps=STEPS_AT_ONCE)
+        if summary.loss < NEAR_ZERO:
+            steps = (number + 1) * STEPS_AT_ONCE
+            print_main(f"One batch is learnt by heart: loss {summary.loss:.4f} after {steps} steps")
+            return
+    raise UserError(
+        f"one batch is not learnt by heart: its loss is {summary.loss:.4f} after {MAX_STEPS} steps, and should fall "
+        f"below {NEAR_ZERO}; try another --lr, start from --weights, train more blocks (--trainable), look at the data"
+    )
 
 
 def open_report(
@@ -181,9 +203,8 @@ def open_report(
     """Prepares what the run will leave to be looked at.
 
     Args:
-        args: the options.
+        args, start: the options, and what the run begins with.
         folder: to write to.
-        start: what the run begins with.
         clips: the validation split.
         begin: of the run, by `time.monotonic`.
         start_epoch: the first that will be trained.
@@ -216,7 +237,7 @@ def open_log(args: argparse.Namespace, start: Start, progress: RunProgress) -> R
     """Prepares --output-dir for writing; `progress` forgets a best epoch that is not there."""
     continues = start.continues(args.output_dir)
     open_run_folder(args.output_dir, plain({**vars(args), "classes": start.classes}), continues, args.overwrite)
-    count_best(start, args.output_dir, progress)
+    starting.count_best(start, args.output_dir, progress)
     log = RunLog(args.output_dir)
     if continues:
         log.resume(progress.epoch)
@@ -234,15 +255,13 @@ def open_saver(
     """What saves the trainer's state, with what the run is.
 
     Args:
-        args: the options.
-        start: what the run begins with.
-        trainer: whose state it is.
-        progress: how far the run has come.
+        args, start: the options, and what the run begins with.
+        trainer, progress: whose state it is, and how far the run has come.
         stop: the signals that have come.
         command: is told when the run has saved.
     """
 
-    launch = launch_ids() or None  # asked of all processes, where rank 0 alone writes
+    launch = distributed.launch_ids() or None  # asked of all processes, where rank 0 alone writes
 
     def state() -> Checkpoint:
         told = replace(trainer.state(), classes=start.classes, preprocessing=val_preprocessing(args), launch=launch)

@@ -11,6 +11,9 @@ from runtime.distributed import barrier, gather_objects, is_main, maximum_over_p
 from runtime.errors import CutShort
 from runtime.signals import ResumeCommand, Stopped, StopRequest
 
+# Of a RunProgress, under the same names in a checkpoint.
+KEPT = ("clips_seen", "best_video_acc1", "epochs_since_best", "epoch_order", "best_videos")
+
 
 @dataclass
 class RunProgress:
@@ -33,77 +36,44 @@ class RunProgress:
 
     def added_to(self, checkpoint: Checkpoint) -> Checkpoint:
         """`checkpoint` with this progress."""
-        return replace(
-            checkpoint,
-            epoch=self.epoch - 1,
-            clips_seen=self.clips_seen,
-            epoch_totals=self.totals,
-            best_video_acc1=self.best_video_acc1,
-            epochs_since_best=self.epochs_since_best,
-            epoch_order=self.epoch_order,
-            best_videos=self.best_videos,
-            world_size=world_size(),
-        )
+        kept = {name: getattr(self, name) for name in KEPT}
+        return replace(checkpoint, epoch=self.epoch - 1, epoch_totals=self.totals, world_size=world_size(), **kept)
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> "RunProgress":
         """What `added_to` wrote; a legacy checkpoint has the epoch alone."""
-        return cls(
-            0 if checkpoint.epoch is None else checkpoint.epoch + 1,
-            checkpoint.clips_seen or 0,
-            checkpoint.epoch_totals or [],
-            -1.0 if checkpoint.best_video_acc1 is None else checkpoint.best_video_acc1,
-            checkpoint.epochs_since_best or 0,
-            epoch_order=checkpoint.epoch_order,
-            best_videos=checkpoint.best_videos,
-        )
+        kept = {name: value for name in KEPT if (value := getattr(checkpoint, name)) is not None}
+        epoch = 0 if checkpoint.epoch is None else checkpoint.epoch + 1
+        return cls(epoch=epoch, totals=checkpoint.epoch_totals or [], **kept)
 
 
+@dataclass
 class RunSaver:
-    """Writes a run's checkpoints and keeps its progress.
+    """Writes a run's checkpoints and keeps its progress."""
 
-    Args:
-        folder: the run's.
-        progress: how far it has come; kept up to date here.
-        state: gives the checkpoint without the progress.
-        stop: the signals that have come.
-        command: is told when the run has saved.
-        minutes: between two checkpoints within an epoch; 0 writes none.
-        keep: how many epochs' checkpoints stay, besides the best and the newest; None keeps all.
-    """
+    folder: Path  # the run's
+    progress: RunProgress  # how far it has come; kept up to date here
+    state: Callable[[], Checkpoint]  # gives the checkpoint without the progress
+    stop: StopRequest  # the signals that have come
+    command: ResumeCommand  # is told when the run has saved
+    minutes: float  # between two checkpoints within an epoch; 0 writes none
+    keep: int | None  # how many epochs' checkpoints stay, besides the best and the newest; None keeps all
+    # Gives those of this process, once it has taken a step of the epoch.
+    _totals: Callable[[], list[float]] | None = field(default=None, init=False)
 
-    def __init__(
-        self,
-        folder: Path,
-        progress: RunProgress,
-        state: Callable[[], Checkpoint],
-        stop: StopRequest,
-        command: ResumeCommand,
-        *,
-        minutes: float,
-        keep: int | None,
-    ) -> None:
-        self.folder, self.progress, self._state, self._seconds, self._keep = folder, progress, state, 60 * minutes, keep
-        self._stop, self._command = stop, command
+    def __post_init__(self) -> None:
         self._last = time.monotonic()
-        # Gives those of this process, once it has taken a step of the epoch.
-        self._totals: Callable[[], list[float]] | None = None
 
     def after_step(self, clips: int, totals: Callable[[], list[float]]) -> None:
         """Counts a step of `clips` clips; saves if it is time to, or if any process was asked to stop.
 
-        Args:
-            clips: of this process.
-            totals: gives the epoch's sums up to this step; called only to save them.
-
-        Raises:
-            Stopped: it was.
-            CutShort: the checkpoint cannot be written; the last one, if there is one, is whole.
+        `totals` gives the epoch's sums up to this step, and is called only to save them. Raises Stopped where a process
+        was, CutShort where the checkpoint cannot be written; the last one, if there is one, is whole.
         """
         self.progress.clips_seen += clips * world_size()
         self._totals = totals
-        own_is_due = bool(self._seconds) and time.monotonic() - self._last >= self._seconds
-        signal_number, is_due = maximum_over_processes([self._stop.signal_number, int(own_is_due)])
+        own_is_due = self.minutes > 0 and time.monotonic() - self._last >= 60 * self.minutes
+        signal_number, is_due = maximum_over_processes([self.stop.signal_number, int(own_is_due)])
         if signal_number or is_due:
             self._save_within_epoch()
         if signal_number:
@@ -117,9 +87,9 @@ class RunSaver:
         Raises: as `after_step`.
         """
         self._save_within_epoch()
-        if signal_number := maximum_over_processes([self._stop.signal_number])[0]:
+        if signal_number := maximum_over_processes([self.stop.signal_number])[0]:
             raise Stopped(signal_number)
-        with self._stop.stopping_at_once():
+        with self.stop.stopping_at_once():
             yield
 
     def after_epoch(self, video_acc1: float | None, temperature: float | None = None) -> None:
@@ -140,11 +110,11 @@ class RunSaver:
             epochs_since_best=0 if is_best or video_acc1 is None else self.progress.epochs_since_best + 1,
         )
         if is_main():
-            checkpoint = replace(self.progress.added_to(self._state()), temperature=temperature)
+            checkpoint = replace(self.progress.added_to(self.state()), temperature=temperature)
             with _cut_short_by_full_disks():
-                save_checkpoint(self.folder, checkpoint, is_best, self._keep)
+                save_checkpoint(self.folder, checkpoint, is_best, self.keep)
         self._saved()
-        if signal_number := maximum_over_processes([self._stop.signal_number])[0]:
+        if signal_number := maximum_over_processes([self.stop.signal_number])[0]:
             raise Stopped(signal_number)
 
     def _save_within_epoch(self) -> None:
@@ -152,12 +122,12 @@ class RunSaver:
             self.progress.totals = gather_objects(self._totals())
         if is_main():
             with _cut_short_by_full_disks():
-                self.progress.added_to(self._state()).write(self.folder / NEWEST)
+                self.progress.added_to(self.state()).write(self.folder / NEWEST)
         self._saved()
 
     def _saved(self) -> None:
         self._last = time.monotonic()
-        self._command.has_saved = True
+        self.command.has_saved = True
 
 
 @contextlib.contextmanager

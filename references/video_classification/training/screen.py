@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from caching.splits import Clips
+from evaluation.intervals import wilson_interval
 from evaluation.metrics import VideoResults
 from network.models import parameter_counts
 from network.precision import Precision
@@ -17,6 +18,7 @@ from runtime.distributed import print_main, world_size
 
 SCREEN_WIDTH = 100
 LABEL_WIDTH = 10
+BASELINE = "official"  # what other frame selections are compared with
 NO_BREAK = "\0"  # stands for a space at which no line is broken
 
 
@@ -38,8 +40,7 @@ def data_words(data_path: Path, classes: int, train: Clips | None, val: Clips, v
     """How many classes and videos there are, and what is to be known of them.
 
     Args:
-        data_path: of both splits.
-        classes: how many.
+        data_path, classes: of both splits, and how many there are.
         train, val: the splits; without the first where nothing is trained.
         val_name: what the videos of the second are called.
     """
@@ -87,13 +88,7 @@ def device_words(precision: Precision, workers: int) -> str:
 
 
 def schedule_words(clips: Clips, epochs: range, rate: str) -> str:
-    """How long the training is.
-
-    Args:
-        clips: the training split.
-        epochs: those that are left.
-        rate: optimizer and learning rate, in words.
-    """
+    """How long the training on these clips is, with the epochs that are left, and the optimizer and rate in words."""
     options, steps = clips.options, clips.steps_per_epoch()
     repeated = -len(clips.videos) * options.clips_per_video % world_size()
     factors = [(options.batch_size, "clips"), (options.batches_per_step, "batches"), (world_size(), "processes")]
@@ -109,21 +104,17 @@ def schedule_words(clips: Clips, epochs: range, rate: str) -> str:
 def settings_words(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
     """The settings that differ from their defaults, as flags; each will stay on one line with its values."""
     changed = {name: value for name, value in settings.items() if name not in defaults or value != defaults[name]}
-    return " ".join(_as_flag(name, value) for name, value in sorted(changed.items())) or "all at their defaults"
-
-
-def _as_flag(name: str, value: Any) -> str:
-    values = [] if value is True else value if isinstance(value, list) else [value]
-    return NO_BREAK.join([f"--{name.replace('_', '-')}", *(shlex.quote(str(value)) for value in values)])
+    flags = []
+    for name, value in sorted(changed.items()):
+        values = [] if value is True else value if isinstance(value, list) else [value]
+        flags.append(NO_BREAK.join([f"--{name.replace('_', '-')}", *(shlex.quote(str(value)) for value in values)]))
+    return " ".join(flags) or "all at their defaults"
 
 
 def epoch_line(entry: Mapping[str, Any], best: float | None, eta: str) -> str:
-    """An epoch in one line.
+    """An epoch in one line, from its entry in the log; times of training and validation are added up.
 
-    Args:
-        entry: its line in the log; times of training and validation are added up.
-        best: the best video accuracy so far, in percent; None where no epoch is to be the best.
-        eta: until the end of the run, in words.
+    `best` is the best video accuracy so far, in percent, None where no epoch is to be the best; `eta` that of the run.
     """
     seconds, waited = (entry[name] + entry[f"val_{name}"] for name in ("seconds", "data_seconds"))
     so_far = "" if best is None else f" best {best:.1f}"
@@ -148,8 +139,7 @@ def print_results(
     Args:
         results: of the validation.
         rule, pixels: how clips are made, in words.
-        skipped: how many videos could not be read.
-        turned: how many were turned for display.
+        skipped, turned: how many videos could not be read, and how many were turned for display.
         in_full: also print how it was measured, which a training has said at its start.
         seen: whether the network was trained on these videos.
     """
@@ -164,3 +154,27 @@ def print_results(
         print_main("   of videos seen in training (--train-on-val): it does not tell the accuracy on others")
     if turned and in_full:
         print_main(f"   {turned} of them turned or mirrored for display, which the challenge's evaluator would not do")
+
+
+def selection_table(results: dict[str, VideoResults]) -> str:
+    """A table with a row for each selection: accuracies in percent with their 95 % Wilson intervals, gains and losses.
+
+    *Gained* counts the videos that this selection predicts right and BASELINE, which is among them, wrong; *lost* the
+    reverse. All results are over the same videos.
+    """
+    rows = [["frames", "Clip Acc@1", "Clip Acc@5", "Video Acc@1", "Video Acc@5", "gained", "lost"]]
+    baseline = results[BASELINE].ranks < 1
+    for name, result in results.items():
+        right = result.ranks < 1
+        changes = [str(int((right & ~baseline).sum())), str(int((baseline & ~right).sum()))]
+        scored = (result.clip, result.video)
+        shares = [_with_interval(share, part.count) for part in scored for share in (part.top1, part.top5)]
+        rows.append([name, *shares, *changes])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(map(str.rstrip, lines))
+
+
+def _with_interval(share: float, count: int) -> str:
+    _, low, high = wilson_interval(round(share * count / 100), count).percent
+    return f"{share:.3f} [{low:.1f}, {high:.1f}]"

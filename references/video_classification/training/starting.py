@@ -39,16 +39,13 @@ class Start:
 def start_from_checkpoint(path: Path, checkpoint: Checkpoint, folders: Sequence[str], trains: bool = False) -> Start:
     """The whole network of a checkpoint, with its classes; a legacy one has no names, and takes those of `folders`.
 
-    To continue training, these are the trained weights, even where their average is the one to use.
+    To continue training, these are the trained weights, even where their average is the one to use. Raises
+    CheckpointError where there are no names, and another number of outputs than there are classes.
 
     Args:
-        path: of the checkpoint.
-        checkpoint: what it holds.
+        path, checkpoint: the file, and what it holds.
         folders: the classes of the data.
         trains: whether training continues.
-
-    Raises:
-        CheckpointError: no names, and another number of outputs than there are classes.
     """
     state = checkpoint.training_model if trains and checkpoint.training_model else checkpoint.model
     classes = checkpoint.classes
@@ -66,8 +63,7 @@ def start_from_checkpoint(path: Path, checkpoint: Checkpoint, folders: Sequence[
 def checkpoint_to_resume(resume: str, folder: Path, trains: bool = True) -> tuple[Path, Checkpoint] | None:
     """The checkpoint that --resume means: `auto` is the newest valid one in the run's folder, or None yet.
 
-    Raises:
-        CheckpointError: it cannot be read; none of those that there are; or there is none, and the run does not train.
+    Raises CheckpointError where none of those there can be read, or where there is none and the run does not train.
     """
     if resume != "auto":
         return Path(resume), Checkpoint.read(resume)
@@ -118,13 +114,10 @@ def check_same_start(start: Start) -> None:
 
 
 def start_from_weights(model_name: str, weights: str | None, folders: Sequence[str]) -> Start:
-    """Weights to fine-tune: by torchvision's name, in a file, or none.
+    """Weights to fine-tune: by torchvision's name, in a file (whose head is kept for the same classes), or none.
 
-    The head of a file is kept where its class names are the data's.
-
-    Raises:
-        ModelError: unknown weights, weights that cannot be had, or those of another network.
-        CheckpointError: a file without weights that can be used.
+    Raises ModelError where they are unknown, cannot be had, or are another network's; CheckpointError where a file has
+    none that can be used.
     """
     if weights is None:
         return Start(list(folders))
@@ -140,10 +133,8 @@ def start_from_weights(model_name: str, weights: str | None, folders: Sequence[s
         check_state(network, checkpoint.model, keep_head)
     except ModelError as error:
         raise ModelError(f"{weights} does not fit --model {model_name}: {error}") from error
-    if keep_head:
-        print_main(f"{weights}: its head is kept, its classes are the data's")
-    else:
-        print_main(f"{weights}: its head is replaced: {_why_replaced(checkpoint, folders)}")
+    told = "kept, its classes are the data's" if keep_head else f"replaced: {_why_replaced(checkpoint, folders)}"
+    print_main(f"{weights}: its head is {told}")
     return start
 
 

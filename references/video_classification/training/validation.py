@@ -67,7 +67,7 @@ def validate_selections(
         The results by name of the selection.
 
     Raises:
-        LogitsFileError: the file cannot be written.
+        UserError: the file cannot be written.
     """
     writer = LogitsWriter(save_logits) if save_logits else None
     on_logits = writer.add if writer is not None else None

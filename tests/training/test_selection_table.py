@@ -1,8 +1,8 @@
 import torch
 
 from evaluation.metrics import Accuracies, VideoResults
-from evaluation.selection_table import selection_table
 from helpers.evaluations import wilson
+from training.screen import selection_table
 
 
 def results(predictions, targets):
