@@ -147,12 +147,24 @@ def require_writable(args: argparse.Namespace) -> None:
         raise RuntimeError(printable_name(problem))
 
 
+def require_no_video(args: argparse.Namespace, paths: list[str]) -> None:
+    """Raise RuntimeError where a result would replace a file that is to be checked, under whatever name."""
+    for option, output in (("--report", args.report), ("--state", args.state)):
+        if output is None or not output.is_file():
+            continue
+        for path in (args.root / path for path in paths):
+            if path.exists() and path.samefile(output):
+                reason = f"{option} {output}: is {path}, a file to check, and would replace it; name another place"
+                raise RuntimeError(printable_name(reason))
+
+
 def check(args: argparse.Namespace, quarantine: Quarantine | None) -> int:
     if args.report:
         os.makedirs(os.path.dirname(os.path.realpath(args.report)), exist_ok=True)  # a report is written at the end
     if quarantine and not args.dry_run:
         quarantine.settle()
     paths, unreadable, leftovers = find_videos(args.root, args.ext, skip=args.quarantine)
+    require_no_video(args, paths)
     if not paths and not unreadable:
         nothing = f"no file under {args.root} ends in {', '.join(args.ext)}"
         require_withdrawn(quarantine, printable_name(nothing))

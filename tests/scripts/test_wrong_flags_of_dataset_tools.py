@@ -82,6 +82,19 @@ def test_it_is_named_in_one_line(script, flag, value, files, capsys):
     assert tree() == before
 
 
+@pytest.mark.parametrize("link", [None, os.symlink, os.link])
+@pytest.mark.parametrize("flag", ["--report", "--state"])
+def test_a_result_replaces_no_video(flag, link, files, capsys):
+    output = "root/train/a/1.mp4"
+    if link is not None:
+        link(os.path.abspath(output), "another name")
+        output = "another name"
+    assert check_videos.main([*RIGHT[check_videos], flag, output]) == 1
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.startswith(f"error: {flag} {output}: is root/train/a/1.mp4, a file to check")
+    assert Path("root/train/a/1.mp4").read_text() == "no video"
+
+
 @pytest.mark.parametrize("script", RIGHT)
 def test_what_is_right_is_accepted(script, files):
     """Else the test above would show nothing."""
