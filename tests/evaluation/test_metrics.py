@@ -1,7 +1,9 @@
+from dataclasses import FrozenInstanceError
+
 import pytest
 import torch
 
-from evaluation.metrics import VideoScores, accuracies, confusion_matrix, truth_ranks
+from evaluation.metrics import Accuracies, VideoScores, accuracies, confusion_matrix, truth_ranks
 
 
 def scored(logits, targets, videos=None, clips_per_video=1):
@@ -38,6 +40,38 @@ def test_accuracies_agree_with_a_loop(num_classes):
     assert (results.clip.count, results.video.count, results.clips_per_video) == (40, 20, 2)
 
 
+def test_the_results_of_two_videos_computed_by_hand():
+    scores = VideoScores(torch.tensor([1, 0, 1]), num_classes=2, clips_per_video=2)  # video 0 is not validated
+    odds = torch.tensor([[3.0, 1.0], [1.0, 7.0], [1.0, 3.0], [1.0, 1.0]])  # right, wrong, right, undecided: class 0
+    losses = torch.tensor([0.5, 2.0, 0.25, 2.25])
+    scores.update(torch.tensor([1, 1, 2]), odds[:3].log(), losses[:3])
+    scores.update(torch.tensor([2]), odds[3:].log(), losses[3:])
+    results = scores.reduce(torch.tensor([2, 1]))
+    assert results.videos.tolist() == [2, 1] and results.targets.tolist() == [1, 0]
+    # Video 2: the mean of (1/4, 3/4) and (1/2, 1/2); video 1: that of (3/4, 1/4) and (1/8, 7/8).
+    expected = torch.tensor([[3 / 8, 5 / 8], [7 / 16, 9 / 16]], dtype=torch.float64)
+    torch.testing.assert_close(results.scores, expected, rtol=1e-6, atol=0)
+    assert results.ranks.tolist() == [0, 1] and results.predictions.tolist() == [1, 1]
+    assert results.clip == Accuracies(top1=50.0, top5=100.0, count=4) and results.loss == 1.25
+    assert results.video == Accuracies(top1=50.0, top5=100.0, count=2) and results.clips_per_video == 2
+    assert (results.seconds, results.data_seconds) == (0, 0)  # until somebody has timed the validation
+
+
+def test_a_single_video_counts_in_full_and_none_at_all_is_no_error():
+    results = scored(torch.tensor([[0.0, 1.0]]).log_softmax(1), torch.tensor([1]))
+    assert results.clip == results.video == Accuracies(100.0, 100.0, 1)
+    assert results.loss == pytest.approx(0.313262, abs=1e-6)  # log(1 + 1 / e)
+    results = VideoScores(torch.tensor([1]), 2, 1).reduce(torch.tensor([], dtype=torch.int64))
+    assert results.clip == results.video == Accuracies(0.0, 0.0, 0) and results.loss == 0
+
+
+def test_results_cannot_be_changed():
+    results = scored(torch.zeros(2, 3), torch.tensor([0, 1]))
+    for changed, field in ((results, "loss"), (results.clip, "top1")):
+        with pytest.raises(FrozenInstanceError):
+            setattr(changed, field, 0.0)
+
+
 def test_with_one_clip_a_video_both_are_the_same_however_large_the_logits():
     generator = torch.Generator().manual_seed(0)
     logits = 200 * torch.randn(60, 12, generator=generator)  # float32 softmax would be 0 nearly everywhere
@@ -56,8 +90,9 @@ def test_a_video_that_is_scored_too_seldom_or_too_often_is_noticed():
 
 def test_equal_outputs_are_right_for_one_class_only_and_none_for_no_numbers():
     assert truth_ranks(torch.zeros(3, 3), torch.arange(3)).tolist() == [0, 1, 2]
-    ranks = truth_ranks(torch.full((1, 3), torch.nan), torch.tensor([0]))
-    assert accuracies(ranks).top5 == 0
+    for num_classes, rank in ((3, 5), (5, 5), (8, 8)):  # behind every class, and behind the top 5 of fewer
+        ranks = truth_ranks(torch.full((1, num_classes), torch.nan), torch.tensor([0]))
+        assert ranks.tolist() == [rank] and accuracies(ranks) == Accuracies(0.0, 0.0, 1)
     results = scored(torch.tensor([[torch.nan, 1.0], [0.0, 1.0]]), torch.tensor([0, 1]))
     assert results.predictions.tolist() == [-1, 1] and results.video.top1 == 50
 

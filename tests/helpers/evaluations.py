@@ -28,7 +28,7 @@ def wilson(right: int, count: int) -> list[float]:
 def results_of(scores: torch.Tensor, targets: torch.Tensor, clips_per_video: int = 1) -> VideoResults:
     """Results with these scores (V, num_classes); the clips are as good as the videos."""
     videos = torch.arange(len(targets))
-    video = VideoResults(videos, scores, targets, Accuracies(0, 0, 0), 0.0).video
+    video = VideoResults(videos, scores, targets, Accuracies(0, 0, 0), 0.0, clips_per_video).video
     clip = Accuracies(video.top1, video.top5, len(targets) * clips_per_video)
     return VideoResults(videos, scores, targets, clip, 0.75, clips_per_video, 12.5, 1.25)
 

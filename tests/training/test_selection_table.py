@@ -8,7 +8,7 @@ from training.screen import selection_table
 def results(predictions, targets):
     scores = torch.nn.functional.one_hot(torch.tensor(predictions), 6).double()
     targets = torch.tensor(targets)
-    return VideoResults(torch.arange(len(targets)), scores, targets, Accuracies(25.0, 75.0, 8), 0.0)
+    return VideoResults(torch.arange(len(targets)), scores, targets, Accuracies(25.0, 75.0, 8), 0.0, 1)
 
 
 def test_gained_and_lost_are_paired_with_the_official_rule():

@@ -21,7 +21,7 @@ def truth_ranks(scores: Tensor, targets: Tensor) -> Tensor:
     """How many classes score higher than the true one, or equal with a lower index.
 
     Rank 0 is the prediction of `argmax`, so a network whose outputs are all equal is right for one class only. A row
-    with NaN is never right.
+    with NaN is never right, not even among the top 5: its rank is the number of classes, and at least 5.
 
     Args:
         scores: (N, num_classes).
@@ -111,7 +111,7 @@ class VideoResults:
     targets: Tensor  # int64 (V,)
     clip: Accuracies  # of single clips
     loss: float  # mean over clips
-    clips_per_video: int = 1
+    clips_per_video: int
     seconds: float = 0.0  # taken by the validation
     data_seconds: float = 0.0  # of these, spent waiting for data
 
