@@ -54,8 +54,19 @@ def test_processes_share_the_balanced_epoch_and_repeats_are_drawn_anew():
     assert all(sample.epoch != EVALUATION for sample in whole)
 
 
+def test_a_video_that_comes_again_has_the_epoch_that_it_always_had():
+    samples = training_samples(torch.tensor([5, 6, 7, 9]), 1, 0, 3, balance=torch.tensor([0, 0, 0, 1]))
+    assert sorted(sample.epoch for sample in samples if sample.video == 9) == [3, 3 + 16_777_216]
+    assert [sample.epoch for sample in samples if sample.video != 9] == [3, 3]
+
+
+def test_a_video_alone_is_its_first_clip_with_nothing_drawn():
+    assert Sample(7) == (7, 0, EVALUATION) and EVALUATION < 0  # which is no epoch
+
+
 def test_the_usual_order_is_as_it_was():
-    assert training_samples(torch.arange(3), 2, 0, 1)[0]._fields == Sample._fields
+    # Half of `printf '(0, 1)' | b2sum -l 64`, the bytes of which are read from right to left.
+    assert seeded_generator(0, 1).initial_seed() == 0xFA4BFD72665AC7ED // 2
     order = torch.randperm(6, generator=seeded_generator(0, 1)).tolist()
     assert training_samples(torch.arange(3), 2, 0, 1) == [Sample(i // 2, i % 2, 1) for i in order]
 
@@ -73,9 +84,13 @@ def test_every_clip_is_seen_once_an_epoch_whatever_the_world():
         seen = [sample for step in zip(*parts, strict=True) for sample in step]
         assert seen[: len(whole)] == whole  # the same order, dealt out
         assert len(seen) - len(whole) < world_size
+        assert seen[len(whole) :] == (2 * whole)[: len(seen) - len(whole)]  # filled up from the start
+    for rank in range(3):
+        assert training_samples(torch.tensor([8]), 1, 0, 1, rank, 3) == [Sample(8, 0, 1)]
 
 
 def test_evaluation_is_dealt_out_without_padding():
+    assert evaluation_samples(torch.tensor([8, 5]), 2) == [(v, c, EVALUATION) for v in (8, 5) for c in (0, 1)]
     videos = torch.arange(7)
     for world_size in (1, 2, 3, 9):
         parts = [evaluation_samples(videos, 3, rank, world_size) for rank in range(world_size)]

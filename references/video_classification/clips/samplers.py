@@ -84,12 +84,12 @@ def training_samples(
     else:
         order, repeats = balanced_order(balance.repeat_interleave(clips_per_video), generator)
     # A last step that was filled up has seen more clips than there are; videos may also have gone since.
-    places = torch.arange(min(seen, len(order)), len(order))
-    needed = -(-len(places) // world_size) * world_size
-    places = places.repeat(needed // max(len(places), 1) + 1)[:needed][rank::world_size]
+    order, repeats = order[seen:], repeats[seen:]
+    needed = -(-len(order) // world_size) * world_size
+    places = torch.arange(needed)[rank::world_size] % max(len(order), 1)
     order, epochs = order[places], epoch + REPEAT * repeats[places]
     columns = (videos[order // clips_per_video], order % clips_per_video, epochs)
-    return [Sample(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
+    return list(map(Sample, *(column.tolist() for column in columns)))
 
 
 def evaluation_samples(videos: Tensor, clips_per_video: int, rank: int = 0, world_size: int = 1) -> list[Sample]:
@@ -112,8 +112,8 @@ def balanced_order(labels: Tensor, generator: torch.Generator) -> tuple[Tensor, 
     picks, rounds = [], []
     for place, label in enumerate(classes[torch.randperm(len(classes), generator=generator)].tolist()):
         own, count = (labels == label).nonzero()[:, 0], share + (place < more)
-        shuffles = [own[torch.randperm(len(own), generator=generator)] for _ in range(-(-count // len(own)))]
-        picks += [torch.cat(shuffles)[:count]] if shuffles else []
+        shuffles = [own[torch.randperm(len(own), generator=generator)] for _ in range(0, count, len(own))]
+        picks.append(torch.cat(shuffles)[:count])
         rounds.append(torch.arange(count) // len(own))
     order = torch.randperm(len(labels), generator=generator)
     return torch.cat(picks)[order], torch.cat(rounds)[order]
