@@ -6,6 +6,8 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from videos.frame_selection import (
     FRAME_SELECTORS,
@@ -15,6 +17,7 @@ from videos.frame_selection import (
     official_clips,
     official_strip,
     snap,
+    strip_rule,
 )
 
 RATES = [
@@ -60,7 +63,7 @@ def slow_official_clip(n, fps, r, clip_len, clip, clips_per_video):
 
 def test_the_official_rule_agrees_with_the_slow_one_on_a_wide_table():
     draw = random.Random(0)
-    for number in range(20_000):
+    for number in range(6_000):
         n = draw.randint(1, 40) if number % 3 == 0 else draw.randint(1, 400)
         fps = draw.choice(RATES) if number % 2 else draw.uniform(0.5, 240)
         r = draw.choice([1, 2, 4, 5, 7.5, 8, 15, 30, 30000 / 1001])
@@ -129,6 +132,37 @@ def test_float32_decides_where_float64_would_pick_another_frame():
     strip = official_strip(n, fps, 4, 16)
     assert strip.tolist() == slow_official_strip(n, fps, 4, 16)
     assert strip.tolist() != exact
+
+
+def test_a_whole_step_is_exact_beyond_what_float32_can_count():
+    assert official_strip(100_000_000, 33_333_333.0, 1, 3).tolist() == [0, 33_333_333, 66_666_666, 99_999_999]
+
+
+def test_a_strip_is_as_long_as_float32_counts_in_ones_and_no_longer():
+    assert strip_rule(16_777_216, 4.0, 4, 16) == (1.0, 16_777_216)
+    with pytest.raises(ValueError, match="too far apart"):
+        strip_rule(16_777_217, 4.0, 4, 16)
+
+
+@pytest.mark.parametrize("name", FRAME_SELECTORS)
+def test_a_selector_takes_the_first_clip_of_one_unless_told(name):
+    select = partial(FRAME_SELECTORS[name], VideoTiming(300, 30.0, torch.linspace(0, 1, 299)), 16, 4)
+    assert select().tolist() == select(clip=0, clips_per_video=1, generator=None).tolist()
+    assert select().tolist() != select(clip=1, clips_per_video=2, generator=None).tolist()
+    assert select(clips_per_video=2).tolist() == select(clip=0, clips_per_video=2).tolist()
+
+
+def test_official_training_starts_at_zero_half_of_the_time_unless_told():
+    video = VideoTiming(300, 30.0)
+    starts = [int(official(video, 16, 4, generator=[draw, 0.9])[0]) for draw in (0.0, 0.499, 0.5, 0.999)]
+    assert starts == [0, 0, 165, 165]  # start 22 of 25, at 7.5 frames each
+
+
+def test_a_batch_whose_columns_differ_in_length_is_refused():
+    videos = [VideoTiming(300, 30.0)] * 2
+    for clips, drawn in (([0], [None, None]), ([0, 0], [None])):
+        with pytest.raises(ValueError, match="shorter"):
+            official_clips(videos, 16, 4, clips, 1, drawn, 0.5)
 
 
 @pytest.mark.parametrize("name", FRAME_SELECTORS)
@@ -219,6 +253,18 @@ def test_motion_goes_where_the_movement_is():
     assert ((drawn >= 60) & (drawn <= 80)).sum() >= 13
 
 
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=20), st.integers(1, 40), st.integers(1, 40), st.booleans())
+@settings(deadline=None, database=None, max_examples=100)
+def test_motion_depends_on_the_shape_of_the_curve_alone_and_keeps_to_the_video(curve, num_frames, clip_len, drawn):
+    numbers = [1 - 2**-53] * clip_len if drawn else None  # the last that a generator can draw
+    found = []
+    for scale in (2.0**-80, 1.0, 2.0**10):
+        video = VideoTiming(num_frames, 30.0, torch.tensor(curve, dtype=torch.float64) * scale)
+        found.append(FRAME_SELECTORS["motion"](video, clip_len, 4, generator=numbers).tolist())
+    assert found[0] == found[1] == found[2] == sorted(found[1])
+    assert found[0][0] >= 0 and found[0][-1] < num_frames
+
+
 def test_motion_of_a_still_video_is_the_uniform_choice():
     for n in (1, 7, 100):
         video = VideoTiming(n, 30.0, torch.zeros(max(n - 1, 0)))
@@ -233,9 +279,10 @@ def test_a_single_frame_needs_no_motion_curve(seed):
     assert FRAME_SELECTORS["motion"](VideoTiming(1, 30.0), 4, 4, generator=generator).tolist() == [0] * 4
 
 
-def test_motion_without_a_curve_is_refused():
+@pytest.mark.parametrize("num_frames", [2, 10])
+def test_motion_without_a_curve_is_refused(num_frames):
     with pytest.raises(ValueError, match="motion curve"):
-        FRAME_SELECTORS["motion"](VideoTiming(10, 30.0), 4, 4, clip=0, clips_per_video=1, generator=None)
+        FRAME_SELECTORS["motion"](VideoTiming(num_frames, 30.0), 4, 4, clip=0, clips_per_video=1, generator=None)
 
 
 @pytest.mark.parametrize(
@@ -269,6 +316,13 @@ def test_absurd_rates_give_the_official_rule_or_are_refused():
 def test_a_clip_that_there_is_not_is_refused(clip, clips_per_video):
     with pytest.raises(ValueError, match="there is no clip"):
         official_clip(100, 30.0, 4, 4, clip, clips_per_video)
+
+
+@given(st.lists(st.integers(-3, 40), min_size=1), st.sets(st.integers(0, 30), min_size=1))
+@settings(deadline=None, database=None, max_examples=100)
+def test_snap_takes_the_nearest_candidate_and_the_earlier_of_two(indices, candidates):
+    expected = [min(candidates, key=lambda candidate: (abs(candidate - index), candidate)) for index in indices]
+    assert snap(torch.tensor(indices), torch.tensor(sorted(candidates))).tolist() == expected
 
 
 def test_snap_takes_the_nearest_candidate():

@@ -19,7 +19,7 @@ numbers in [0, 1) that were drawn before, two for `official` and `clip_len` for 
 
 import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -147,7 +147,7 @@ def official_clips(
     return strip_frames(places, np.array(steps)[:, None], num_frames[:, None])
 
 
-@lru_cache(maxsize=1 << 14)
+@cache
 def _evenly_spread(last: int, clip: int, clips_per_video: int) -> int:
     """Start number `clip` of `clips_per_video` from 0 to `last`."""
     if not 0 <= clip < clips_per_video:
@@ -212,11 +212,10 @@ def motion(
     cumulated /= cumulated[-1].clone()
     # Invert the piecewise linear cumulated mass at each part's point.
     parts = _parts(clip_len, clip, clips_per_video, generator)
-    right = torch.searchsorted(cumulated, parts, right=True).clamp_(1, len(mass))
+    right = torch.searchsorted(cumulated, parts, right=True).clamp_(max=len(mass))
     left = right - 1
     positions = left + (parts - cumulated[left]) / (cumulated[right] - cumulated[left])
-    frames = positions * (video.num_frames - 1) / len(mass)
-    return frames.round().long().clamp_(0, video.num_frames - 1)
+    return (positions * (video.num_frames - 1) / len(mass)).round().long()
 
 
 FRAME_SELECTORS: dict[str, Callable[..., Tensor]] = {
