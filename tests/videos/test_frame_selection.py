@@ -125,6 +125,29 @@ def test_numbers_drawn_before_take_the_place_of_a_generator():
     assert early.tolist() == [0, 125, 299]
 
 
+@pytest.mark.parametrize("name, count", [("official", 2), ("uniform", 0), ("segment", 16), ("motion", 16)])
+def test_a_generator_is_asked_for_no_more_numbers_than_promised(name, count):
+    used, expected = (torch.Generator().manual_seed(3) for _ in range(2))
+    FRAME_SELECTORS[name](VideoTiming(300, 30.0, torch.ones(299)), 16, 4, generator=used)
+    torch.rand(count, generator=expected, dtype=torch.float64)
+    assert torch.equal(used.get_state(), expected.get_state())
+
+
+LAST_NUMBER = 1 - 2**-53  # that a generator can draw
+
+
+@pytest.mark.parametrize("name", ["segment", "motion"])
+def test_the_first_and_the_last_number_reach_the_first_and_the_last_frame(name):
+    video = VideoTiming(100, 30.0, torch.ones(99))
+    found = FRAME_SELECTORS[name](video, 16, 4, generator=[0.0] * 15 + [LAST_NUMBER])  # which 15 and it round up to 16
+    assert (found[0], found[-1]) == (0, 99)
+
+
+def test_float32_leads_to_no_frame_beyond_the_last():
+    """The last of 16,029,919 frames is float32(16,029,918) * float32(1 / 16,029,919) = float32(1)."""
+    assert official(VideoTiming(1, 1.0), 16, 16_029_919.0, generator=[0.9, LAST_NUMBER]).tolist() == [0] * 16
+
+
 def test_float32_decides_where_float64_would_pick_another_frame():
     n, fps = 100_000, 30000 / 1001
     step = fps / 4
@@ -256,7 +279,7 @@ def test_motion_goes_where_the_movement_is():
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=20), st.integers(1, 40), st.integers(1, 40), st.booleans())
 @settings(deadline=None, database=None, max_examples=100)
 def test_motion_depends_on_the_shape_of_the_curve_alone_and_keeps_to_the_video(curve, num_frames, clip_len, drawn):
-    numbers = [1 - 2**-53] * clip_len if drawn else None  # the last that a generator can draw
+    numbers = [LAST_NUMBER] * clip_len if drawn else None
     found = []
     for scale in (2.0**-80, 1.0, 2.0**10):
         video = VideoTiming(num_frames, 30.0, torch.tensor(curve, dtype=torch.float64) * scale)
@@ -316,6 +339,12 @@ def test_absurd_rates_give_the_official_rule_or_are_refused():
 def test_a_clip_that_there_is_not_is_refused(clip, clips_per_video):
     with pytest.raises(ValueError, match="there is no clip"):
         official_clip(100, 30.0, 4, 4, clip, clips_per_video)
+
+
+def test_a_second_clip_is_not_of_one():
+    for select in (partial(official_clip, 100, 30.0, 4, 4), partial(official, VideoTiming(100, 30.0), 4, 4)):
+        with pytest.raises(ValueError, match="there is no clip 1 of 1"):
+            select(clip=1)
 
 
 @given(st.lists(st.integers(-3, 40), min_size=1), st.sets(st.integers(0, 30), min_size=1))

@@ -203,7 +203,7 @@ def motion(
     """
     if video.motion is None and video.num_frames > 1:
         raise ValueError("motion selection needs the video's motion curve")
-    curve = torch.zeros(0) if video.motion is None else video.motion
+    curve = torch.tensor([]) if video.motion is None else video.motion
     mass = curve.to(torch.float64).clamp(min=0) ** MOTION_POWER
     if not mass.sum() > 0:
         return uniform(video, clip_len, frame_rate, clip=clip, clips_per_video=clips_per_video)
@@ -212,8 +212,8 @@ def motion(
     cumulated /= cumulated[-1].clone()
     # Invert the piecewise linear cumulated mass at each part's point.
     parts = _parts(clip_len, clip, clips_per_video, generator)
-    right = torch.searchsorted(cumulated, parts, right=True).clamp_(max=len(mass))
-    left = right - 1
+    left = torch.searchsorted(cumulated[1:-1], parts)
+    right = left + 1
     positions = left + (parts - cumulated[left]) / (cumulated[right] - cumulated[left])
     return (positions * (video.num_frames - 1) / len(mass)).round().long()
 
