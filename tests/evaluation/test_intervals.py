@@ -80,6 +80,12 @@ def test_the_paired_interval_of_a_case_computed_by_hand():
     assert (low, high) == pytest.approx((-0.0055469, 0.2055469), abs=1e-6)
 
 
+def test_the_paired_interval_ends_where_differences_do():
+    """5 videos, all right only in B: 5/7 + 1.96 sqrt((1 - (5/7)^2) / 7) would be 1.23."""
+    assert paired_difference(*outcomes(0, 0, 5, 0)) == (1.0, pytest.approx(0.195836, abs=1e-6), 1.0)
+    assert paired_difference(*outcomes(0, 5, 0, 0)) == (-1.0, -1.0, pytest.approx(-0.195836, abs=1e-6))
+
+
 def test_mcnemar_of_a_case_computed_by_hand():
     """1 against 6 changes: 2 (C(7,0) + C(7,1)) / 2^7 = 16 / 128."""
     assert mcnemar_test(*outcomes(3, 1, 6, 2)) == pytest.approx(0.125)

@@ -1,8 +1,10 @@
+import os
+
 import pytest
 
 from helpers.small_datasets import write_moving_bar
 from references.dataset_tools import walking
-from videos.folder import VIDEO_ENDINGS, DatasetError, VideoFolder, class_folders, ignored_folders
+from videos.folder import VIDEO_ENDINGS, DatasetError, JoinedFolders, VideoFolder, class_folders, ignored_folders
 
 
 def test_every_file_that_the_dataset_tools_take_for_a_video_is_trained_on():
@@ -30,6 +32,23 @@ def test_a_folder_that_is_not_what_training_needs(tmp_path):
     (tmp_path / "a" / "1.mp4").write_bytes(b"x")
     with pytest.raises(DatasetError, match="does not know: a"):
         VideoFolder(tmp_path, ["b"])
+
+
+def test_joined_folders_are_listed_one_after_the_other(tmp_path):
+    files = ["train/a/1.mp4", "train/b/2.mp4", "train/b/3.mp4", "val/b/4.mp4"]
+    for number, name in enumerate(files, 1):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x" * number)
+        os.utime(tmp_path / name, ns=(0, 10 * number))
+    parts = [VideoFolder(tmp_path / part, ["a", "b"]) for part in ("train", "val")]
+    for folder, number in ((JoinedFolders(parts), 4), (JoinedFolders(parts[:1]), 3)):
+        assert len(folder) == number and folder.names.strings() == files[:number]
+        assert (
+            folder.root == tmp_path and folder.classes == ["a", "b"] and folder.labels.tolist() == [0, 1, 1, 1][:number]
+        )
+        assert folder.sizes.tolist() == [1, 2, 3, 4][:number]
+        assert folder.mtimes_ns.tolist() == [10, 20, 30, 40][:number]
+        assert [folder.path(video) for video in range(number)] == [str(tmp_path / name) for name in files[:number]]
 
 
 def test_a_dangling_link_is_listed_for_the_scan_to_report(tmp_path):

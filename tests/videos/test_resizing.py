@@ -6,7 +6,13 @@ from torchvision.transforms.v2 import functional as transforms
 
 from videos.resizing import Crop, Region, resize_crop, resized_size, to_uint8
 
-SIZES = [(480, 854), (720, 1280), (1080, 1920), (854, 480), (121, 161), (128, 171), (60, 40), (1, 1), (2160, 3840)]
+SIZES = [(480, 854), (720, 1280), (854, 480), (121, 161), (128, 171), (60, 40), (1, 1)]
+SIZES += [
+    (1080, 60),
+    (60, 1920),
+    (2160, 90),
+    (90, 3840),
+]  # the axes are resized one by one: one of them suffices
 
 
 @pytest.fixture
