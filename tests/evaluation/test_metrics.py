@@ -65,6 +65,17 @@ def test_a_single_video_counts_in_full_and_none_at_all_is_no_error():
     assert results.clip == results.video == Accuracies(0.0, 0.0, 0) and results.loss == 0
 
 
+def test_losses_are_summed_in_float64_and_results_hold_no_graph():
+    scores = VideoScores(torch.tensor([0, 0, 0]), 2, 1)
+    logits = torch.zeros(3, 2, requires_grad=True)
+    for part in (slice(0, 2), slice(2, 3)):  # float32 and bfloat16 would lose the ones
+        losses = torch.tensor([16_777_216.0, 1.0, 1.0], dtype=torch.bfloat16)[part]
+        scores.update(torch.arange(3)[part], logits[part], losses)
+    results = scores.reduce(torch.arange(3))
+    assert results.loss == 5_592_406.0 and isinstance(results.clip.count, int)
+    assert not results.scores.requires_grad
+
+
 def test_results_cannot_be_changed():
     results = scored(torch.zeros(2, 3), torch.tensor([0, 1]))
     for changed, field in ((results, "loss"), (results.clip, "top1")):
@@ -106,3 +117,6 @@ def test_the_confusion_matrix_agrees_with_a_loop():
         if prediction >= 0:
             expected[target][prediction] += 1
     assert confusion_matrix(targets, predictions, 5).tolist() == expected
+    # The cells after the last one that holds a video are there, too.
+    small = confusion_matrix(torch.tensor([1, 0, 1]), torch.tensor([0, -1, 0]), 3)
+    assert small.tolist() == [[0, 0, 0], [2, 0, 0], [0, 0, 0]]

@@ -94,6 +94,23 @@ def test_known_clips():
     assert official_clip(1, 25.0, 4, 16).tolist() == [0] * 16
 
 
+def test_starts_are_spread_in_float64():
+    """Start 1 of 0 .. 100 over 15,999,999 is 159,999.99, which in float32 is 160,000."""
+    assert official_clip(16_000_015, 4.0, 4, 16, clip=1, clips_per_video=101)[0] == 159_999
+
+
+def test_several_clips_of_a_video_interleave():
+    options = {"clip": 1, "clips_per_video": 2}
+    assert FRAME_SELECTORS["uniform"](VideoTiming(301, 30.0), 8, 4, **options).tolist() == [
+        40 * i + 20 for i in range(8)
+    ]
+    assert FRAME_SELECTORS["segment"](VideoTiming(160, 30.0), 16, 4, **options).tolist() == [
+        10 * i + 7 for i in range(16)
+    ]
+    steady = VideoTiming(161, 30.0, torch.ones(160))
+    assert FRAME_SELECTORS["motion"](steady, 20, 4, **options).tolist() == [8 * i + 6 for i in range(20)]
+
+
 def test_a_batch_of_official_clips_is_that_of_the_slow_rule():
     draw = random.Random(1)
     for r, clip_len, clips_per_video, start_prob in ((4, 16, 1, 0.5), (7.5, 4, 3, 0.0), (30, 32, 2, 1.0)):
