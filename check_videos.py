@@ -17,12 +17,13 @@ from pathlib import Path
 from tqdm import tqdm
 
 from references.dataset_tools import records
-from references.dataset_tools.checking import Row, TreeChecker, summarise, write_report
+from references.dataset_tools.checking import REPORT_HEADER, Row, TreeChecker, summarise, write_report
 from references.dataset_tools.probing import ProbeOptions, require_prober
 from references.dataset_tools.progress import printable, printable_name, progress
 from references.dataset_tools.quarantine import JOURNAL, LOCK, Quarantine
 from references.dataset_tools.reading import READERS
-from references.dataset_tools.stopping import ArgumentParser, exit_code_of, input_problem, output_problem
+from references.dataset_tools.state import STATE_BEGINNING
+from references.dataset_tools.stopping import ArgumentParser, exit_code_of, output_problem, replacing_problem
 from references.dataset_tools.walking import VIDEO_ENDINGS, find_videos, take_shard, walked_folders
 
 STATUSES_THAT_LEAVE_ROOT_READABLE = {"ok", "remuxed", "quarantined"}
@@ -88,6 +89,8 @@ def check_args(parser: ArgumentParser, args: argparse.Namespace) -> None:
         parser.error("--quarantine must not be --root")
     elif not args.restore and is_among_videos(args.quarantine, args.root):
         parser.error(f"--quarantine {args.quarantine}: lies where videos are looked for; name another folder")
+    if args.report and args.state and args.report.resolve() == args.state.resolve():
+        parser.error(f"--report {args.report}: is --state, which must be another file")
     if args.replace and not args.remux:
         parser.error("--replace needs --remux")
     for option, number, least in (
@@ -141,7 +144,8 @@ def require_writable(args: argparse.Namespace) -> None:
     problems = [
         output_problem("--report", args.report, is_folder=False),
         output_problem("--state", args.state, is_folder=False),
-        input_problem("--state", args.state if args.state and args.state.exists() else None),
+        replacing_problem("--report", args.report, REPORT_HEADER),
+        replacing_problem("--state", args.state, STATE_BEGINNING),
     ]
     for problem in filter(None, problems):
         raise RuntimeError(printable_name(problem))

@@ -20,7 +20,13 @@ from references.dataset_tools.progress import printable, printable_name, progres
 from references.dataset_tools.release import ReleaseError, Video, read_release
 from references.dataset_tools.reports import Outcome
 from references.dataset_tools.sources import Sources, find_sources
-from references.dataset_tools.stopping import ArgumentParser, exit_code_of, input_problem, output_problem
+from references.dataset_tools.stopping import (
+    ArgumentParser,
+    exit_code_of,
+    input_problem,
+    output_problem,
+    replacing_problem,
+)
 
 
 class DatasetRefactorer:
@@ -278,6 +284,9 @@ def find_problem(args: argparse.Namespace) -> str | None:
         folder = Path(real(args.report_dir))
         if any(folder.is_relative_to(real(args.dest / split)) for split in selection.SPLITS):
             return f"--report-dir {args.report_dir}: lies among the class folders; name another folder"
+        for path in reports.files_in(args.report_dir):
+            if problem := replacing_problem("--report-dir", path, reports.BEGINNINGS[path.name]):
+                return problem
     if args.val_fraction is not None and not 0 < args.val_fraction < 1:
         return f"--val-fraction {args.val_fraction}: must lie between 0 and 1"
     for option, number, least in (

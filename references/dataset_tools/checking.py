@@ -29,6 +29,9 @@ class Row(NamedTuple):
     seconds: float = 0.0  # the duration of the video
 
 
+REPORT_HEADER = ",".join(Row._fields)
+
+
 class TreeChecker:
     """Check files under `root`, and move the bad ones to `quarantine`.
 

@@ -18,6 +18,8 @@ from references.dataset_tools.release import Video
 from references.dataset_tools.sources import Sources
 
 AUDIT, MANIFEST = "audit.json", "manifest.csv"
+MANIFEST_COLUMNS = ["path", "source", "class", "split", "bytes"]
+BEGINNINGS = {AUDIT: '{\n "videos": ', MANIFEST: ",".join(MANIFEST_COLUMNS)}
 
 
 @dataclass
@@ -96,7 +98,7 @@ def write_audit(folder: Path, audit: Audit) -> None:
 def write_manifest(folder: Path, rows: Iterable[ManifestRow]) -> None:
     with _replacing(folder / MANIFEST) as file:
         writer = csv.writer(file)
-        writer.writerow(["path", "source", "class", "split", "bytes"])
+        writer.writerow(MANIFEST_COLUMNS)
         for row in rows:
             writer.writerow([to_text(value) if isinstance(value, str) else value for value in row])
 

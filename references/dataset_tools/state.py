@@ -7,6 +7,7 @@ from references.dataset_tools.probing import ProbeOptions, Verdict
 from references.dataset_tools.records import append_lines, explained, read_lines
 
 LINES_PER_WRITE = 50
+STATE_BEGINNING = '["'
 
 
 class CheckedFiles:
@@ -22,7 +23,7 @@ class CheckedFiles:
         if path is None:
             return
         with explained(path):
-            if path.exists() and path.read_bytes()[:2] not in (b"", b'["'):
+            if path.exists() and path.read_bytes()[:2] not in (b"", STATE_BEGINNING.encode()):
                 raise ValueError("not a file of this kind")  # before anything is added to it
             for file, size, mtime_ns, options_then, verdict in read_lines(path):
                 if options_then == self.options:

@@ -62,6 +62,21 @@ def input_problem(option: str, path: Path | None) -> str | None:
     return None if os.access(path, os.R_OK) else f"{option} {path}: there is no permission to read it"
 
 
+def replacing_problem(option: str, path: Path | None, beginning: str) -> str | None:
+    """Why the result that `option` names may not replace what is there: a file that does not start with `beginning`,
+    as an earlier result would. None where there is no such file, or an empty one.
+    """
+    if path is None or not path.is_file():
+        return None
+    if problem := input_problem(option, path):
+        return problem
+    with path.open("rb") as file:
+        found = file.read(len(beginning))
+    if found in (b"", beginning.encode()):
+        return None
+    return f"{option} {path}: is a file that this script did not write, so it is left as it is; name another place"
+
+
 def exit_code_of(work: Callable[[], int], expected: tuple[type[Exception], ...], stopped: str) -> int:
     """Run `work` and return the script's exit code: that of `work`, 1 for an error that is `expected`, 130 for Ctrl-C,
     143 for SIGTERM. Errors and `stopped`, which says how to go on, are printed in one message each.

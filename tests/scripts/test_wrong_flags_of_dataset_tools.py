@@ -32,8 +32,8 @@ WRONG = {
     (check_videos, "--root"): [MISSING, FILE, LOOP],
     (check_videos, "--ext"): ["mp4,avi", ""],
     (check_videos, "--jobs"): [*WHOLE_NUMBER, "0"],
-    (check_videos, "--report"): TO_WRITE,
-    (check_videos, "--state"): [*TO_WRITE, UNREADABLE],
+    (check_videos, "--report"): [*TO_WRITE, FILE, UNREADABLE],
+    (check_videos, "--state"): [*TO_WRITE, FILE, UNREADABLE],
     (check_videos, "--shard"): ["x", "3/2", "1/0", "1", ""],
     (check_videos, "--prober"): ["x", ""],
     (check_videos, "--max-corrupt-frames"): WHOLE_NUMBER,
@@ -83,16 +83,40 @@ def test_it_is_named_in_one_line(script, flag, value, files, capsys):
 
 
 @pytest.mark.parametrize("link", [None, os.symlink, os.link])
+@pytest.mark.parametrize("content", ["no video", ""])
 @pytest.mark.parametrize("flag", ["--report", "--state"])
-def test_a_result_replaces_no_video(flag, link, files, capsys):
+def test_a_result_replaces_no_video(flag, content, link, files, capsys):
     output = "root/train/a/1.mp4"
+    Path(output).write_text(content)
     if link is not None:
         link(os.path.abspath(output), "another name")
         output = "another name"
     assert check_videos.main([*RIGHT[check_videos], flag, output]) == 1
     (error,) = capsys.readouterr().err.splitlines()
-    assert error.startswith(f"error: {flag} {output}: is root/train/a/1.mp4, a file to check")
-    assert Path("root/train/a/1.mp4").read_text() == "no video"
+    assert error.startswith(f"error: {flag} {output}: is ")
+    assert Path("root/train/a/1.mp4").read_text() == content
+
+
+def test_a_state_is_no_report(files, capsys):
+    with pytest.raises(SystemExit) as stop:
+        check_videos.main([*RIGHT[check_videos], "--report", "folder/../new", "--state", "new"])
+    assert stop.value.code == 2 and "--report folder/../new: is --state" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["audit.json", "manifest.csv"])
+def test_a_report_folder_keeps_the_files_of_others(name, files, capsys):
+    Path("folder", name).write_text('{"of": "another program"}')
+    with pytest.raises(SystemExit) as stop:
+        refactor_dataset.main([*RIGHT[refactor_dataset], "--report-dir", "folder"])
+    assert stop.value.code == 2 and not Path("dest").exists()
+    assert f"--report-dir folder/{name}: is a file that this script did not write" in capsys.readouterr().err
+    assert Path("folder", name).read_text() == '{"of": "another program"}'
+
+
+def test_a_report_replaces_an_earlier_one(files):
+    for _ in range(2):
+        assert check_videos.main([*RIGHT[check_videos], "--report", "report.csv"]) == 1
+        assert refactor_dataset.main([*RIGHT[refactor_dataset], "--report-dir", "folder"]) == 0
 
 
 @pytest.mark.parametrize("script", RIGHT)
