@@ -426,3 +426,12 @@ def test_r2plus1d_18_at_full_size(server, inputs, tmp_path, flags):
     result = json.loads((tmp_path / "out" / "device.json").read_text())
     assert result["videos"] == NUM_VIDEOS
     assert result["largest_logit_difference"] < (0.5 if flags else 1e-4)
+
+
+@pytest.mark.parametrize("name", ["args.json", "log.jsonl"])
+def test_the_folder_of_a_training_run_keeps_its_report(inputs, name, tmp_path, capsys):
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(SystemExit) as stop:
+        main(inputs, tmp_path, "--dry-run")
+    assert stop.value.code == 2 and f"--output-dir {tmp_path}: holds a run of train.py" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == [name]

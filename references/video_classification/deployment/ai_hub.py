@@ -56,8 +56,8 @@ class Record:
             names = [name for name in {**before, **self._settings} if before.get(name) != self._settings.get(name)]
             changes = ", ".join(f"{name} was {before.get(name)}, is {self._settings.get(name)}" for name in names)
             raise UserError(
-                f"{self.path.parent} holds a run with other settings ({changes}): choose another --output-dir, or move "
-                f"{self.path} away to begin anew"
+                f"{self.path.parent} holds a run with other settings ({changes}): give its settings to go on with it, "
+                f"choose another --output-dir, or move {self.path} away to begin anew"
             )
 
     def save(self) -> None:
