@@ -58,3 +58,18 @@ def test_videos_are_drawn_once_each_and_always_the_same(opened):
     some, everything = drawn_videos(clips, 4), drawn_videos(clips, 100)
     assert len(set(some.tolist())) == 4 and torch.equal(some, everything[:4])
     assert sorted(everything.tolist()) == clips.videos.tolist()
+
+
+def test_no_python_runs_inside_hdf5(tmp_path, monkeypatch):
+    """An interrupt that came there would crash the process, with HDF5's driver of Python objects."""
+    h5py = require_extra("h5py")
+    drivers = []
+
+    def tensors():
+        drivers.extend(file.driver for file in opened_files)
+        yield np.zeros((1, 2), np.float32)
+
+    opened_files, real_file = [], h5py.File
+    monkeypatch.setattr(h5py, "File", lambda *args: opened_files.append(real_file(*args)) or opened_files[-1])
+    device_tensors.write_input_set(tmp_path / "set.h5", tensors(), 1)
+    assert len(drivers) == 1 and drivers != ["fileobj"]

@@ -132,7 +132,8 @@ def write_input_set(path: Path, tensors: Iterable[np.ndarray], count: int) -> Pa
     Raises MissingExtra without h5py, OSError where the file cannot be written.
     """
     h5py = require("h5py")
-    with replaced_file(path) as file, h5py.File(file, "w") as h5:
+    # By its name: HDF5 would write to an object through Python, and crash the process where Ctrl-C comes meanwhile.
+    with replaced_file(path) as file, h5py.File(file.name, "w") as h5:
         group = h5.create_group("data/0")
         group.attrs["order"], group.attrs["name"], group.attrs["batch_count"] = 0, INPUT, count
         for tensor in tensors:

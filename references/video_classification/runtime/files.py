@@ -44,7 +44,8 @@ def replaced_file(path: Path) -> Iterator[IO[bytes]]:
     temporary = None
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        with os.fdopen(handle, "w+b") as file:
+        os.close(handle)
+        with open(temporary, "w+b") as file:  # opened by its name, which some writers want
             yield file
             file.flush()
             os.fsync(file.fileno())
