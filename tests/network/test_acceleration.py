@@ -65,6 +65,19 @@ def test_on_a_cpu_auto_is_contiguous_and_a_run_that_is_continued_keeps_its_layou
         assert weight.is_contiguous() == (expected == "contiguous")
 
 
+def test_on_a_gpu_the_clock_chooses_unless_torch_is_to_be_deterministic(monkeypatch):
+    """Two runs that the clock gives different layouts have different weights."""
+    monkeypatch.setattr(acceleration, "probe_layouts", lambda *_: "channels last")
+    gpu = torch.device("cuda")
+    for deterministic, expected in ((False, "channels last"), (True, "contiguous")):
+        monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda value=deterministic: value)
+        precision = Precision.of("off", gpu)
+        lay_out(make_network(), "auto", SHAPE, precision)
+        assert precision.layout == expected
+        lay_out(make_network(), "auto", SHAPE, precision, "channels last")
+        assert precision.layout == "channels last"
+
+
 def test_the_probe_takes_the_faster_layout_and_leaves_the_network_alone(monkeypatch, capsys):
     network = build_model("mc3_18", 3)
     freeze(network, ["layer4", "fc"])

@@ -133,6 +133,10 @@ def test_a_deterministic_run_resumes_exactly(device, amp, deterministic, options
     assert_same_state(tmp_path / "cut", tmp_path / "whole")
 
 
+# Torch 2.11 imports a module of its own that it has deprecated, whenever it compiles.
+own_deprecation = pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
+
+
 @pytest.fixture(params=["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def compiler(request, monkeypatch):
     """The first one needs no C++ compiler and takes seconds."""
@@ -141,6 +145,7 @@ def compiler(request, monkeypatch):
     torch._dynamo.reset()
 
 
+@own_deprecation
 def test_a_compiled_run_saves_averages_and_resumes_as_another(
     device, compiler, options, on_the_cpu, tmp_path, monkeypatch
 ):
@@ -197,6 +202,7 @@ def test_two_processes_share_a_device_by_gloo(device, options, tmp_path):
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype feature:UserWarning")
 def test_no_step_waits_for_the_card(card, monkeypatch):
     """Torch raises where the host waits, between one look at the losses and the next."""
     look, starts = StepLosses.look, []

@@ -118,7 +118,7 @@ def lay_out(
     Args:
         model: the network; parameters to train require a gradient.
         choice: a key of CHANNELS_LAST, or `auto`: the remembered layout, otherwise the faster one on a GPU, measured
-            for a few seconds, and contiguous on a CPU.
+            for a few seconds, and contiguous on a CPU and where torch is to be deterministic, since the clock is not.
         batch_shape: (B, C, T, H, W) of a training step.
         precision: where the layout is set.
         remembered: the layout of the run that is continued.
@@ -127,7 +127,7 @@ def lay_out(
         precision.layout = CHANNELS_LAST[choice]
     elif remembered in LAYOUTS:
         precision.layout = remembered
-    elif precision.device.type == "cuda":
+    elif precision.device.type == "cuda" and not torch.are_deterministic_algorithms_enabled():
         # One process decides for all: they must compute in the same layout.
         precision.layout = broadcast_object(probe_layouts(model, batch_shape, precision) if is_main() else None)
     model.to(memory_format=precision.memory_format)

@@ -127,7 +127,7 @@ def add_acceleration_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_value(group, "--cache-features", positive_int, "K", text, nargs="?", const=1)
     add_choice(group, "--feature-dtype", FEATURE_TYPES, "fp16", "type of cached features")
-    text = "memory layout; auto times both on a GPU and keeps the faster"
+    text = "memory layout; auto times both on a GPU and keeps the faster (not with --use-deterministic-algorithms)"
     add_choice(group, "--channels-last", CHANNELS_LAST, "auto", text)
     add_switch(group, "--compile", "torch.compile the network: takes minutes, then steps are faster")
 
