@@ -68,11 +68,12 @@ def test_what_does_not_fit_is_left_out_and_the_rest_is_measured(options, monkeyp
     )
 
 
-def test_a_slow_device_is_not_asked_for_more(options, monkeypatch):
+def test_a_slow_device_is_not_asked_for_more(options, monkeypatch, capsys):
     monkeypatch.setattr(gpu, "COMPILE_UNTIL", 0)
     monkeypatch.setattr(gpu, "SIZES_UNTIL", 0)
     names = list(chain(*gpu.gpu_figures(options)))
     assert [name for name in FIGURES if name not in names] == FIGURES[5:7]
+    assert capsys.readouterr().out.count("left out, since what came before took too long") == 2
 
 
 def test_without_a_card_there_is_one_line(capsys):

@@ -29,7 +29,7 @@ from network.precision import LAYOUTS, Precision
 
 TYPES = {"bf16": "bf16", "fp32": "off"}  # names of AMP_TYPES
 KINDS = ("frozen", "features", "full")
-COMPILE_UNTIL, SIZES_UNTIL = 70, 120  # seconds after the start, when these are begun at the latest
+COMPILE_UNTIL, SIZES_UNTIL = 100, 120  # seconds after the start, when these are begun at the latest
 EPOCH_SECONDS, MAX_STEPS = 4.0, 2000  # of an epoch: its first batch, which is always waited for, must not count much
 MEMORY_STEPS = 200
 LARGER_BATCHES = (2, 4, 8)  # times --batch-size
@@ -60,6 +60,8 @@ def gpu_figures(options: BenchmarkOptions) -> Iterator[dict[str, float]]:
     options = replace(options, layout=max(LAYOUTS, key=lambda layout: rates["bf16", layout]))
     if time.monotonic() - begin < COMPILE_UNTIL:
         yield _named("gpu_compiled_clips_per_second", _bare_rate(options, compiled=True))
+    else:
+        print("  compiled: left out, since what came before took too long", flush=True)
     yield from _larger_batches(options, rates["bf16", options.layout], begin)
     clips = cached_clips(options)
     yield from _training(options, clips, matrix)
@@ -99,9 +101,10 @@ def _larger_batches(options: BenchmarkOptions, rate: float, begin: float) -> Ite
     """The smallest of a few sizes of which no larger one is faster; `rate` is that of the first."""
     best = options.batch_size if rate else 0
     for times in LARGER_BATCHES if rate else ():
-        if time.monotonic() - begin > SIZES_UNTIL:
-            break
         size = times * options.batch_size
+        if time.monotonic() - begin > SIZES_UNTIL:
+            print(f"  batches of {size} and more: left out, since what came before took too long", flush=True)
+            break
         found = _bare_rate(replace(options, batch_size=size))
         yield _named(f"gpu_batch_of_{size}_clips_per_second", found)
         if found < WORTHWHILE * rate:
