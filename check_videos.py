@@ -23,7 +23,13 @@ from references.dataset_tools.progress import printable, printable_name, progres
 from references.dataset_tools.quarantine import JOURNAL, LOCK, Quarantine
 from references.dataset_tools.reading import READERS
 from references.dataset_tools.state import STATE_BEGINNING
-from references.dataset_tools.stopping import ArgumentParser, exit_code_of, output_problem, replacing_problem
+from references.dataset_tools.stopping import (
+    ArgumentParser,
+    exit_code_of,
+    folder_problem,
+    output_problem,
+    replacing_problem,
+)
 from references.dataset_tools.walking import VIDEO_ENDINGS, find_videos, take_shard, walked_folders
 
 STATUSES_THAT_LEAVE_ROOT_READABLE = {"ok", "remuxed", "quarantined"}
@@ -76,8 +82,8 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 def check_args(parser: ArgumentParser, args: argparse.Namespace) -> None:
     """End the script with exit code 2 where the arguments cannot be used."""
-    if not args.root.is_dir():
-        parser.error(f"--root {args.root}: there is no such folder")
+    if problem := folder_problem("--root", args.root):
+        parser.error(problem)
     if args.quarantine is None:
         if args.restore:
             parser.error("--restore needs --quarantine, where the files are")

@@ -23,6 +23,7 @@ from references.dataset_tools.sources import Sources, find_sources
 from references.dataset_tools.stopping import (
     ArgumentParser,
     exit_code_of,
+    folder_problem,
     input_problem,
     output_problem,
     replacing_problem,
@@ -265,12 +266,12 @@ def find_problem(args: argparse.Namespace) -> str | None:
     """Return what is wrong with the arguments, or None."""
     real = os.path.realpath
     for src in args.src:
-        if not src.is_dir():
-            return f"--src {src}: there is no such folder"
+        if problem := folder_problem("--src", src):
+            return problem
         if real(src) == real(args.dest):
             return f"--src {src}: is --dest, which must be another folder"
         for place in (args.dest / split for split in selection.SPLITS):
-            if place.is_symlink() and real(place) == real(src):
+            if os.path.islink(place) and real(place) == real(src):
                 return f"--src {src}: is where the link {place} leads; the tree must be another folder"
     for option, path in (("--labels", args.labels), ("--classes-file", args.classes_file)):
         if problem := input_problem(option, path):

@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from references.dataset_tools.progress import printable, printable_name
 
+NO_PERMISSION = "there is no permission to read it; change its permissions, or name another"
 INTERRUPTED, TERMINATED = 130, 143  # as a shell reports a death by SIGINT and by SIGTERM
 
 
@@ -31,10 +32,32 @@ class ArgumentParser(argparse.ArgumentParser):
         super().error(printable_name(message))
 
 
+def folder_problem(option: str, path: Path) -> str | None:
+    """Why the folder that `option` names cannot be read; None where it can."""
+    if problem := _closed_problem(option, path):
+        return problem
+    if not path.is_dir():
+        return f"{option} {path}: there is no such folder"
+    return None if os.access(path, os.R_OK | os.X_OK) else f"{option} {path}: {NO_PERMISSION}"
+
+
+def _closed_problem(option: str, path: Path) -> str | None:
+    """That a folder above what `option` names may not be entered; None where all may."""
+    try:
+        path.stat()
+    except PermissionError:
+        return f"{option} {path}: there is no permission to enter its folder; name another place"
+    except OSError:  # it is not there
+        pass
+    return None
+
+
 def output_problem(option: str, path: Path | None, *, is_folder: bool) -> str | None:
     """Why the file or folder that `option` names cannot be written, and what to do; None where it can."""
     if path is None:
         return None
+    if problem := _closed_problem(option, path):
+        return problem
     if is_folder and path.exists() and not path.is_dir():
         return f"{option} {path}: is a file; name a folder"
     if not is_folder and path.is_dir():
@@ -55,18 +78,20 @@ def input_problem(option: str, path: Path | None) -> str | None:
     """Why the file that `option` names cannot be read; None where it can."""
     if path is None:
         return None
+    if problem := _closed_problem(option, path):
+        return problem
     if path.is_dir():
         return f"{option} {path}: is a folder; name a file"
     if not path.exists():
         return f"{option} {path}: there is no such file"
-    return None if os.access(path, os.R_OK) else f"{option} {path}: there is no permission to read it"
+    return None if os.access(path, os.R_OK) else f"{option} {path}: {NO_PERMISSION}"
 
 
 def replacing_problem(option: str, path: Path | None, beginning: str) -> str | None:
     """Why the result that `option` names may not replace what is there: a file that does not start with `beginning`,
     as an earlier result would. None where there is no such file, or an empty one.
     """
-    if path is None or not path.is_file():
+    if path is None or not os.path.isfile(path):
         return None
     if problem := input_problem(option, path):
         return problem
@@ -93,6 +118,8 @@ def exit_code_of(work: Callable[[], int], expected: tuple[type[Exception], ...],
         reason = str(error)
         if isinstance(error, OSError) and error.filename is not None:
             reason = f"{error.filename}: {error.strerror}"  # without Python's "[Errno 13]"
+        if isinstance(error, PermissionError):
+            reason += "; change its permissions, or name another place"
         print(printable(f"error: {reason}"), file=sys.stderr)
         return 1
     except KeyboardInterrupt as error:

@@ -39,6 +39,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("give two checkpoints or more")
     if args.greedy and args.data_path is None:
         parser.error("--greedy validates: add --data-path")
+    check_folders(parser, [("--data-path", args.data_path)], must_exist=True)
     check_folders(parser, [("--cache-dir", args.cache_dir)])
     seen: dict[Any, Path] = {}
     for path in args.checkpoints:

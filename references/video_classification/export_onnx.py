@@ -52,6 +52,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Refuses arguments that do not go together, and fills in what depends on others."""
+    arguments.check_folders(parser, [("--data-path", args.data_path)], must_exist=True)
     outputs = [("--output", path) for path in output_files(args)]
     arguments.check_outputs(parser, outputs, [args.checkpoint, args.classes_file, args.class_map, args.data_path])
     for flag in ("quantize", "dump_tensors"):

@@ -28,52 +28,56 @@ RIGHT = {
     "train": ["--data-path", "data"],
 }
 NEEDED = {("train", flag): ["--test-only"] for flag in ("--save-logits", "--class-map")}
+NEEDED["train", "--cache-dir"] = ["--cache-only"]
 NEEDED["export_onnx", "--dump-tensors"] = ["--data-path", "data"]  # flags that one goes with
 MISSING, FOLDER, LOOP, FILE = "absent", "folder", "loop", "file"
 UNREADABLE, CLOSED = "unreadable", "closed/x"  # a file that may not be read, a place where nothing may be written
+SHUT, BEHIND = "shut", "shut/x"  # a folder that may not be entered, and what it may hold
+TO_READ, TO_WRITE = [MISSING, FOLDER, LOOP, UNREADABLE, BEHIND], [FOLDER, "file/x", CLOSED, BEHIND]
+DATA = [MISSING, FILE, LOOP, SHUT, BEHIND]
 # Of each flag that takes a path, what is wrong to give.
 PATHS = {
-    ("average_checkpoints", "checkpoints"): [MISSING, FOLDER, LOOP, FILE, UNREADABLE],
-    ("average_checkpoints", "--output"): [FOLDER, "file/x", CLOSED],
-    ("average_checkpoints", "--data-path"): [],  # read with --greedy, after the checkpoints
-    ("average_checkpoints", "--cache-dir"): [FILE],
-    ("benchmark", "--data-path"): [MISSING, FILE, FOLDER, LOOP],
-    ("benchmark", "--json"): [FOLDER, "file/x", CLOSED],
-    ("benchmark", "--scratch"): [MISSING, FILE, LOOP],
-    ("compare_runs", "run_a"): [MISSING, FOLDER, LOOP, FILE, UNREADABLE],
-    ("compare_runs", "run_b"): [MISSING, FOLDER, LOOP, FILE, UNREADABLE],
-    ("compare_runs", "--output"): [FOLDER, "file/x", CLOSED],
-    ("evaluate_logits", "manifest"): [MISSING, FOLDER, LOOP, FILE, UNREADABLE],
-    ("evaluate_logits", "logits"): [MISSING, FOLDER, LOOP, UNREADABLE],
-    ("export_onnx", "--output"): [FOLDER, "file/x", CLOSED],
-    ("export_onnx", "--classes-file"): [MISSING, FOLDER, LOOP, UNREADABLE],
-    ("export_onnx", "--class-map"): [MISSING, FOLDER, LOOP, UNREADABLE],
-    ("export_onnx", "--data-path"): [],  # read after the checkpoint
-    ("export_onnx", "--cache-dir"): [FILE],
-    ("export_onnx", "--dump-tensors"): [FILE, CLOSED],
-    ("predict", "--output"): [FOLDER, "file/x", CLOSED],
-    ("predict", "--annotate"): [FILE, "file/x", CLOSED],
-    ("predict", "--classes-file"): [MISSING, FOLDER, LOOP, UNREADABLE],
-    ("quickstart", "--output-dir"): [FILE, CLOSED],
-    ("run_on_ai_hub", "--data-path"): [MISSING, FILE, LOOP],
-    ("run_on_ai_hub", "--output-dir"): [FILE, CLOSED],
-    ("run_on_ai_hub", "--cache-dir"): [],  # read after the checkpoint
-    ("run_on_ai_hub", "--classes-file"): [MISSING, FOLDER, LOOP, UNREADABLE],
-    ("train", "--data-path"): [MISSING, FOLDER, FILE, LOOP],
-    ("train", "--cache-dir"): [FILE],
-    ("train", "--flip-map"): [MISSING, FOLDER, LOOP, UNREADABLE],
-    ("train", "--teacher-logits"): [MISSING, FOLDER, LOOP, UNREADABLE],
-    ("train", "--class-map"): [MISSING, FOLDER, LOOP, UNREADABLE],
-    ("train", "--teacher"): [MISSING, FOLDER, LOOP, UNREADABLE],
-    ("train", "--save-logits"): [FOLDER, CLOSED],
-    ("train", "--output-dir"): [FILE, CLOSED],
+    ("average_checkpoints", "checkpoints"): [*TO_READ, FILE],
+    ("average_checkpoints", "--output"): TO_WRITE,
+    ("average_checkpoints", "--data-path"): DATA,
+    ("average_checkpoints", "--cache-dir"): [FILE, SHUT, BEHIND],
+    ("benchmark", "--data-path"): [*DATA, FOLDER],
+    ("benchmark", "--json"): TO_WRITE,
+    ("benchmark", "--scratch"): DATA,
+    ("compare_runs", "run_a"): [*TO_READ, FILE],
+    ("compare_runs", "run_b"): [*TO_READ, FILE],
+    ("compare_runs", "--output"): TO_WRITE,
+    ("evaluate_logits", "manifest"): [*TO_READ, FILE],
+    ("evaluate_logits", "logits"): TO_READ,
+    ("export_onnx", "--output"): TO_WRITE,
+    ("export_onnx", "--classes-file"): TO_READ,
+    ("export_onnx", "--class-map"): TO_READ,
+    ("export_onnx", "--data-path"): DATA,
+    ("export_onnx", "--cache-dir"): [FILE, SHUT, BEHIND],
+    ("export_onnx", "--dump-tensors"): [FILE, CLOSED, SHUT, BEHIND],
+    ("predict", "--output"): TO_WRITE,
+    ("predict", "--annotate"): [FILE, "file/x", CLOSED, SHUT, BEHIND],
+    ("predict", "--classes-file"): TO_READ,
+    ("quickstart", "--output-dir"): [FILE, CLOSED, SHUT, BEHIND],
+    ("run_on_ai_hub", "--data-path"): DATA,
+    ("run_on_ai_hub", "--output-dir"): [FILE, CLOSED, SHUT, BEHIND],
+    ("run_on_ai_hub", "--cache-dir"): [FILE, SHUT, BEHIND],
+    ("run_on_ai_hub", "--classes-file"): TO_READ,
+    ("train", "--data-path"): [*DATA, FOLDER],
+    ("train", "--cache-dir"): [FILE, CLOSED, SHUT, BEHIND],
+    ("train", "--flip-map"): TO_READ,
+    ("train", "--teacher-logits"): TO_READ,
+    ("train", "--class-map"): TO_READ,
+    ("train", "--teacher"): TO_READ,
+    ("train", "--save-logits"): [FOLDER, CLOSED, BEHIND],
+    ("train", "--output-dir"): [FILE, CLOSED, SHUT, BEHIND],
 }
 # Paths that are names of other things too, and so are text to the parser.
 PATHS_AS_TEXT = {
-    ("export_onnx", "checkpoint"): [MISSING, FOLDER, LOOP, FILE, UNREADABLE],
-    ("predict", "checkpoint"): [MISSING, FOLDER, LOOP, FILE, UNREADABLE],
-    ("train", "--resume"): [MISSING, FOLDER, LOOP, FILE, UNREADABLE],
-    ("train", "--weights"): ["./absent", FOLDER, FILE],
+    ("export_onnx", "checkpoint"): [*TO_READ, FILE],
+    ("predict", "checkpoint"): [*TO_READ, FILE],
+    ("train", "--resume"): [*TO_READ, FILE],
+    ("train", "--weights"): ["./absent", FOLDER, FILE, UNREADABLE, BEHIND],
 }
 
 
@@ -97,14 +101,17 @@ def files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("a.pth", "b.pth", "manifest.jsonl", "logits.npz", "video.mp4", FILE):
         Path(name).write_text("nothing that any script can use")
-    for name in ("run", "other", FOLDER, "closed", "data/train/a", "data/val/a"):
+    for name in ("run", "other", FOLDER, "closed", SHUT, "data/train/a", "data/val/a"):
         Path(name).mkdir(parents=True)
     for split in ("train", "val"):
         Path(f"data/{split}/a/1.mp4").write_text("no video")
     Path(LOOP).symlink_to(LOOP)
     Path(UNREADABLE).touch(0)
     Path("closed").chmod(0o555)
+    Path(SHUT).chmod(0)
     Path("run/predictions.csv").write_text("path,label,prediction,probability\na/1.mp4,a,a,0.5\n")
+    yield
+    Path(SHUT).chmod(0o700)
 
 
 def test_every_path_has_its_wrong_values_here():

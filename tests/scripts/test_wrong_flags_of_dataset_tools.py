@@ -15,12 +15,13 @@ RIGHT = {
 }
 MISSING, FOLDER, LOOP, FILE, INSIDE = "absent", "folder", "loop", "file", "file/x"
 UNREADABLE, CLOSED = "unreadable", "closed/x"  # a file that may not be read, a place where nothing may be written
+SHUT, BEHIND = "shut", "shut/x"  # a folder that may not be entered, and what it may hold
 WHOLE_NUMBER, NUMBER = ["x", "-1", "1.5", ""], ["x", "-1", "nan", ""]
-TO_READ, TO_WRITE = [MISSING, FOLDER, LOOP, UNREADABLE], [FOLDER, INSIDE, CLOSED]
+TO_READ, TO_WRITE = [MISSING, FOLDER, LOOP, UNREADABLE, BEHIND], [FOLDER, INSIDE, CLOSED, BEHIND]
 WRONG = {
-    (refactor_dataset, "--src"): [MISSING, FILE, LOOP],
+    (refactor_dataset, "--src"): [MISSING, FILE, LOOP, SHUT, BEHIND],
     (refactor_dataset, "--labels"): [*TO_READ, FILE],
-    (refactor_dataset, "--dest"): [FILE, INSIDE, LOOP, CLOSED],
+    (refactor_dataset, "--dest"): [FILE, INSIDE, LOOP, CLOSED, SHUT, BEHIND],
     (refactor_dataset, "--rename-split"): ["x", "=", "test=", "test=dev"],
     (refactor_dataset, "--classes-file"): TO_READ,
     (refactor_dataset, "--max-per-class"): [*WHOLE_NUMBER, "0"],
@@ -28,8 +29,8 @@ WRONG = {
     (refactor_dataset, "--seed"): WHOLE_NUMBER,
     (refactor_dataset, "--mode"): ["x", ""],
     (refactor_dataset, "--jobs"): [*WHOLE_NUMBER, "0"],
-    (refactor_dataset, "--report-dir"): [FILE, INSIDE, LOOP, CLOSED],
-    (check_videos, "--root"): [MISSING, FILE, LOOP],
+    (refactor_dataset, "--report-dir"): [FILE, INSIDE, LOOP, CLOSED, SHUT, BEHIND],
+    (check_videos, "--root"): [MISSING, FILE, LOOP, SHUT, BEHIND],
     (check_videos, "--ext"): ["mp4,avi", ""],
     (check_videos, "--jobs"): [*WHOLE_NUMBER, "0"],
     (check_videos, "--report"): [*TO_WRITE, FILE, UNREADABLE],
@@ -39,14 +40,14 @@ WRONG = {
     (check_videos, "--max-corrupt-frames"): WHOLE_NUMBER,
     (check_videos, "--min-frames"): [*WHOLE_NUMBER, "0"],
     (check_videos, "--timeout"): [*NUMBER, "0"],
-    (check_videos, "--quarantine"): [FILE, INSIDE, LOOP, CLOSED],
+    (check_videos, "--quarantine"): [FILE, INSIDE, LOOP, CLOSED, SHUT, BEHIND],
 }
 
 
 @pytest.fixture
 def files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name in ("src", "root/train/a", FOLDER, "closed"):
+    for name in ("src", "root/train/a", FOLDER, "closed", SHUT):
         Path(name).mkdir(parents=True)
     Path("labels.json").write_text('[{"video_path": "./1.mp4", "label": "a", "split": "train"}]')
     for name in ("src/1.mp4", "root/train/a/1.mp4", FILE, UNREADABLE):
@@ -54,6 +55,9 @@ def files(tmp_path, monkeypatch):
     Path(LOOP).symlink_to(LOOP)
     Path(UNREADABLE).chmod(0)
     Path("closed").chmod(0o555)
+    Path(SHUT).chmod(0)
+    yield
+    Path(SHUT).chmod(0o700)
 
 
 def tree():

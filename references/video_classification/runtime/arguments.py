@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -65,6 +66,7 @@ positive_float = _number(float, lambda value: 0 < value < float("inf"), "a numbe
 non_negative_float = _number(float, lambda value: 0 <= value < float("inf"), "a number from 0")
 share = _number(float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
 
+NO_PERMISSION = "there is no permission to read it: change its permissions, or name another"
 Paths = Iterable[tuple[str, Path | None]]  # with the flags that name them; None for a flag that was not given
 
 
@@ -73,23 +75,39 @@ def check_inputs(parser: argparse.ArgumentParser, files: Paths) -> None:
     for flag, path in files:
         if path is None:
             continue
-        if path.is_dir():
+        mode = _mode(parser, flag, path)
+        if stat.S_ISDIR(mode):
             _end(parser, f"{flag} {printable(path)} is a folder: name a file")
-        if not path.exists():
+        if not mode:
             _end(parser, f"{flag} {printable(path)}: there is no such file")
         if not os.access(path, os.R_OK):
-            _end(parser, f"{flag} {printable(path)}: there is no permission to read it")
+            _end(parser, f"{flag} {printable(path)}: {NO_PERMISSION}")
 
 
 def check_folders(parser: argparse.ArgumentParser, folders: Paths, *, must_exist: bool = False) -> None:
-    """Ends the script as `check_inputs` does where a folder is a file, or with `must_exist` is not there."""
+    """Ends the script as `check_inputs` does where a folder is a file or may not be read, or with `must_exist` is not
+    there.
+    """
     for flag, path in folders:
         if path is None:
             continue
-        if path.exists() and not path.is_dir():
+        mode = _mode(parser, flag, path)
+        if mode and not stat.S_ISDIR(mode):
             _end(parser, f"{flag} {printable(path)} is a file: name a folder")
-        if must_exist and not path.exists():
+        if must_exist and not mode:
             _end(parser, f"{flag} {printable(path)}: there is no such folder")
+        if mode and not os.access(path, os.R_OK | os.X_OK):
+            _end(parser, f"{flag} {printable(path)}: {NO_PERMISSION}")
+
+
+def _mode(parser: argparse.ArgumentParser, flag: str, path: Path) -> int:
+    """The mode of a file, 0 where there is none. Ends the script where a folder above it may not be entered."""
+    try:
+        return path.stat().st_mode
+    except PermissionError:
+        _end(parser, f"{flag} {printable(path)}: there is no permission to enter its folder: name another place")
+    except OSError:
+        return 0
 
 
 def _end(parser: argparse.ArgumentParser, message: str) -> NoReturn:
@@ -108,10 +126,11 @@ def check_outputs(parser: argparse.ArgumentParser, outputs: Paths, inputs: Itera
     for flag, path in outputs:
         if path is None:
             continue
-        if path.is_dir():
+        mode = _mode(parser, flag, path)
+        if stat.S_ISDIR(mode):
             parser.error(f"{flag} {printable(path)} is a folder: name a file in it")
         identity = file_identity(path)
-        if identity in read or path.exists() and identity in map(file_identity, _videos(paths)):
+        if identity in read or mode and identity in map(file_identity, _videos(paths)):
             parser.error(f"{flag} {printable(path)} is one of the files to read, and would replace it: choose another")
         if identity in written:
             parser.error(f"{flag} {printable(path)} would be written twice: choose another")

@@ -276,7 +276,7 @@ def add_class_map_argument(parser: Parser, when: str = "") -> None:
 
 def is_file_name(weights: str) -> bool:
     """Whether --weights means a file rather than a name of torchvision's."""
-    return Path(weights).exists() or os.sep in weights or weights.endswith(WEIGHTS_ENDINGS)
+    return os.path.exists(weights) or os.sep in weights or weights.endswith(WEIGHTS_ENDINGS)
 
 
 def default_milestones(epochs: int) -> list[float]:
