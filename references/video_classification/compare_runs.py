@@ -38,6 +38,7 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     comparison = Comparison.of(read_predictions(args.run_a), read_predictions(args.run_b))
     if args.output:
         write_changes(args.output, comparison.changes())
+    print(f"RUN_A is {printable(args.run_a)}, RUN_B is {printable(args.run_b)}")
     for line in comparison.lines(args.list):
         print(printable(line))
     for name, run in (("RUN_A", args.run_a), ("RUN_B", args.run_b)):

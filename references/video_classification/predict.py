@@ -64,6 +64,7 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace, device: "torc
     from network.acceleration import freed_memory_kept
     from network.trained_model import load_trained_model
     from runtime.progress import Progress
+    from training.screen import wrapped
 
     paths = find_videos(args.videos)
     copies = destinations(paths, args.annotate) if args.annotate else []
@@ -80,9 +81,13 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace, device: "torc
     model.network.to(device)
     top_k = min(args.top_k, len(model.classes))
     rule, crop = model.preprocessing.rule, "x".join(map(str, model.preprocessing.crop_size))
-    what = f"{model.path}: {model.name}, {len(model.classes)} classes; {len(paths)} videos"
-    how = f"{args.clips_per_video} clips each; {rule}, {crop}; temperature {model.temperature:g}; device: {device}"
-    print(f"{what}, {how}", file=sys.stderr)
+    clips = "one clip" if args.clips_per_video == 1 else f"{args.clips_per_video} clips"
+    entries = {
+        "Model": f"{model.path}: {model.name}, {len(model.classes)} classes, temperature {model.temperature:g}",
+        "Clips": f"{len(paths)} videos, {clips} of each; {rule}, {crop}; device: {device}",
+    }
+    for label, text in entries.items():
+        print("\n".join(wrapped(label, text)), file=sys.stderr)
     done: list[Prediction] = []
     # Rows on the screen show progress by themselves; otherwise a bar does, or lines where they do no harm.
     rows_show = args.output is None and (sys.stdout.isatty() or not sys.stderr.isatty())

@@ -31,8 +31,10 @@ def runs(tmp_path, both, only_a, only_b, neither=0):
 
 
 def test_a_real_difference_is_called_one(tmp_path, capsys):
-    assert compare_runs.main(list(runs(tmp_path, both=60, only_a=4, only_b=30, neither=6))) == 0
+    a, b = runs(tmp_path, both=60, only_a=4, only_b=30, neither=6)
+    assert compare_runs.main([a, b]) == 0
     out = capsys.readouterr().out
+    assert out.startswith(f"RUN_A is {a}, RUN_B is {b}\n")
     assert "RUN_A: Video Acc@1 64.000 %" in out and "RUN_B: Video Acc@1 90.000 %" in out
     assert "+26.000 points" in out and "Gained 30, lost 4" in out and "RUN_B is better" in out
 

@@ -1,6 +1,8 @@
 import csv
 import io
 import json
+import re
+import shutil
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from deployment.prediction import find_videos
 from evaluation.evaluate import evaluate
 from helpers.extras import require_extra
 from helpers.numbered_videos import write_numbered_video
+from helpers.permissions import permissions_count
 from helpers.small_models import (
     CLASSES,
     legacy_checkpoint,
@@ -97,6 +100,27 @@ def test_an_unreadable_file_has_its_row_and_the_others_go_on(capsys, tmp_path, d
     assert rows[0]["video"] == str(broken) and rows[0]["error"] and not rows[0]["label"]
     assert rows[-1]["error"] == "No such file or directory"
     assert all(row["label"] in FOLDERS and not row["error"] for row in rows[1:-1])
+
+
+def test_a_folder_that_may_not_be_listed_has_its_row_and_the_others_go_on(capsys, tmp_path, data, checkpoint):
+    shutil.copytree(data / "val", tmp_path / "val")
+    (tmp_path / "val" / "dips").chmod(0)
+    with permissions_count():
+        code, out, err = run(capsys, checkpoint, tmp_path / "val", "-j", 0, "--format", "json")
+    (tmp_path / "val" / "dips").chmod(0o700)
+    closed, *others = json.loads(out)
+    assert code == 1 and "1 of 5 videos have no label" in err
+    assert closed["video"] == str(tmp_path / "val" / "dips") and "no permission" in closed["error"]
+    assert [other["error"] for other in others] == [None] * 4
+
+
+def test_the_screen_has_room_for_what_is_said_first(capsys, data, checkpoint):
+    _, _, err = run(capsys, checkpoint, data / "val" / "dips", "-j", 0, "--device", "cpu")
+    words = " ".join(err.split())
+    assert re.search(
+        r"Model .*3 classes, temperature 1 Clips 2 videos, one clip of each; official .*; device: cpu", words
+    )
+    assert all(len(line) <= 100 or " " not in line[10:] for line in err.splitlines())
 
 
 def test_table_and_top_k(capsys, data, checkpoint):

@@ -53,8 +53,16 @@ def test_what_would_stop_the_run_is_all_told_at_once(dataset, tmp_path, plan, mo
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "model_0.pth").write_bytes(b"")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**6))
-    code, out, err = plan(data)
+    (tmp_path / "file").touch()
+    code, out, err = plan(data, "--cache-dataset", "--cache-dir", str(tmp_path / "file" / "x"))
     assert code == 1 and "Traceback" not in err
+    words = [" ".join(text.split()) for text in out.split("Trying videos")]
+    for early in (
+        "PROBLEM classes without a training video",
+        "PROBLEM " + str(tmp_path / "run"),
+        "PROBLEM --cache-dir",
+    ):
+        assert early in words[0] and early not in words[1]
     for words in ("lunges", str(data / "train/squats/broken.mp4"), "--overwrite", "1 MB free", "--keep-checkpoints"):
         assert words in err, words
     assert "lunges" in out and "not trained" in out

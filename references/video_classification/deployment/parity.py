@@ -177,8 +177,8 @@ def prove_on_videos(
     skipped = f", {val.skipped} unreadable not scored" if val.skipped else ""
     seen = " of videos seen in training" if val.seen else ""
     print(
-        f"proof: {len(val.videos)} validation videos{skipped}, {val.options.preprocessing.rule}, "
-        f"largest difference in logits {difference:.2g}; video Acc@1 {right.top1:.3f} by PyTorch, "
+        f"proof: {len(val.videos)} validation videos{skipped}, {val.options.preprocessing.rule}\n"
+        f"proof: largest difference in logits {difference:.2g}; video Acc@1 {right.top1:.3f} by PyTorch, "
         f"{by_onnx.top1:.3f} by ONNX Runtime{seen}"
     )
     if "int8" not in scored:

@@ -36,8 +36,8 @@ VIDEOS_AHEAD = 8  # read while the network computes
 def find_videos(names: Iterable[str]) -> list[str]:
     """The video files that `names` (files, folders searched recursively, patterns) stand for, each once.
 
-    The file name extension only matters in folders. Names that do not exist and folders without a video are kept, and
-    reading them reports it.
+    The file name extension only matters in folders. Names that do not exist, and folders that hold no video or may not
+    be listed, are kept, and reading them reports it.
     """
     found: dict[str, None] = {}
     for name in names:
@@ -70,6 +70,8 @@ class ProbedTiming:
         if self._last is None or self._last[0] != video:
             path = self._files.path(video)
             if os.path.isdir(path):
+                if not os.access(path, os.R_OK | os.X_OK):
+                    raise VideoError(path, "there is no permission to list this folder")
                 raise VideoError(path, f"holds no video: no file name in it ends in {', '.join(VIDEO_ENDINGS)}")
             result = self._scan(path)
             if isinstance(result, Unreadable):
@@ -121,9 +123,15 @@ def _matches(name: str) -> list[str]:
 
 
 def _videos_below(root: str) -> list[str]:
-    """All videos below a folder, sorted, following links; none if it is a file."""
-    paths, seen = [], set()
-    for folder, folders, names in os.walk(root, followlinks=True):
+    """All videos below a folder, sorted, following links, and folders that may not be listed; none if it is a file."""
+    paths: list[str] = []
+    seen: set[str] = set()
+
+    def keep_closed(error: OSError) -> None:
+        if isinstance(error, PermissionError):
+            paths.append(str(error.filename))
+
+    for folder, folders, names in os.walk(root, onerror=keep_closed, followlinks=True):
         real = os.path.realpath(folder)
         folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
         if real not in seen:

@@ -8,7 +8,7 @@ import datetime
 import re
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from clips import presets
 from network.precision import Precision
 from runtime.distributed import print_main
 from runtime.errors import UserError, listed
+from runtime.files import check_writable
 from runtime.signals import ResumeCommand
 from training import estimating
 from training.estimating import Need, Rates, StepSeconds, TriedVideo, Work
@@ -58,16 +59,18 @@ def print_plan(args: argparse.Namespace, device: torch.device, command: ResumeCo
     tree = Tree(VideoFolder(args.data_path / "train"), VideoFolder(args.data_path / "val"))
     precision = Precision.of(args.amp, device)
     problems = class_problems(tree.counts)
-    try:  # weights, checkpoint, sizes of clips, the folder for its output
-        check_start(args, find_start(args, command))
-    except UserError as error:
-        problems.append(str(error))
+    # Weights, checkpoint, sizes of clips, the folder for its output.
+    problems += _refusal_of(lambda: check_start(args, find_start(args, command)))
     warnings = class_warnings(tree.counts, args.balanced_sampling)
     _print_tree(args, tree, warnings)
 
     settings = CacheSettings(val_preprocessing(args), args.cache_format)
     folders = [(split, settings.folder(args.cache_dir, split.root)) for split in (tree.train, tree.val)]
     uncached = sum(len(ClipCache(split, settings, folder).missing) for split, folder in folders)
+    if (args.cache_dataset and uncached) or args.cache_features:
+        problems += _refusal_of(lambda: check_writable("--cache-dir", args.cache_dir / "new"))
+    for problem in problems:  # said again at the end, but better known before half a minute of trying
+        print_entries({"PROBLEM": problem})
     print_main(f"Trying videos for at most {SAMPLE_SECONDS:.0f} seconds, then a few steps")
     tried = estimating.try_videos(tree.sample(), settings, args.workers, SAMPLE_SECONDS)
     if bad := unreadable_words(tried, len(tree.train) + len(tree.val), args.data_path):
@@ -111,6 +114,15 @@ def _time_steps(
         if not problems:  # which tell already why the network does not take these clips
             raise
     return None
+
+
+def _refusal_of(check: Callable[[], object]) -> list[str]:
+    """Why the check fails; nothing where it does not."""
+    try:
+        check()
+    except UserError as error:
+        return [str(error)]
+    return []
 
 
 # The classes.
