@@ -318,7 +318,10 @@ def refactor(args: argparse.Namespace) -> int:
     classes = selection.read_classes(args.classes_file) if args.classes_file else None
     with collector_paused():
         outcome = DatasetRefactorer(**options, classes=classes).refactor_dataset()
-    return 1 if outcome.problems or (outcome.absent and not args.allow_missing) else 0
+    is_short = bool(outcome.absent) and not args.allow_missing
+    if is_short:
+        print("the exit code is 1, since listed videos are absent; --allow-missing accepts that", file=sys.stderr)
+    return 1 if outcome.problems or is_short else 0
 
 
 @contextmanager
