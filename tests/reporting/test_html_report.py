@@ -105,6 +105,8 @@ def test_settings_at_their_defaults_are_folded():
     assert names.findall(changed) == ["data_path", "lr"]
     assert "2 settings at their defaults" in folded and names.findall(folded) == ["epochs", "weights"]
     assert names.findall(rest) == ["torch"]
+    listed = render(replace(report_of(made_up_evaluation()), settings={"This run": {"trainable": ["layer4", "fc"]}}))
+    assert ">layer4 fc<" in listed
 
 
 def test_charts_have_their_numbers_in_words():

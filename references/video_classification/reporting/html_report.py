@@ -384,11 +384,15 @@ def settings_section(report: Report) -> Markup:
 
 
 def _settings_table(values: dict[str, Any]) -> Markup:
-    rows = [
-        (tag("th", name, scope="row"), _cell("not set" if value is None else value, None))
-        for name, value in sorted(values.items())
-    ]
+    rows = [(tag("th", name, scope="row"), _cell(_words(value), None)) for name, value in sorted(values.items())]
     return _table([], rows, class_="settings")
+
+
+def _words(value: object) -> object:
+    """A setting as it is read on a command line."""
+    if isinstance(value, list | tuple):
+        return " ".join(map(str, value))
+    return "not set" if value is None else value
 
 
 def _table(heads: Sequence[tuple[str, str | None]], rows: Iterable[Iterable[Markup]], **attributes: object) -> Markup:
