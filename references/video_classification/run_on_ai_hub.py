@@ -94,7 +94,6 @@ def run(args: argparse.Namespace) -> None:
     if not args.dry_run:
         require("qai_hub", REQUIREMENTS)
     check_writable("--output-dir", args.output_dir / "jobs.json")
-    args.output_dir.mkdir(parents=True, exist_ok=True)
     work = open_run(args)
     if args.dry_run:
         work.export()

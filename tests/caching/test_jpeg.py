@@ -2,6 +2,8 @@
 
 import hashlib
 import io
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import av
@@ -11,6 +13,7 @@ import torch
 
 from caching import jpeg
 from caching.jpeg import decode_jpeg, encode_jpeg, find_codec, pillow_codec, torchvision_codec
+from helpers.template_process import SCRIPTS
 
 torchvision_is_left = pytest.mark.skipif(torchvision_codec() is None, reason="torchvision codes images no more")
 
@@ -59,6 +62,34 @@ def test_both_codecs_agree_to_the_bit():
             data = ours.encode(pixels)
             assert torch.equal(data, pillows.encode(pixels))
             assert torch.equal(ours.decode(data), pillows.decode(data))
+
+
+ALONE = """
+import sys, warnings
+import torch
+from caching.jpeg import torchvision_codec
+pixels = torch.arange(3 * 32 * 40).remainder(251).to(torch.uint8).view(3, 32, 40)
+data = torchvision_codec().encode(pixels)
+assert "torchvision" not in sys.modules
+import torchvision
+warnings.simplefilter("ignore")
+assert torch.equal(torchvision.io.encode_jpeg(pixels, 95), data)
+assert torch.equal(torchvision.io.decode_jpeg(data), torchvision_codec().decode(data))
+"""
+
+
+@torchvision_is_left
+def test_the_operators_need_no_import_of_torchvision_and_do_not_hinder_it():
+    done = subprocess.run([sys.executable, "-c", ALONE], cwd=SCRIPTS, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_where_the_library_has_another_name_torchvision_is_imported(monkeypatch):
+    imported = []
+    monkeypatch.setattr(jpeg, "LIBRARIES", "absent*")
+    monkeypatch.setattr(jpeg.importlib, "import_module", imported.append)
+    jpeg._load_operators()
+    assert imported == ["torchvision"]
 
 
 def test_what_is_no_jpeg_is_an_error(codec):

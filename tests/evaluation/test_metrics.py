@@ -24,6 +24,13 @@ def slow_accuracy(scores, targets, k):
     return 100 * right / len(targets)
 
 
+def test_percents_are_as_short_as_they_can_be():
+    ranks = torch.tensor([0] * 15 + [7] * 9)
+    assert accuracies(ranks) == Accuracies(62.5, 62.5, 24)  # 15 times 100 / 24 is 62.50000000000001
+    results = scored(torch.eye(2)[[0] * 15 + [1] * 9], torch.zeros(24, dtype=torch.int64))
+    assert results.clip == Accuracies(62.5, 100.0, 24)
+
+
 @pytest.mark.parametrize("num_classes", [2, 4, 9])
 def test_accuracies_agree_with_a_loop(num_classes):
     generator = torch.Generator().manual_seed(num_classes)

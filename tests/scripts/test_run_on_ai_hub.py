@@ -130,7 +130,9 @@ def test_float_from_checkpoint_to_report(capsys, server, run, monkeypatch):
     assert evaluate_logits.main([str(run.folder / "manifest.jsonl"), str(run.folder / "device_logits.npz")]) == 0
     assert f"Video Acc@1 {result['acc1']:.3f}" in capsys.readouterr().out
 
-    assert run()[0] == 0  # once more: everything is there
+    assert result["shared_with"] == ["jury@example.org"]
+    code, out, _ = run("--share-with", "jury@example.org")  # once more: everything is there
+    assert code == 0 and "job j0 is shared with jury@example.org already" in out
     assert len(server.jobs) == 4 and len(server.uploads) == 3 and len(server.shared["j0"]) == 1
 
 
@@ -252,7 +254,7 @@ def test_an_unknown_device_is_known_before_any_work(server, inputs, tmp_path, ca
     assert main(inputs, tmp_path / "out", "--device", "Dragonwing IQ-9075") == 1
     err = capsys.readouterr().err
     assert "AI Hub has no device 'Dragonwing IQ-9075'. Similar ones: Dragonwing IQ-9075 EVK, " in err
-    assert not server.uploads and not list((tmp_path / "out").iterdir())
+    assert not server.uploads and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("token", ["expired", f"{TOKEN}\n and {TOKEN}"])
@@ -361,7 +363,7 @@ def test_other_settings_in_the_same_folder_are_refused(server, run):
     code, _, err = run("--runtime", "onnx")
     assert code == 1 and "runtime was qnn_context_binary, is onnx" in err and "another --output-dir" in err
     code, _, err = run("--videos", "4")
-    assert code == 1 and "videos was 6, is 4" in err
+    assert code == 1 and "(videos was 6, is 4, the contents of videos differ)" in err
     assert server.requests == before
 
 
@@ -371,7 +373,7 @@ def test_another_checkpoint_in_the_same_folder_is_refused(server, run, inputs, t
         file.write(b"0")
     run._inputs = other, inputs[1]
     code, _, err = run()
-    assert code == 1 and "checkpoint_sha256 was" in err and not server.requests
+    assert code == 1 and "(the contents of checkpoint differ)" in err and not server.requests
 
 
 def test_jobs_of_another_account(server, run):

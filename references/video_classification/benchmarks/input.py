@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -80,7 +81,9 @@ def benchmark_loader(options: BenchmarkOptions) -> dict[str, float]:
 
 def _from_videos(options: BenchmarkOptions) -> dict[str, float]:
     cache = built_cache(options, "raw")
-    dataset = training_dataset(options, DecodingReader(options.videos, options.preprocessing), cache.index)
+    # Workers get what an uncached run's do: the cache's index would take its frames along.
+    index = replace(cache.index, motion=[])
+    dataset = training_dataset(options, DecodingReader(options.videos, options.preprocessing), index)
     samples = _samples(cache, CLIPS_FROM_VIDEOS)
     plans = [
         (options.videos.path(sample.video), int(plan.indices[-1]))

@@ -2,13 +2,16 @@
 
 Both are libjpeg-turbo with the same settings: a frame gives the same bytes, and these the same pixels, so a cache does
 not depend on which of them wrote it. The operators are called directly, since torchvision's functions warn at every
-call from 0.29 on, and warnings cannot be silenced in threads. Both packages are imported at the first call: torchvision
-takes a second and 160 MB, which a process that only decodes videos or reads raw frames can save.
+call from 0.29 on, and warnings cannot be silenced in threads. Their library is loaded without torchvision, whose import
+takes each worker process a second and 160 MB.
 """
 
+import importlib
+import importlib.util
 import io
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +21,7 @@ from torch import Tensor
 from runtime.errors import MissingExtra, require
 
 QUALITY = 95
+LIBRARIES = "image*.so"  # those of torchvision that hold the operators
 
 
 class Codec(NamedTuple):
@@ -45,15 +49,29 @@ def find_codec() -> Codec:
 
 def torchvision_codec() -> Codec | None:
     """torchvision's operators, None where it has them no more."""
-    import torchvision  # noqa: F401, registers them
-
     image = torch.ops.image
-    if not (hasattr(image, "encode_jpeg") and hasattr(image, "decode_jpeg")):
+    if not _has_operators():
+        _load_operators()
+    if not _has_operators():
         return None
     unchanged = 0  # colours as they were encoded; no rotation by EXIF, since there is none
     return Codec(
         lambda pixels: image.encode_jpeg(pixels, QUALITY), lambda data: image.decode_jpeg(data, unchanged, False)
     )
+
+
+def _has_operators() -> bool:
+    return hasattr(torch.ops.image, "encode_jpeg") and hasattr(torch.ops.image, "decode_jpeg")
+
+
+def _load_operators() -> None:
+    package = importlib.util.find_spec("torchvision")
+    assert package is not None and package.submodule_search_locations is not None
+    libraries = list(Path(package.submodule_search_locations[0]).glob(LIBRARIES))
+    if not libraries:
+        importlib.import_module("torchvision")  # which knows where they are
+    for library in libraries:
+        torch.ops.load_library(library)
 
 
 def pillow_codec() -> Codec:

@@ -54,7 +54,7 @@ class Record:
             raise UserError(f"{self.path} cannot be read: {error!r}; move it away to begin anew") from error
         if before != self._settings:
             names = [name for name in {**before, **self._settings} if before.get(name) != self._settings.get(name)]
-            changes = ", ".join(f"{name} was {before.get(name)}, is {self._settings.get(name)}" for name in names)
+            changes = ", ".join(_change(name, before.get(name), self._settings.get(name)) for name in names)
             raise UserError(
                 f"{self.path.parent} holds a run with other settings ({changes}): give its settings to go on with it, "
                 f"choose another --output-dir, or move {self.path} away to begin anew"
@@ -72,6 +72,12 @@ class Record:
         if "compile" in dropped:
             self.shared_with = []
         self.save()
+
+
+def _change(name: str, before: Any, now: Any) -> str:
+    if name.endswith("_sha256"):  # digits that nobody reads
+        return f"the contents of {name.removesuffix('_sha256')} differ"
+    return f"{name} was {before}, is {now}"
 
 
 class AiHub:
@@ -190,7 +196,10 @@ class AiHub:
 
     def share(self, job: Any, addresses: Sequence[str]) -> None:
         """Shares a job, and with it its models, with the owners of these addresses, each once."""
-        if new := [address for address in addresses if address not in self.record.shared_with]:
+        new = [address for address in addresses if address not in self.record.shared_with]
+        if known := [address for address in addresses if address not in new]:
+            print(f"job {job.job_id} is shared with {', '.join(known)} already", flush=True)
+        if new:
             self.ask(f"sharing job {job.job_id} with {', '.join(new)}", job.modify_sharing, add_emails=new)
             self.record.shared_with += new
             self.record.save()

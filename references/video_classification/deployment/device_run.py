@@ -107,6 +107,7 @@ class DeviceRun:
             return
         proto, networks = parity.export(self.model, SOURCE)
         scored = parity.prove_on_videos(networks, self.val, len(self.model.classes))
+        self.folder.mkdir(parents=True, exist_ok=True)
         with replaced_file(path) as file:
             file.write(proto.SerializeToString())
         shape = self.target.device_format.shape(self.model.preprocessing, 1)
@@ -253,6 +254,7 @@ class DeviceRun:
             "quantize": self.target.quantize,
             "channel_last": self.target.channel_last,
             "jobs": self.record.jobs,
+            "shared_with": self.record.shared_with,
         }
         write_json(self.folder / SUMMARY, summary)
         shown = replace(self.val, pixels=f"{self.val.pixels}; network on {self.target.device}")

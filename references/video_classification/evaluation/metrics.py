@@ -38,9 +38,11 @@ def truth_ranks(scores: Tensor, targets: Tensor) -> Tensor:
 
 def accuracies(ranks: Tensor) -> Accuracies:
     """Top-1 and top-5 from `truth_ranks`; with fewer than five classes top-5 is 100."""
-    count = len(ranks)
-    share = 100.0 / max(count, 1)
-    return Accuracies((ranks < 1).sum().item() * share, (ranks < 5).sum().item() * share, count)
+    return _accuracies((ranks < 1).sum().item(), (ranks < 5).sum().item(), len(ranks))
+
+
+def _accuracies(right: float, in_five: float, count: int) -> Accuracies:
+    return Accuracies(100 * right / max(count, 1), 100 * in_five / max(count, 1), count)
 
 
 class VideoScores:
@@ -94,8 +96,7 @@ class VideoScores:
                 f"{wrong} videos were not scored {self.clips_per_video} times: the accuracy would be wrong"
             )
         right, in_five, count, loss = sum_over_processes(self._clip_totals).tolist()
-        share = 100.0 / max(count, 1)
-        clip_accuracies = Accuracies(right * share, in_five * share, int(count))
+        clip_accuracies = _accuracies(right, in_five, int(count))
         scores = sums[expected] / self.clips_per_video
         return VideoResults(
             expected, scores, self.targets[expected], clip_accuracies, loss / max(count, 1), self.clips_per_video
