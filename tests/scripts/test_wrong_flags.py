@@ -169,3 +169,12 @@ def test_wrong_words(script, files, capsys):
     if any(action.required for action in actions(script)):
         assert end_of(script, []) == 2
         assert "the following arguments are required: " in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_class_that_may_not_be_listed_is_named_with_the_remedy(files, capsys):
+    Path("data/train/a").chmod(0)
+    with permissions_count():
+        assert end_of("train", ["--data-path", "data", "--trainable", "all"]) == 1
+    Path("data/train/a").chmod(0o700)
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error == "error: data/train/a: Permission denied: change its permissions, or name another place"

@@ -128,3 +128,12 @@ def test_what_is_right_is_accepted(script, files):
     """Else the test above would show nothing."""
     with permissions_count():
         assert script.main([*RIGHT[script], "--dry-run"]) == (1 if script is check_videos else 0)
+
+
+def test_a_folder_in_a_source_that_may_not_be_listed_is_named_with_the_remedy(files, capsys):
+    Path("src/inner").mkdir(0)
+    with permissions_count():
+        assert refactor_dataset.main(RIGHT[refactor_dataset]) == 1
+    Path("src/inner").chmod(0o700)
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.endswith("src/inner: Permission denied; change its permissions, or name another place")
