@@ -36,8 +36,8 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
     check_recipe(parser, args)
     check_inputs(parser, [("--teacher-logits", args.teacher_logits), ("--flip-map", args.flip_map)])
     check_inputs(parser, [("--class-map", args.class_map), *(("--teacher", Path(path)) for path in args.teacher or [])])
-    check_folders(parser, [("--data-path", args.data_path)], must_exist=True)
-    check_folders(parser, [("--cache-dir", args.cache_dir), ("--output-dir", args.output_dir)])
+    folders = [("--data-path", args.data_path), ("--cache-dir", args.cache_dir), ("--output-dir", args.output_dir)]
+    check_folders(parser, folders)
     checkpoints = [args.resume, args.weights if args.weights and is_file_name(args.weights) else None]
     read = [*checkpoints, args.teacher_logits, args.flip_map, args.class_map, args.data_path]
     check_outputs(parser, [("--save-logits", args.save_logits)], read)
