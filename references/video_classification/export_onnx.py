@@ -52,7 +52,6 @@ def main(argv: list[str] | None = None) -> int:
 
 def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Refuses arguments that do not go together, and fills in what depends on others."""
-    arguments.check_folders(parser, [("--data-path", args.data_path)], must_exist=True)
     outputs = [("--output", path) for path in output_files(args)]
     arguments.check_outputs(parser, outputs, [args.checkpoint, args.classes_file, args.class_map, args.data_path])
     for flag in ("quantize", "dump_tensors"):
@@ -62,6 +61,7 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
         parser.error("--keep-float is about --quantize: give both")
     checkpoint = ("CHECKPOINT", Path(args.checkpoint))
     arguments.check_inputs(parser, [checkpoint, ("--classes-file", args.classes_file), ("--class-map", args.class_map)])
+    arguments.check_folders(parser, [("--data-path", args.data_path)], must_exist=True)
     arguments.check_folders(parser, [("--cache-dir", args.cache_dir), ("--dump-tensors", args.dump_tensors)])
 
 
