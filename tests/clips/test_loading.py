@@ -150,6 +150,27 @@ def test_run_ahead_keeps_order_and_raises_what_was_raised():
     assert received == list(range(5))
 
 
+def test_ctrl_c_while_the_thread_starts_ends_it(monkeypatch):
+    """It would fill its queue for ever, and with it the worker processes that the interpreter waits for at its end."""
+    real, ended = threading.Thread.start, threading.Event()
+
+    def start(thread):
+        real(thread)
+        raise KeyboardInterrupt
+
+    def endless():
+        try:
+            while True:
+                yield 0
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(KeyboardInterrupt):
+        next(run_ahead(endless(), 2))
+    assert ended.wait(60)
+
+
 def test_run_ahead_stops_its_thread():
     closed = threading.Event()
 

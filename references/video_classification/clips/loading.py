@@ -210,8 +210,8 @@ def run_ahead(items: Generator[Any, None, None], depth: int) -> Generator[Any, N
             items.close()
 
     thread = threading.Thread(target=produce, name="run-ahead", daemon=True)
-    thread.start()
     try:
+        thread.start()  # Ctrl-C can come as soon as the thread runs, and would leave it running
         while True:
             item, error = ready.get()
             if error is not None:
@@ -221,4 +221,5 @@ def run_ahead(items: Generator[Any, None, None], depth: int) -> Generator[Any, N
             yield item
     finally:
         stopped.set()
-        thread.join()
+        if thread.is_alive():
+            thread.join()
