@@ -14,13 +14,13 @@ from caching.feature_cache import FEATURE_TYPES, choose_views
 from caching.shards import CacheError
 from clips.samplers import EVALUATION, Sample
 from helpers import training_processes
+from helpers.interrupted_training import interrupt_in_second_epoch
 from helpers.small_datasets import SMALL
 from network.models import build_model, freeze
 from network.precision import Precision, to_device
 from runtime import distributed
 from runtime.distributed import FolderSharers
 from training import recipe
-from training.engine import Trainer
 
 CLASSES = ["left_raise", "pushups", "squats"]
 CPU = torch.device("cpu")
@@ -126,16 +126,7 @@ def test_training_on_features_is_the_same_training(folder, tmp_path):
 def test_interrupted_training_on_features_resumes_the_same(folder, tmp_path, monkeypatch):
     common = options(folder, "--cache-features", "2", "--epochs", "2")
     assert train.main([*common, "--output-dir", str(tmp_path / "whole")]) == 0
-    real = Trainer.train_epoch
-
-    def interrupted(*args, **kwargs):
-        if kwargs["epoch"] == 1:
-            raise KeyboardInterrupt
-        return real(*args, **kwargs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "train_epoch", interrupted)
-        assert train.main([*common, "--output-dir", str(tmp_path / "cut")]) == 130
+    interrupt_in_second_epoch([*common, "--output-dir", str(tmp_path / "cut")], monkeypatch)
     checkpoint = tmp_path / "cut" / "checkpoint.pth"
     assert train.main([*common, "--output-dir", str(tmp_path / "cut"), "--resume", str(checkpoint)]) == 0
     whole, cut = (torch.load(tmp_path / run / "checkpoint.pth", weights_only=True)["model"] for run in ("whole", "cut"))

@@ -1,4 +1,6 @@
 import os
+import tempfile
+from pathlib import Path
 
 import imageio_ffmpeg
 import pytest
@@ -33,3 +35,11 @@ def probe_bytes(tmp_path):
         return probe(str(tmp_path / name), options or ProbeOptions())
 
     return probe_them
+
+
+@pytest.fixture
+def other_file_system(tmp_path):
+    if not os.access("/dev/shm", os.W_OK) or os.stat("/dev/shm").st_dev == os.stat(tmp_path).st_dev:
+        pytest.skip("there is no second file system")
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        yield Path(folder)

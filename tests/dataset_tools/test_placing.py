@@ -2,33 +2,16 @@ import errno
 import json
 import os
 import shutil
-import tempfile
 import threading
 from pathlib import Path
 
 import pytest
 
 import refactor_dataset
-from helpers.release_files import list_files, make_release, write_labels
+from helpers.release_files import ENTRIES, clean_tree, list_files, make_release, write_labels
 from refactor_dataset import DatasetRefactorer
 from references.dataset_tools import placing
 from references.dataset_tools.sources import SourceFile
-
-ENTRIES = [(f"{n}.mp4", f"class {n % 3}", "val" if n % 4 == 0 else "train") for n in range(12)]
-
-
-@pytest.fixture
-def other_file_system(tmp_path):
-    if not os.access("/dev/shm", os.W_OK) or os.stat("/dev/shm").st_dev == os.stat(tmp_path).st_dev:
-        pytest.skip("there is no second file system")
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
-        yield Path(folder)
-
-
-def clean_tree(tmp_path: Path) -> dict[str, bytes]:
-    srcs, labels = make_release(tmp_path / "clean", ENTRIES)
-    DatasetRefactorer(srcs, tmp_path / "clean" / "dest", labels).refactor_dataset()
-    return list_files(tmp_path / "clean" / "dest")
 
 
 def test_auto_copies_where_it_cannot_link(tmp_path, other_file_system):

@@ -4,32 +4,15 @@ import multiprocessing
 import os
 import random
 import resource
-import tempfile
 from pathlib import Path
 
 import pytest
 
 import refactor_dataset
 from helpers.killing import kill_at_change, run_script, sigkill_at_random
-from helpers.release_files import list_files, make_release
+from helpers.release_files import ENTRIES, clean_tree, list_files, make_release
 from refactor_dataset import DatasetRefactorer
 from references.dataset_tools import placing
-
-ENTRIES = [(f"{n}.mp4", f"class {n % 3}", "val" if n % 4 == 0 else "train") for n in range(12)]
-
-
-@pytest.fixture
-def other_file_system(tmp_path):
-    if not os.access("/dev/shm", os.W_OK) or os.stat("/dev/shm").st_dev == os.stat(tmp_path).st_dev:
-        pytest.skip("there is no second file system")
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
-        yield Path(folder)
-
-
-def clean_tree(tmp_path: Path) -> dict[str, bytes]:
-    srcs, labels = make_release(tmp_path / "clean", ENTRIES)
-    DatasetRefactorer(srcs, tmp_path / "clean" / "dest", labels).refactor_dataset()
-    return list_files(tmp_path / "clean" / "dest")
 
 
 @pytest.mark.parametrize("mode", placing.PLACERS)

@@ -4,6 +4,10 @@ import json
 import os
 from pathlib import Path
 
+from refactor_dataset import DatasetRefactorer
+
+ENTRIES = [(f"{n}.mp4", f"class {n % 3}", "val" if n % 4 == 0 else "train") for n in range(12)]
+
 
 def make_release(folder: Path, entries: list[tuple[str, str, str]], parts: int = 2) -> tuple[list[Path], Path]:
     """Writes a file for every (name, label, split), dealt out to `parts` folders. Gives the folders and the JSON."""
@@ -28,3 +32,10 @@ def list_files(folder: Path) -> dict[str, bytes]:
         for path in sorted(folder.rglob("*"))
         if not path.is_dir() and ".dataset_tools" not in path.parts
     }
+
+
+def clean_tree(tmp_path: Path) -> dict[str, bytes]:
+    """What a run that nothing disturbs makes of `ENTRIES`."""
+    srcs, labels = make_release(tmp_path / "clean", ENTRIES)
+    DatasetRefactorer(srcs, tmp_path / "clean" / "dest", labels).refactor_dataset()
+    return list_files(tmp_path / "clean" / "dest")

@@ -45,7 +45,7 @@ def test_errors_name_the_file_that_was_asked_for(tmp_path):
     (tmp_path / "folder").mkdir()
     with pytest.raises(OSError) as replaced, replaced_file(tmp_path / "folder"):
         pass
-    assert replaced.value.filename == str(tmp_path / "folder") and ".tmp" not in str(replaced.value)
+    assert replaced.value.filename == str(tmp_path / "folder") and ".tmp'" not in str(replaced.value)
     assert os.listdir(tmp_path) == ["folder"]
 
 

@@ -11,8 +11,8 @@ import torch
 from torchvision.models.video import mc3_18, r2plus1d_18
 
 import train
+from helpers.interrupted_training import interrupt_in_second_epoch
 from helpers.small_datasets import make_dataset, write_moving_bar
-from training.engine import Trainer
 
 
 @pytest.fixture(autouse=True)
@@ -112,17 +112,7 @@ def test_interrupting_and_resuming_changes_nothing(dataset, tmp_path, small_opti
     common = [*small_options, "--data-path", str(dataset), "--cache-dir", str(tmp_path / "cache"), "--epochs", "3"]
     common += ["--cache-dataset", "--opt", "adamw", "--lr", "1e-4"]
     assert train.main([*common, "--output-dir", str(tmp_path / "whole")]) == 0
-
-    real = Trainer.train_epoch
-
-    def interrupted(*args, **kwargs):
-        if kwargs["epoch"] == 1:
-            raise KeyboardInterrupt
-        return real(*args, **kwargs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "train_epoch", interrupted)
-        assert train.main([*common, "--output-dir", str(tmp_path / "cut")]) == 130
+    interrupt_in_second_epoch([*common, "--output-dir", str(tmp_path / "cut")], monkeypatch)
     checkpoint = tmp_path / "cut" / "checkpoint.pth"
     assert load(checkpoint)["epoch"] == 0
     # With another number of workers, which must not matter.

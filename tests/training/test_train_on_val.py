@@ -12,6 +12,7 @@ from caching.splits import ClipOptions, join, open_splits
 from clips.preprocessing import Preprocessing
 from clips.samplers import Sample
 from helpers.extras import require_extra
+from helpers.interrupted_training import interrupt_in_second_epoch
 from helpers.small_datasets import SMALL
 from videos.folder import VideoFolder
 
@@ -137,20 +138,9 @@ def test_a_run_does_not_become_one_of_the_other_kind(seen_run, tmp_path, capsys)
 
 
 def test_it_resumes_exactly(options, tmp_path, monkeypatch):
-    from training.engine import Trainer
-
     common = [*options, "--train-on-val", "--trainable", "layer4", "fc", "--model-ema"]
     assert train.main([*common, "--output-dir", str(tmp_path / "whole")]) == 0
-    real = Trainer.train_epoch
-
-    def interrupted(*args, **kwargs):
-        if kwargs["epoch"] == 1:
-            raise KeyboardInterrupt
-        return real(*args, **kwargs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "train_epoch", interrupted)
-        assert train.main([*common, "--output-dir", str(tmp_path / "cut")]) == 130
+    interrupt_in_second_epoch([*common, "--output-dir", str(tmp_path / "cut")], monkeypatch)
     assert train.main([*common, "--output-dir", str(tmp_path / "cut"), "--resume", "auto"]) == 0
     whole, cut = (load(tmp_path / name / "checkpoint.pth") for name in ("whole", "cut"))
     for part in ("model", "training_model", "optimizer"):
