@@ -16,6 +16,7 @@ a GPU is needed.
 
 import argparse
 import contextlib
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -34,6 +35,7 @@ import train  # noqa: E402
 from clips import presets  # noqa: E402
 from evaluation.predictions import read_predictions  # noqa: E402
 from refactor_dataset import DatasetRefactorer  # noqa: E402
+from runtime.files import write_json  # noqa: E402
 from synthetic.videos import generate_release  # noqa: E402
 from training import engine  # noqa: E402
 
@@ -129,6 +131,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the script: 0 when done, 1 where a run failed."""
     args = get_args_parser().parse_args(argv)
     start = time.monotonic()
+    check_same_runs(args)
     names = list(dict.fromkeys([args.baseline, *args.settings]))
     teacher = args.teacher_model
     models = {model for name in names for model in (SETTINGS[name].model, teacher if SETTINGS[name].teacher else PLAIN)}
@@ -148,6 +151,18 @@ def main(argv: list[str] | None = None) -> int:
     print(table(labels, {name: np.array(rows) for name, rows in right.items()}))
     print(f"{len(labels)} validation videos, {len(args.seeds)} seeds, {(time.monotonic() - start) / 60:.0f} minutes")
     return 0
+
+
+def check_same_runs(args: argparse.Namespace) -> None:
+    """Ends the program where the folder holds runs of other arguments, which would be taken for runs of these."""
+    names = ("epochs", "teacher_model", "data_path", "weights", "deeper_weights", "train_args")
+    record, own = args.output_dir / "arguments.json", {name: str(getattr(args, name)) for name in names}
+    if not record.exists():
+        write_json(record, own)
+    earlier = json.loads(record.read_text(encoding="utf-8"))
+    other = [f"--{name.replace('_', '-')} {value}" for name, value in earlier.items() if own.get(name) != value]
+    if other:
+        sys.exit(f"error: {args.output_dir} holds runs with {', '.join(other)}: choose another --output-dir")
 
 
 def _of_model(model: str, weights: str | None) -> list[str]:

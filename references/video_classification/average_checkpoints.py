@@ -56,8 +56,10 @@ def run(args: argparse.Namespace, device: "torch.device") -> None:
     from deployment.device_tensors import open_official_clips
     from network.checkpoint import Checkpoint, CheckpointError
     from network.trained_model import load_trained_model
+    from reporting.run_folder import check_no_run
     from training.weight_averaging import averaged, check_alike, choose_greedily, validation_on
 
+    check_no_run("--output", args.output)
     check_writable("--output", args.output)
     checkpoints = [Checkpoint.read(path) for path in args.checkpoints]
     check_alike(args.checkpoints, checkpoints)

@@ -71,11 +71,13 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace, device: "torc
     from benchmarks.measuring import AnyVideos, BenchmarkOptions, generated_videos
     from clips.preprocessing import Preprocessing
     from network.precision import resolve_amp
+    from reporting.run_folder import check_no_run
 
     if "gpu" in args.benchmarks and device.type != "cuda":
         raise UserError(f"`gpu` measures a GPU, and the device is {device}: check nvidia-smi and the torch build")
     given = AnyVideos(args.data_path) if args.data_path else None
     check_outputs(parser, [("--json", args.json)], map(given.path, range(len(given))) if given else [])
+    check_no_run("--json", args.json)
     if args.json:
         check_writable("--json", args.json)
     figures: dict[str, float] = {}

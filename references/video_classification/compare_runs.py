@@ -31,8 +31,10 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     # Heavy imports come after parsing, so that --help and wrong usage do not wait for them.
     from evaluation.predictions import Comparison, predictions_file, read_predictions, write_changes
     from reporting.result_files import seen_in_training
+    from reporting.run_folder import check_no_run
 
     check_outputs(parser, [("--output", args.output)], map(predictions_file, (args.run_a, args.run_b)))
+    check_no_run("--output", args.output)
     if args.output:
         check_writable("--output", args.output)
     comparison = Comparison.of(read_predictions(args.run_a), read_predictions(args.run_b))

@@ -83,12 +83,16 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         parser.error(f"--opset {args.opset}: from {DEFAULT_OPSET}, which torch's exporter writes, to onnx's {newest}")
     # Heavy imports come after parsing, so that --help and wrong usage do not wait for torch.
     from deployment import parity
-    from deployment.device_tensors import dump_tensors, open_official_clips
+    from deployment.device_tensors import MANIFEST, dump_tensors, open_official_clips, read_manifest
     from deployment.onnx_network import QUANTIZATION_OPERATORS, DeviceFormat
     from deployment.quantization import calibration_tensors, quantize_int8
     from network.class_map import check_class_map
     from network.trained_model import load_trained_model
+    from reporting.run_folder import check_no_run
 
+    check_no_run("--output", args.output)
+    if args.dump_tensors and (args.dump_tensors / MANIFEST).exists():
+        read_manifest(args.dump_tensors / MANIFEST)  # another program's is not replaced
     model = load_trained_model(args.checkpoint, args.classes_file)
     if args.class_map:
         check_class_map(args.class_map, model.classes, args.checkpoint)

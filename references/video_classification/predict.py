@@ -63,6 +63,7 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace, device: "torc
     from deployment.prediction import FORMATTERS, Prediction, find_videos, predict, read_clips
     from network.acceleration import freed_memory_kept
     from network.trained_model import load_trained_model
+    from reporting.run_folder import check_no_run
     from runtime.progress import Progress
     from training.screen import wrapped
 
@@ -70,10 +71,11 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace, device: "torc
     copies = destinations(paths, args.annotate) if args.annotate else []
     outputs = [("--output", args.output), *(("--annotate", copy) for copy in copies)]
     check_outputs(parser, outputs, [args.checkpoint, args.classes_file, *paths])
+    check_no_run("--output", args.output)
     if args.output is not None:
         check_writable("--output", args.output)
     if copies:
-        prepare_copies(args.annotate)
+        prepare_copies(args.annotate, copies)
     model = load_trained_model(args.checkpoint, args.classes_file)
     if args.frame_selection:
         preprocessing = dataclasses.replace(model.preprocessing, frame_selection=args.frame_selection)

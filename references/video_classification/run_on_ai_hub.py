@@ -79,7 +79,10 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
     arguments.check_inputs(parser, [("CHECKPOINT", Path(args.checkpoint)), ("--classes-file", args.classes_file)])
     arguments.check_folders(parser, [("--data-path", args.data_path)], must_exist=True)
     arguments.check_folders(parser, [("--output-dir", args.output_dir), ("--cache-dir", args.cache_dir)])
-    if any((args.output_dir / name).exists() for name in ("args.json", "log.jsonl")):  # its report would be replaced
+    held = {
+        name for name in ("args.json", "log.jsonl", "report.html", "jobs.json") if (args.output_dir / name).exists()
+    }
+    if held & {"args.json", "log.jsonl"} or held == {"report.html"}:  # which would be replaced
         parser.error(f"--output-dir {args.output_dir}: holds a run of train.py; name a folder in it, or another place")
     args.calibration_clips = args.calibration_clips or CALIBRATION_CLIPS
 

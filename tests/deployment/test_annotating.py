@@ -9,6 +9,7 @@ from deployment import annotating
 from deployment.annotating import Annotation, annotate
 from helpers.extras import require_extra
 from helpers.numbered_videos import write_video
+from runtime.errors import UserError
 from videos.decoding import probe_video
 
 
@@ -48,3 +49,16 @@ def test_copies_have_names_of_their_own(tmp_path):
     assert [str(copy.relative_to(tmp_path)) for copy in copies] == [
         *("w/a.avi.mp4", "w/a.avi_2.mp4", "w/a.avi_2_2.mp4", "b.MP4")
     ]
+
+
+def test_a_copy_replaces_a_copy_and_no_other_video(tmp_path):
+    require_extra("PIL")
+    source = write_video(tmp_path / "v.mp4", np.full((3, 16, 16, 3), 200, np.uint8))
+    copies = [tmp_path / "copies" / "v.mp4"]
+    annotating.prepare_copies(copies[0].parent, copies)
+    assert annotate(Annotation(str(source), copies[0], ("dips",)), tmp_path) is None
+    annotating.prepare_copies(copies[0].parent, copies)
+    for content in (source.read_bytes(), b"no video"):
+        copies[0].write_bytes(content)
+        with pytest.raises(UserError, match="v.mp4 is no copy of this script: choose another folder"):
+            annotating.prepare_copies(copies[0].parent, copies)

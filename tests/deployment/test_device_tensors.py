@@ -1,6 +1,8 @@
 """Tensors for a device as `.npy` and as input sets of AI Hub: the same clips, in the order of the manifest."""
 
 import json
+from dataclasses import replace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from deployment.onnx_network import DeviceFormat
 from helpers.extras import require_extra
 from helpers.small_models import small_checkpoint, write_coloured_videos
 from network.trained_model import load_trained_model
+from runtime.errors import UserError
 
 CLASSES = ["dips", "jumping_jacks"]
 
@@ -51,6 +54,26 @@ def test_input_sets_hold_the_tensors_in_the_order_of_the_manifest(tmp_path, open
         np.testing.assert_array_equal(tensor, np.load(tmp_path / row["tensor"]))
         assert tensor.shape == tuple(row["shape"]) == shape and tensor.dtype == row["dtype"]
     assert len({tensor.tobytes() for tensor in sets}) == 6
+
+
+def test_a_dump_removes_the_earlier_one_alone(tmp_path, opened, monkeypatch):
+    require_extra("h5py")
+    model, clips = opened
+    dump_tensors(tmp_path, clips, DeviceFormat(), model.preprocessing)
+    for name in ("inputs_mine.h5", "000009.npy"):
+        (tmp_path / name).touch()
+    some = replace(clips, videos=clips.videos[:2])
+    dump_tensors(tmp_path, some, DeviceFormat(), model.preprocessing)
+    left = ["000000.npy", "000001.npy", "000009.npy", "inputs_000.h5", "inputs_mine.h5", "manifest.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == left
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(device_tensors, "clip_arrays", Mock(side_effect=KeyboardInterrupt))
+        dump_tensors(tmp_path, clips, DeviceFormat(), model.preprocessing)
+    assert not (tmp_path / "manifest.jsonl").exists()  # it would describe tensors that are half replaced
+    (tmp_path / "manifest.jsonl").write_text('{"of": "another program"}')
+    with pytest.raises(UserError, match="a row needs"):
+        dump_tensors(tmp_path, clips, DeviceFormat(), model.preprocessing)
+    assert (tmp_path / "manifest.jsonl").read_text() == '{"of": "another program"}'
 
 
 def test_videos_are_drawn_once_each_and_always_the_same(opened):

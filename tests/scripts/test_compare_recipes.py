@@ -84,3 +84,17 @@ def test_the_teacher_is_trained_once_and_teaches_online_or_by_its_logits(tmp_pat
     (written,) = [a for a in asked if "--save-logits" in a]
     assert written[written.index("--eval-split") + 1] == "train" and written[written.index("--resume") + 1] == teacher
     assert all("w18.pth" in a for a in students) and "w34.pth" in written and "r2plus1d_34" in written
+
+
+def test_runs_of_other_arguments_are_not_taken_for_these(tmp_path, monkeypatch):
+    begin = ["--data-path", "data", "--output-dir", str(tmp_path), "--settings", "full fine-tuning", "--seeds", "0"]
+    asked = []
+    monkeypatch.setattr(compare_recipes, "train_or_exit", asked.append)
+    monkeypatch.setattr(compare_recipes, "read_predictions", lambda _: {"a": Prediction("a", "squats", "squats", 1.0)})
+    for again in ([], ["--seeds", "1"]):
+        assert compare_recipes.main([*begin, *again]) == 0
+    del asked[:]
+    for other in (["--epochs", "3"], ["--teacher-model", "r2plus1d_34"], ["--data-path", "other"]):
+        with pytest.raises(SystemExit, match=f"holds runs with {other[0]} .*choose another"):
+            compare_recipes.main([*begin, *other])
+    assert not asked

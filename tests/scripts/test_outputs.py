@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+from helpers.extras import require_extra
 from helpers.small_datasets import write_moving_bar
 from helpers.template_process import SCRIPTS
 
@@ -107,3 +108,37 @@ def test_a_place_that_cannot_be_written_is_known_before_the_work(files, tmp_path
     err = capsys.readouterr().err.splitlines()[-1]
     assert err.startswith(f"error: {argv[-2]} {argv[-1]}") and "cannot be written: " in err and "choose another" in err
     assert contents(tmp_path) == files
+
+
+# An output of another script that takes a name of a run or an evaluation; the folder says whose it is.
+OF_A_RUN = {
+    "predict": ["a.pth", "data", "--format", "csv", "--output", "{}/predictions.csv"],
+    "average_checkpoints": ["a.pth", "b.pth", "--output", "{}/model_best.pth"],
+    "compare_runs": ["run", "other.csv", "--output", "{}/per_class.csv"],
+    "benchmark": ["decode", "--data-path", "data", "--json", "{}/metrics.json"],
+    "export_onnx": ["a.pth", "--output", "{}/checkpoint.pth"],
+}
+
+
+@pytest.mark.parametrize("sign", ["args.json", "log.jsonl", "report.html"])
+@pytest.mark.parametrize("script", OF_A_RUN)
+def test_the_files_of_a_run_are_not_replaced(files, tmp_path, capsys, script, sign):
+    if script == "export_onnx":
+        require_extra("onnxruntime")
+    folder = tmp_path / "another_run"
+    folder.mkdir()
+    (folder / sign).touch()
+    before = contents(tmp_path)
+    argv = [argument.format(folder) for argument in OF_A_RUN[script]]
+    assert end_of(script, argv) == 1
+    assert f"{argv[-1]} is a name of the run in that folder: choose another" in capsys.readouterr().err
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("sign", ["args.json", "log.jsonl", "report.html"])
+def test_a_device_keeps_the_report_of_a_run(files, tmp_path, capsys, sign):
+    (tmp_path / "run" / sign).touch()
+    before = contents(tmp_path)
+    assert end_of("run_on_ai_hub", ["a.pth", "--data-path", "data", "--output-dir", "run"]) == 2
+    assert "--output-dir run: holds a run of train.py" in capsys.readouterr().err
+    assert contents(tmp_path) == before

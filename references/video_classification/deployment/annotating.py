@@ -16,7 +16,7 @@ import av
 import numpy as np
 
 from deployment.prediction import Prediction
-from runtime.errors import reason_of, require
+from runtime.errors import UserError, reason_of, require
 from runtime.files import check_writable, printable, replaced_file
 from runtime.progress import Progress
 from runtime.worker_pool import map_in_workers
@@ -25,6 +25,7 @@ from videos.resizing import resize_crop, to_uint8
 
 LINES_PER_PICTURE = 18  # lines of text that would fill the picture's height
 MIN_TEXT_PIXELS = 10
+COMMENT = "predictions drawn in by predict.py"  # in a copy, which a later one may replace
 SLOWEST_RATE = Fraction(1, 1001)  # frames per second of a copy
 
 
@@ -37,11 +38,26 @@ class Annotation:
     lines: tuple[str, ...]  # drawn at the top left
 
 
-def prepare_copies(folder: Path) -> None:
-    """Makes the folder of the copies. Raises UserError where it cannot be written to, MissingExtra without Pillow."""
+def prepare_copies(folder: Path, copies: Sequence[Path]) -> None:
+    """Makes the folder of the copies.
+
+    Raises UserError where it cannot be written to or a copy would replace another video, MissingExtra without Pillow.
+    """
+    for copy in copies:
+        if copy.exists() and not is_copy(copy):
+            raise UserError(f"--annotate {folder}: {printable(copy)} is no copy of this script: choose another folder")
     check_writable("--annotate", folder / "copy.mp4")
     require("PIL.ImageFont")
     folder.mkdir(parents=True, exist_ok=True)
+
+
+def is_copy(path: Path) -> bool:
+    """Whether the file is an annotated copy, by the comment in it."""
+    try:
+        with av.open(os.fspath(path), metadata_errors="ignore") as container:
+            return container.metadata.get("comment") == COMMENT
+    except (av.FFmpegError, OSError):
+        return False
 
 
 def write_copies(predictions: Sequence[Prediction], copies: Sequence[Path], folder: Path, workers: int) -> int:
@@ -134,6 +150,7 @@ def fit_text(lines: Sequence[str], height: int, width: int) -> tuple[int, list[s
 def _write(file: IO[bytes], annotation: Annotation, rate: Fraction) -> None:
     label = None
     with av.open(file, "w", format="mp4") as container:
+        container.metadata["comment"] = COMMENT
         stream = container.add_stream("libx264", rate=rate, options={"crf": "20", "preset": "veryfast"})
         stream.pix_fmt = "yuv420p"
         for index, rgb in iter_rgb(annotation.source):

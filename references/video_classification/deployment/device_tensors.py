@@ -30,6 +30,7 @@ from videos.folder import VideoFolder
 
 MANIFEST = "manifest.jsonl"
 NAMED = 3  # rows named in a message
+_TENSOR, _INPUT_SET = re.compile(r"\d{6,}\.npy").fullmatch, re.compile(r"inputs_\d{3,}\.h5").fullmatch  # names of ours
 _PLACE = re.compile(r"data/\d+/batch_\d+")  # of an output in AI Hub's `.h5`
 SPARE_BYTES = 16 << 20  # of the disk; what HDF5 has yet to write when a clip is added is far less
 CHUNK_CLIPS = 538  # in an input set, as the challenge's evaluator sends them: 1.2 GiB for clips of 16x112x112
@@ -86,8 +87,7 @@ def dump_tensors(folder: Path, clips: Clips, device_format: DeviceFormat, prepro
         preprocessing: the mean and deviation of that normalization.
     """
     require("h5py")
-    for stale in folder.glob("inputs_*.h5"):  # of an earlier set that may have had more chunks
-        stale.unlink()
+    remove_earlier_tensors(folder)
 
     def written(videos: Tensor) -> Iterator[np.ndarray]:
         for row, clip in clip_arrays(clips, videos, "Writing tensors"):
@@ -99,6 +99,19 @@ def dump_tensors(folder: Path, clips: Clips, device_format: DeviceFormat, prepro
     for number, videos in enumerate(clips.videos.split(CHUNK_CLIPS)):
         write_input_set(folder / input_set_name(number), written(videos), len(videos))
     return write_manifest(folder, clips, device_format.shape(preprocessing, 1))
+
+
+def remove_earlier_tensors(folder: Path) -> None:
+    """Removes what `dump_tensors` wrote: it may be of more videos, and its manifest is not that of other tensors.
+
+    Raises UserError where the manifest is that of another program.
+    """
+    manifest = folder / MANIFEST
+    tensors = {row["tensor"] for row in read_manifest(manifest)} if manifest.exists() else set()
+    manifest.unlink(missing_ok=True)
+    for path in list(folder.glob("*")):
+        if _INPUT_SET(path.name) or path.name in tensors and _TENSOR(path.name):
+            path.unlink()
 
 
 def write_manifest(folder: Path, clips: Clips, shape: tuple[int, ...]) -> Path:

@@ -13,7 +13,7 @@ from reporting.result_files import CONFUSION, METRICS, PER_CLASS
 from reporting.tensorboard_log import event_files
 from runtime.distributed import barrier, is_main
 from runtime.errors import CutShort, UserError, reason_of
-from runtime.files import replaced_file, write_json
+from runtime.files import printable, replaced_file, write_json
 
 LOG, ARGS = "log.jsonl", "args.json"
 NON_FINITE = "non_finite_loss_rank{}.json"
@@ -75,6 +75,14 @@ def is_own(path: Path, folder: Path) -> bool:
     """Whether a run in `folder` writes to this path, and may remove what is there."""
     parent, name = os.path.split(os.path.realpath(path))
     return parent == os.path.realpath(folder) and _IS_OWN(name) is not None
+
+
+def check_no_run(flag: str, path: Path | None) -> None:
+    """Raises UserError where the output `path` of another script would replace a file of a run or an evaluation."""
+    if path is None or not is_own(path, folder := Path(os.path.realpath(path)).parent):
+        return
+    if any((folder / name).exists() for name in (ARGS, LOG, REPORT)):
+        raise UserError(f"{flag} {printable(path)} is a name of the run in that folder: choose another")
 
 
 def continues(checkpoint: Path | None, folder: Path) -> bool:

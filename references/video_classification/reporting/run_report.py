@@ -20,10 +20,11 @@ from network.checkpoint import Checkpoint
 from reporting.html_report import REPORT, Report, write_report
 from reporting.mistakes import worst_mistakes
 from reporting.result_files import Evaluation, write_result_files
-from reporting.run_folder import read_log
-from reporting.tensorboard_log import TensorBoardLog
+from reporting.run_folder import RESULTS, read_log
+from reporting.tensorboard_log import TensorBoardLog, event_files
 from runtime.distributed import is_main, print_main
 from runtime.errors import UserError, reason_of
+from runtime.files import file_identity
 
 WORST_MISTAKES = 12
 
@@ -58,8 +59,10 @@ class RunReport:
     start_epoch: int = 0  # the first that will be trained
     defaults: dict[str, dict[str, Any]] = field(default_factory=dict)  # as `settings`; the page folds those that equal
     _events: TensorBoardLog | None = field(default=None, init=False)
+    _earlier_events: list[Path] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
+        self._earlier_events = event_files(self.folder)
         if self.tensorboard and is_main():
             self._events = TensorBoardLog(self.folder, self.start_epoch)
 
@@ -77,13 +80,28 @@ class RunReport:
         if not is_main():
             return
         temperature = self._temperature(results)
+        self._remove_earlier(path)
         if self.calibrate and path is not None and checkpoint is not None:
-            calibrated = self.folder / f"{path.stem}_calibrated.pth"
+            calibrated = self._calibrated(path)
             replace(checkpoint, temperature=temperature).write(calibrated)
             print_main(f"Calibrated: {calibrated}")
         log = read_log(Path(path).parent) if path else []
         timed = {"val_seconds": results.seconds, "val_data_seconds": results.data_seconds}
         self._write(results, path, temperature, log, [timed])
+
+    def _calibrated(self, path: Path) -> Path:
+        return self.folder / f"{path.stem}_calibrated.pth"
+
+    def _remove_earlier(self, path: Path | None) -> None:
+        """Removes what an earlier evaluation left in the folder, since this one, of `path`, may write fewer files."""
+        earlier = [*map(self.folder.joinpath, RESULTS), *self._earlier_events]
+        if path is not None and file_identity(self._calibrated(path)) != file_identity(path):  # `path` may link to it
+            earlier.append(self._calibrated(path))
+        try:
+            for file in earlier:
+                file.unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(f"the report cannot be written to {self.folder}: {error}") from error
 
     def write_training(self, best: VideoResults, path: str | Path, log: Sequence[dict[str, Any]]) -> None:
         """Reports on a training: the results of the best epoch, its checkpoint, and the entries of `log.jsonl`.
