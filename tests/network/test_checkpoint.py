@@ -160,6 +160,16 @@ def test_data_is_seen_whole_only_by_a_run_that_says_so(tmp_path, monkeypatch):
         assert replace(entry(0), args=args).seen_data == expected
 
 
+def test_the_best_is_found_by_its_number_where_its_name_is_gone(tmp_path):
+    for epoch, since in ((0, 0), (1, 1), (2, 0)):
+        best = 10.0 if epoch < 2 else 20.0
+        save_checkpoint(tmp_path, replace(entry(epoch), best_video_acc1=best, epochs_since_best=since), is_best=False)
+    for epoch, expected in ((0, 0), (1, 0), (2, 2)):
+        (tmp_path / BEST).unlink(missing_ok=True)
+        assert keep_best(tmp_path, Checkpoint.read(tmp_path / f"model_{epoch}.pth"), epoch + 1)
+        assert os.path.samefile(tmp_path / BEST, tmp_path / f"model_{expected}.pth")
+
+
 def test_epochs_are_ordered_by_their_number(tmp_path):
     for name in ("model_9.pth", "model_10.pth", "model_0.pth", "model_.pth", "model_-1.pth", "model_10b.pth", BEST):
         (tmp_path / name).touch()
@@ -200,7 +210,7 @@ def test_generators_of_gpus_go_on_where_there_are_as_many(monkeypatch, cards, re
     state = rng_state()
     assert state["cuda"] == ["a", "b"]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cards > 0)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2 if not cards else cards)  # a driver that fails
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: cards or 2)  # a driver that fails
     set_rng_state(state)
     assert written == restored
     assert cards or rng_state()["cuda"] == []
@@ -302,6 +312,12 @@ def test_a_value_that_cannot_be_is_said_with_its_file(tmp_path, change, words):
     torch.save({"model": {"fc.weight": torch.ones(1)}, **change}, tmp_path / "odd.pth")
     with pytest.raises(CheckpointError, match=f"odd.pth: .*{words}"):
         Checkpoint.read(tmp_path / "odd.pth")
+
+
+@pytest.mark.parametrize("temperature", [1, 0.05, 20.0])
+def test_any_temperature_above_0_is_read(tmp_path, temperature):
+    torch.save({"model": {"fc.weight": torch.ones(1)}, "temperature": temperature}, tmp_path / "a.pth")
+    assert Checkpoint.read(tmp_path / "a.pth").temperature == temperature
 
 
 def test_plain_values_survive_a_safe_load(tmp_path):
