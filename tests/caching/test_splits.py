@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -286,6 +286,7 @@ def test_folders_side_by_side_are_read_as_one(data, tmp_path):
     both = join([*parts, parts[1]])
     assert (both.videos.tolist(), both.skipped, both.turned) == ([0, 1, 3, 4, 5, 7, 8, 9], 2, 1)
     assert (both.pixels, both.options, both.built, both.seen) == ("decoded, float", options, 0, False)
+    assert join(parts[1:]).videos.tolist() == parts[1].videos.tolist() == [1, 2, 3]
     joined = both.loader.dataset
     for video, (part, row) in {1: (0, 1), 3: (1, 1), 9: (1, 3)}.items():
         single = parts[part].loader.dataset
@@ -301,6 +302,23 @@ def test_folders_side_by_side_are_read_as_one(data, tmp_path):
 def test_a_class_is_mirrored_where_its_image_is_a_class(mirrors, expected):
     classes = ["left arm", "right arm", "squats", "right leg"]  # of the last, the map knows no mirror image
     assert splits._may_flip(classes, None if mirrors is None else torch.tensor(mirrors)).tolist() == expected
+
+
+def test_settings_and_splits_that_are_handed_on_cannot_be_changed(data, tmp_path):
+    options = ClipOptions(PREPROCESSING, tmp_path / "cache", 4, 0)
+    assert not options.pin_memory  # which needs a GPU
+    for record, name in ((options, "seed"), (open_clips(VideoFolder(data / "val"), options), "skipped")):
+        with pytest.raises(FrozenInstanceError):
+            setattr(record, name, 7)
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_one_of_the_processes_tells_how_far_the_scan_is(data, tmp_path, monkeypatch, is_first):
+    told, real = [], splits.scan_videos
+    monkeypatch.setattr(splits, "is_main", lambda: is_first)
+    monkeypatch.setattr(splits, "scan_videos", lambda *args, quiet, **kw: told.append(quiet) or real(*args, **kw))
+    open_clips(VideoFolder(data / "val"), ClipOptions(PREPROCESSING, tmp_path / "cache", 4, 0))
+    assert told == [not is_first]
 
 
 def test_an_index_is_found_again_by_its_name(data, tmp_path):
