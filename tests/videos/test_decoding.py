@@ -142,6 +142,18 @@ def test_a_pass_over_some_frames_tells_what_a_probe_does(tmp_path):
     assert [(index, frame_number(frame)) for index, frame in iter_rgb(path)] == [(i, i) for i in range(30)]
 
 
+def test_the_duration_of_a_recording_without_one_is_that_of_all_its_packets(tmp_path):
+    recorded = {"live": "1"}
+    path = write_numbered_video(tmp_path / "v.mkv", 12, options=B_FRAMES, container_options=recorded)
+    with av.open(str(path)) as container:
+        assert not container.duration and not container.streams.video[0].duration
+    assert probe_video(path).seconds == pytest.approx(12 / 30, abs=0.002)  # stored in milliseconds
+    for number in range(12):
+        with decoding.open_whole(path) as video:
+            assert [index for index, _ in video.frames({number})] == [number]
+            assert video.info() == probe_video(path)
+
+
 def test_the_header_promises_how_many_frames_there_are(tmp_path, monkeypatch):
     streamed = write_numbered_video(tmp_path / "v.ts", 20, fps=25)
     with decoding.open_whole(streamed) as video:  # which has no header: it is probed
