@@ -18,6 +18,7 @@ from caching import cache_building, clip_cache, splits
 from caching.clip_cache import CacheError
 from caching.splits import (
     ClipOptions,
+    Clips,
     DifferentVideos,
     UnreadableVideos,
     join,
@@ -307,7 +308,9 @@ def test_a_class_is_mirrored_where_its_image_is_a_class(mirrors, expected):
 def test_settings_and_splits_that_are_handed_on_cannot_be_changed(data, tmp_path):
     options = ClipOptions(PREPROCESSING, tmp_path / "cache", 4, 0)
     assert not options.pin_memory  # which needs a GPU
-    for record, name in ((options, "seed"), (open_clips(VideoFolder(data / "val"), options), "skipped")):
+    clips = open_clips(VideoFolder(data / "val"), options)
+    assert Clips(clips.loader, clips.videos, 0, clips.pixels, options) == clips  # with the defaults of the rest
+    for record, name in ((options, "seed"), (clips, "skipped")):
         with pytest.raises(FrozenInstanceError):
             setattr(record, name, 7)
 

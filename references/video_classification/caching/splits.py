@@ -68,7 +68,7 @@ class Clips:
     skipped: int  # how many cannot
     pixels: str  # which path they take, in words
     options: ClipOptions
-    turned: int  # how many of `videos` are turned or mirrored for display, which the evaluator would not do
+    turned: int = 0  # how many of `videos` are turned or mirrored for display, which the evaluator would not do
     built: int = 0  # how many were decoded into the clip cache when it was opened
     seen: bool = False  # whether the network that is validated on them was trained on them
 
