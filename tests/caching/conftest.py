@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -6,11 +7,18 @@ from caching.cache_building import DecodeStrip
 from helpers.small_datasets import write_moving_bar
 
 
-@pytest.fixture
-def root(tmp_path):
+@pytest.fixture(scope="session")
+def four_videos(tmp_path_factory):
+    """Written once, as encoding takes longest; not to be changed."""
+    root = tmp_path_factory.mktemp("four_videos")
     for i in range(4):
-        write_moving_bar(tmp_path / "data" / "abc"[i % 3] / f"{i}.mp4", seed=i, num_frames=30 + i)
-    return tmp_path / "data"
+        write_moving_bar(root / "abc"[i % 3] / f"{i}.mp4", seed=i, num_frames=30 + i)
+    return root
+
+
+@pytest.fixture
+def root(four_videos, tmp_path):
+    return shutil.copytree(four_videos, tmp_path / "data")
 
 
 @pytest.fixture

@@ -1,17 +1,18 @@
 """The clip cache: what it serves, and what makes it build again."""
 
 import hashlib
+import json
 import os
 import sys
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 
 import av
 import numpy as np
 import pytest
 import torch
 
-from caching import cache_building, clip_cache, jpeg
-from caching.clip_cache import CacheError, CacheSettings
+from caching import clip_cache, jpeg
+from caching.clip_cache import UNREADABLE, CacheError, CacheSettings, ClipCache, write_unreadable
 from caching.jpeg import decode_jpeg, encode_jpeg
 from clips import dataset
 from clips.dataset import Augmentation, ClipDataset, DecodingReader
@@ -34,10 +35,18 @@ from videos.index import scan_videos
 from videos.resizing import Region
 
 
+@pytest.fixture(autouse=True)
+def without_torchvision(monkeypatch):
+    """Pillow alone, as torchvision takes a second to load: `test_jpeg` is about both."""
+    monkeypatch.setattr(jpeg, "torchvision_codec", lambda: None)
+    jpeg.find_codec.cache_clear()
+    yield
+    jpeg.find_codec.cache_clear()
+
+
 @pytest.fixture
 def no_codec(monkeypatch):
     """Neither torchvision's operators nor Pillow."""
-    monkeypatch.setattr(torch.ops, "image", object())
     monkeypatch.setitem(sys.modules, "PIL.Image", None)
     jpeg.find_codec.cache_clear()
     yield
@@ -66,15 +75,6 @@ def test_jpeg_entries_are_the_encoded_frames(root, tmp_path):
         assert np.array_equal(stored, decode_jpeg(encoded).permute(1, 2, 0).numpy())
     region = Region(2, 4, 10, 12)
     assert np.array_equal(read_frames_of(cache, 0, [7], region), read_frames_of(cache, 0, [7])[:, 2:12, 4:16])
-
-
-def test_jpeg_entries_of_one_codec_are_read_alike_by_the_other(root, tmp_path, monkeypatch):
-    settings = CacheSettings(PREPROCESSING, "jpeg")
-    cache = open_cache(root, tmp_path / "cache", settings)
-    before = read_frames_of(cache, 0, [0, 7])
-    monkeypatch.setattr(jpeg, "find_codec", jpeg.pillow_codec)
-    monkeypatch.setattr(cache_building, "build", None)  # nothing is built again
-    assert np.array_equal(read_frames_of(open_cache(root, tmp_path / "cache", settings), 0, [0, 7]), before)
 
 
 def test_a_missing_jpeg_codec_is_reported_before_anything_is_decoded(root, tmp_path, decoded, no_codec):
@@ -238,12 +238,93 @@ def test_the_same_folder_by_another_name_is_the_same_cache(root, tmp_path, decod
     assert len(decoded) == 4
 
 
-NOTES = ["", "[]", "{", '{"a/0.mp4": 3}', '{"a/0.mp4": [1, 2]}']
+# What may be asked of it.
+
+
+def test_settings_that_are_handed_on_cannot_be_changed():
+    with pytest.raises(FrozenInstanceError):
+        SETTINGS.encoding = "jpeg"
+
+
+def test_frames_of_many_sizes_are_refused():
+    settings = CacheSettings(replace(PREPROCESSING, resize_size=(32,)))
+    with pytest.raises(CacheError, match="give the resize sizes as height and width"):
+        _ = settings.frame_size
+    assert SETTINGS.frame_size == (32, 40)
+
+
+def test_frames_are_found_by_their_number(root, tmp_path):
+    cache = open_cache(root, tmp_path / "cache")
+    assert cache.files.names.string(0) == "a/0.mp4"  # 30 frames at 30 a second: each 7.5th is kept
+    assert cache.column_row("frames", 0).tolist() == [0, 7, 15, 22]
+    for indices, expected in (
+        ([7, 15], range(1, 3)),
+        ([0, 7, 15, 22], range(4)),
+        ([22], range(3, 4)),
+        ([0, 15], [0, 2]),
+        ([22, 15], [3, 2]),
+        ([7, 7], [1, 1]),
+    ):
+        assert cache.positions(0, np.array(indices)) == expected
+    assert cache.stored_frames(0).shape == (4, 32, 40, 3)
+    assert cache.is_fast and cache.dtype is np.uint8  # the loader reads it without workers
+
+
+def test_what_a_video_lacks_is_empty(root, tmp_path):
+    folder = SETTINGS.folder(tmp_path / "cache", root)
+    cache = ClipCache(VideoFolder(root), SETTINGS, folder)
+    assert cache.missing.tolist() == [0, 1, 2, 3] and cache.unused == []
+    assert [len(cache.column_row("frames", video)) for video in range(4)] == [0] * 4
+    assert cache.index.num_frames.tolist() == [0] * 4
+    whole = open_cache(root, tmp_path / "cache")
+    assert whole.missing.tolist() == [] and whole.unused == []
+    assert [len(whole.index.motion[video]) for video in range(4)] == [0] * 4  # kept with the index of the videos
+
+
+def test_a_shard_is_unused_when_no_video_in_it_is_as_it_was(root, tmp_path):
+    open_cache(root, tmp_path / "cache")
+    folder = SETTINGS.folder(tmp_path / "cache", root)
+    paths = sorted(root.glob("*/*.mp4"))
+    for path in paths[1:]:
+        os.utime(path)
+    cache = ClipCache(VideoFolder(root), SETTINGS, folder)
+    assert cache.missing.tolist() == [1, 2, 3] and cache.unused == []
+    os.utime(paths[0])
+    cache = ClipCache(VideoFolder(root), SETTINGS, folder)
+    assert cache.missing.tolist() == [0, 1, 2, 3] and [len(shard) for shard in cache.unused] == [4]
+
+
+# What is noted of videos that cannot be read.
+
+
+def noted(path, reason):
+    return [path.stat().st_size, path.stat().st_mtime_ns, reason]
+
+
+def test_a_note_holds_while_the_file_is_as_it_was(root, tmp_path):
+    folder, files = tmp_path / "cache", VideoFolder(root)
+    write_unreadable(folder, files, {0: "cut short", 2: "no frame"})
+    first, third = root / "a" / "0.mp4", root / "b" / "1.mp4"
+    assert [files.path(0), files.path(2)] == [str(first), str(third)]
+    note = {"a/0.mp4": noted(first, "cut short"), "b/1.mp4": noted(third, "no frame")}
+    assert json.loads((folder / "unreadable_videos.json").read_text()) == note  # as earlier versions wrote it
+    cache = ClipCache(files, SETTINGS, folder)
+    assert cache.index.reasons == {0: "cut short", 2: "no frame"} and cache.missing.tolist() == [1, 3]
+    os.utime(first)
+    third.write_bytes(third.read_bytes() + b"1")
+    os.utime(third, ns=(note["b/1.mp4"][1],) * 2)
+    cache = ClipCache(VideoFolder(root), SETTINGS, folder)
+    assert cache.index.reasons == {} and cache.missing.tolist() == [0, 1, 2, 3]
+
+
+NOTES = ["", "[]", "{", '{"a/0.mp4": 3}', '{"a/0.mp4": [1, 2]}', '{"a/0.mp4": SIZE_TIME, "b/1.mp4": [1, 2, "bad", 4]}']
 NOTES += ['{"a/0.mp4": ["x", 2, "bad"]}', '{"a/0.mp4": [1e99, 2, "bad"]}']
 
 
 @pytest.mark.parametrize("note", NOTES)
 def test_a_damaged_note_of_unreadable_files_is_ignored(root, tmp_path, note):
-    folder = open_cache(root, tmp_path / "cache").folder
-    (folder / "unreadable.json").write_text(note)
-    assert_serves_the_videos(open_cache(root, tmp_path / "cache"))
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    (folder / UNREADABLE).write_text(note.replace("SIZE_TIME", json.dumps(noted(root / "a" / "0.mp4", "bad"))))
+    cache = ClipCache(VideoFolder(root), SETTINGS, folder)
+    assert cache.index.reasons == {} and cache.missing.tolist() == [0, 1, 2, 3]

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from caching import jpeg
+from caching import cache_building, jpeg
+from caching.clip_cache import CacheSettings
 from caching.jpeg import decode_jpeg, encode_jpeg, find_codec, pillow_codec, torchvision_codec
+from helpers.clip_caches import PREPROCESSING, open_cache, read_frames_of
 from helpers.template_process import SCRIPTS
 
 torchvision_is_left = pytest.mark.skipif(torchvision_codec() is None, reason="torchvision codes images no more")
@@ -113,3 +115,12 @@ def test_a_pillow_with_another_library_is_refused(monkeypatch):
     monkeypatch.setattr(features, "check_feature", lambda name: name != "libjpeg_turbo")
     with pytest.raises(jpeg.MissingExtra, match="libjpeg-turbo"):
         pillow_codec()
+
+
+def test_jpeg_entries_of_one_codec_are_read_alike_by_the_other(root, tmp_path, monkeypatch):
+    settings = CacheSettings(PREPROCESSING, "jpeg")
+    cache = open_cache(root, tmp_path / "cache", settings)
+    before = read_frames_of(cache, 0, [0, 7])
+    monkeypatch.setattr(jpeg, "find_codec", jpeg.pillow_codec)
+    monkeypatch.setattr(cache_building, "build", None)  # nothing is built again
+    assert np.array_equal(read_frames_of(open_cache(root, tmp_path / "cache", settings), 0, [0, 7]), before)

@@ -27,6 +27,12 @@ def frame_number(frame: np.ndarray) -> int:
     return sum(int(is_set) << bit for bit, is_set in enumerate(centres))
 
 
+def decode_all(path):
+    """Every frame by PyAV alone, as RGB; for videos without tags of their colours."""
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
 def write_video(
     path: Path,
     frames,

@@ -1,5 +1,6 @@
 import errno
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -31,6 +32,12 @@ def test_progress_survives_a_checkpoint():
     assert RunProgress.of(STATE) == RunProgress() and RunProgress.of(Checkpoint({}, epoch=4)) == RunProgress(5)
 
 
+def test_a_run_that_begins_has_seen_nothing():
+    checkpoint = RunProgress().added_to(STATE)
+    assert (checkpoint.epoch, checkpoint.clips_seen, checkpoint.epoch_totals) == (-1, 0, [])
+    assert (checkpoint.best_video_acc1, checkpoint.epochs_since_best) == (-1.0, 0)  # as files on disk have it
+
+
 def test_sums_of_as_many_processes_are_their_own_and_of_others_rank_0s(monkeypatch):
     progress = RunProgress(totals=[[1.0, 2.0], [10.0, 20.0]])
     for rank, alike, other in ((0, [1.0, 2.0], [11.0, 22.0]), (1, [10.0, 20.0], None)):
@@ -50,6 +57,19 @@ def test_a_step_is_saved_only_when_it_is_time_to(tmp_path):
     always.after_step(4, lambda: [1.0, 2.0, 4.0])
     saved = Checkpoint.read(tmp_path / "b" / "checkpoint.pth")
     assert (saved.epoch, saved.clips_seen, saved.epoch_totals) == (-1, 4, [[1.0, 2.0, 4.0]]) and command.has_saved
+
+
+def test_minutes_pass_between_two_checkpoints(tmp_path, monkeypatch):
+    clock = [1000.0]
+    monkeypatch.setattr(saving, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(saving, "world_size", lambda: 3)  # each process has its own `clips`
+    run, _, _ = saver(tmp_path, minutes=2.0)
+    saved = []
+    for clock[0] in (1001.0, 1119.0, 1120.0, 1121.0, 1239.0, 1241.0, 1242.0):
+        run.after_step(4, lambda: [1.0])
+        written = tmp_path / "checkpoint.pth"
+        saved.append(Checkpoint.read(written).clips_seen if written.exists() else None)
+    assert saved == [None, None, 36, 36, 36, 72, 72]
 
 
 def test_a_signal_saves_the_step_and_stops(tmp_path):

@@ -1,6 +1,8 @@
 import os
 import shutil
 import struct
+from fractions import Fraction
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -10,6 +12,7 @@ from torch.nn import functional as F
 
 from helpers.damaged_videos import find_box, write_textured_video
 from helpers.numbered_videos import (
+    decode_all,
     frame_number,
     numbered_frame,
     set_display_matrix,
@@ -28,12 +31,6 @@ pytestmark = pytest.mark.evaluator
 
 B_FRAMES = {"bf": "3", "g": "24"}
 VARIABLE = [0, 1, 2, 5, 6, 7, 15, 16, 17, 30, 31, 33, 40, 41, 42, 43, 60, 61, 62, 90]
-
-
-def decode_all(path):
-    """Every frame by PyAV alone, as RGB. These videos have no tags: `test_pixels` is about those."""
-    with av.open(str(path)) as container:
-        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
 
 
 def remux(source, target, start=0, options=None):
@@ -83,12 +80,17 @@ KINDS = [
     *("transport_stream", "transport_stream_named_mp4", "matroska", "mjpeg"),
 ]
 
+COUNTED_BY_PACKETS = {"b_frames", "variable_rate", "edit_list_shift", "fragmented", "hevc", "matroska"}
+
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_indices_mean_decoded_frames_in_display_order(tmp_path, kind):
+def test_indices_mean_decoded_frames_in_display_order(tmp_path, monkeypatch, kind):
     path = make(tmp_path, kind)
     shown = decode_all(path)
+    real, counted = decoding.iter_frames, []
+    monkeypatch.setattr(decoding, "iter_frames", lambda path: counted.append(path) or real(path))
     info = probe_video(path)
+    assert len(counted) == (kind not in COUNTED_BY_PACKETS)  # else by decoding all
     assert info.frames == len(shown)
     assert (info.width, info.height, info.rotation) == (96, 64, 0)
     numbers = [frame_number(frame) for frame in shown]
@@ -100,42 +102,95 @@ def test_indices_mean_decoded_frames_in_display_order(tmp_path, kind):
     assert all(np.array_equal(frame.numpy(), shown[i]) for frame, i in zip(frames, wanted, strict=True))
 
 
-STRUCTURES = {
-    "b-frames": "bframes=3:keyint=24:b-pyramid=none",
-    "b-pyramid": "bframes=7:b-pyramid=normal:b-adapt=0",
-    "strict b-pyramid": "bframes=5:b-pyramid=strict:b-adapt=0:ref=6",
-    "many references": "bframes=3:ref=16:b-adapt=0:direct=temporal",
-    "weighted": "bframes=3:weightp=2:weightb=1",
-    "open groups": "bframes=3:open-gop=1:keyint=12:b-adapt=0",
-    "intra refresh": "bframes=0:intra-refresh=1:keyint=20",
-    "slices": "bframes=3:slices=4:b-adapt=0",
-    "key frames only": "keyint=1",
-    "no b-frames": "bframes=0",
-    "lossless": "bframes=3:qp=0",
-    "constrained": "bframes=3:constrained-intra=1:scenecut=0:keyint=250",
-    "long delay": "bframes=16:b-adapt=0:b-pyramid=normal:keyint=60",
-}
+def count_decoded(monkeypatch):
+    """A list that takes every frame that is decoded from now on."""
+    decoded, add = [], decoding._PacketScan.add
+    monkeypatch.setattr(
+        decoding._PacketScan, "add", lambda self, packet, new: decoded.extend(new) or add(self, packet, new)
+    )
+    return decoded
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
-@pytest.mark.parametrize("structure", STRUCTURES)
-def test_what_is_asked_for_is_that_of_a_whole_decode(tmp_path, monkeypatch, structure, suffix):
-    options = {"x264-params": STRUCTURES[structure]}
-    path = write_textured_video(tmp_path / f"v{suffix}", 50, options=options)
-    shown = decode_all(path)
-    decoded = []
-    count = decoding._PacketScan.add
-    monkeypatch.setattr(
-        decoding._PacketScan, "add", lambda self, packet, new: decoded.extend(new) or count(self, packet, new)
-    )
-    for wanted in [*([i] for i in range(50)), range(0, 50, 7), range(3, 50, 9), range(20), range(50)]:
+def test_frames_that_nobody_asks_for_are_left_out_where_no_other_needs_them(tmp_path, monkeypatch, suffix):
+    """See `test_leaving_out.py` for other structures."""
+    path = write_textured_video(tmp_path / f"v{suffix}", 50, options={"x264-params": "bframes=3:b-adapt=0:keyint=24"})
+    shown, decoded = decode_all(path), count_decoded(monkeypatch)
+    for wanted in ([0, 49], [5, 49], [49, 0, 13, 13]):
         decoded.clear()
         frames = read_frames(path, wanted)
         assert all(np.array_equal(frame.numpy(), shown[i]) for frame, i in zip(frames, wanted, strict=True)), wanted
-    has_b_frames = structure not in ("intra refresh", "key frames only", "no b-frames", "lossless")
-    decoded.clear()
-    read_frames(path, [0, 49])
-    assert (len(decoded) < 45) == (has_b_frames and suffix != ".ts")
+        assert (len(decoded) < 30) == (suffix != ".ts"), wanted
+
+
+def test_none_is_left_out_of_interlaced_video(tmp_path, monkeypatch):
+    """A packet may be one field of a frame."""
+    options = {"x264-params": "bframes=3:b-adapt=0:interlaced=1:tff=1"}
+    path = write_textured_video(tmp_path / "v.mp4", 30, options=options)
+    decoded = count_decoded(monkeypatch)
+    with decoding.open_whole(path) as video:
+        assert [index for index, _ in video.frames({5, 29})] == [5, 29]
+    assert len(decoded) >= 30
+
+
+def test_a_pass_over_some_frames_tells_what_a_probe_does(tmp_path):
+    path = write_numbered_video(tmp_path / "v.mp4", 30, options=B_FRAMES)
+    for wanted in ({0}, {3, 17}, {29}, set(range(30)), None):
+        with decoding.open_whole(path) as video:
+            assert [index for index, _ in video.frames(wanted)] == sorted(range(30) if wanted is None else wanted)
+            assert video.info() == probe_video(path) and video.count == 30
+    assert [(index, frame_number(frame)) for index, frame in iter_rgb(path)] == [(i, i) for i in range(30)]
+
+
+def test_the_duration_of_a_recording_without_one_is_that_of_all_its_packets(tmp_path):
+    recorded = {"live": "1"}
+    path = write_numbered_video(tmp_path / "v.mkv", 12, options=B_FRAMES, container_options=recorded)
+    with av.open(str(path)) as container:
+        assert not container.duration and not container.streams.video[0].duration
+    assert probe_video(path).seconds == pytest.approx(12 / 30, abs=0.002)  # stored in milliseconds
+    for number in range(12):
+        with decoding.open_whole(path) as video:
+            assert [index for index, _ in video.frames({number})] == [number]
+            assert video.info() == probe_video(path)
+
+
+def test_the_header_promises_how_many_frames_there_are(tmp_path, monkeypatch):
+    streamed = write_numbered_video(tmp_path / "v.ts", 20, fps=25)
+    with decoding.open_whole(streamed) as video:  # which has no header: it is probed
+        assert video.promised_timing() == (20, 25.0)
+    path = write_numbered_video(tmp_path / "v.mp4", 20, fps=25)
+    monkeypatch.setattr(decoding, "probe_video", None)
+    with decoding.open_whole(path) as video:
+        assert video.promised_timing() == (20, 25.0)
+
+
+def packet(pts, **changes):
+    """What the decoder looks at in a packet, one time unit long."""
+    usual = {"dts": pts, "duration": 1, "size": 9, "is_keyframe": pts == 0, "is_discard": False, "is_corrupt": False}
+    return SimpleNamespace(pts=pts, **{**usual, **changes})
+
+
+FLUSH = packet(None, size=0)
+
+
+@pytest.mark.parametrize(
+    "packets, order",
+    [
+        ([packet(0), packet(4), packet(2), FLUSH], [0, 2, 4]),
+        ([FLUSH], None),
+        ([packet(None, is_keyframe=True), FLUSH], None),
+        ([packet(0), packet(None), FLUSH], None),
+        ([packet(0), packet(2), packet(2), FLUSH], None),
+        ([packet(0), packet(2)], None),  # no flush
+        ([packet(0), packet(2, size=0), FLUSH], None),  # without data
+        ([packet(0, is_keyframe=False), packet(2), FLUSH], None),
+        ([packet(0), packet(-2), FLUSH], None),  # shown before the key frame
+        ([packet(0), packet(2, is_discard=True), FLUSH], None),
+        ([packet(0), packet(2, is_corrupt=True), FLUSH], None),
+    ],
+)
+def test_the_order_of_frames_is_known_where_each_packet_surely_is_one(packets, order):
+    assert decoding._display_order(packets) == order
 
 
 MISLEADING = {  # what a video's packets may say of the times of its frames
@@ -277,6 +332,84 @@ def test_an_avi_file_may_end_with_seconds_of_empty_chunks(tmp_path):
     assert probe(str(path), ProbeOptions()).status == "bad"
 
 
+def chunk(name, length, stored=None):
+    return name + struct.pack("<I", length) + bytes(length + length % 2 if stored is None else stored)
+
+
+def test_empty_chunks_of_an_avi_file_are_counted_to_its_end(tmp_path):
+    chunks = [
+        *(chunk(b"00dc", 0), chunk(b"00dc", 5), chunk(b"01wb", 0), chunk(b"00dc", 0), chunk(b"01wb", 4)),
+        *(chunk(b"00db", 0), chunk(b"00dc", 8), chunk(b"00dc", 0)),
+    ]
+    path = tmp_path / "v.avi"
+    path.write_bytes(chunk(b"RIFF", 999, 0) + b"AVI " + chunk(b"LIST", 99, 0) + b"movi" + b"".join(chunks))
+    assert [decoding._count_empty_chunks(path, stream) for stream in (0, 1, 2)] == [4, 1, 0]
+    with open(path, "ab") as file:
+        file.write(chunk(b"00dc", 0)[:7])  # cut off
+    assert decoding._count_empty_chunks(path, 0) == 4
+
+
+def scan_of(packets, name, path="v", frames=0):
+    """A scan of these packets, of which each gives a frame, and the container that they are of."""
+    container = SimpleNamespace(format=SimpleNamespace(name=name), duration=None)
+    usual = {"duration": None, "time_base": Fraction(1, 10), "guessed_rate": None, "average_rate": None}
+    stream = SimpleNamespace(container=container, frames=frames, index=0, **usual)
+    scan = decoding._PacketScan(path, stream)
+    for each in packets:
+        scan.add(each, [SimpleNamespace(interlaced_frame=False, pts=each.pts)])
+    return scan, container, stream
+
+
+@pytest.mark.parametrize("last, empty, found", [(9, 2, 12), (9, 1, 11), (11, 0, 11), (12, 0, 12)])
+def test_an_avi_file_is_whole_by_its_chunks_or_by_its_time(tmp_path, last, empty, found):
+    """Ten packets, the last at time `last` and without a duration, of twelve that the header promises."""
+    path = tmp_path / "v.avi"
+    path.write_bytes(chunk(b"RIFF", 999, 0) + b"AVI " + chunk(b"00dc", 0) * empty)
+    packets = [*(packet(number) for number in range(9)), packet(last, duration=None)]
+    scan, _, _ = scan_of(packets, "avi", path, frames=12)
+    if found == 12:
+        scan.finish()
+    else:
+        with pytest.raises(VideoError, match="holds data for 11 of 12 frames that its header promises: truncated"):
+            scan.finish()
+
+
+@pytest.mark.parametrize(
+    "of_container, of_stream, packets, seconds",
+    [
+        ({"duration": 7_000_000}, {"duration": 25}, [0, 1], 2.5),  # the stream's own, in tenths of a second
+        ({"duration": 7_000_000}, {}, [0, 1], 7.0),  # in microseconds
+        ({}, {}, [3, 9, 7], 0.7),  # from 0.3 to the end of the packet at 0.9
+        ({}, {"guessed_rate": 4}, [None, None, None], 0.75),
+    ],
+)
+def test_the_duration_is_the_best_that_is_known(of_container, of_stream, packets, seconds):
+    scan, container, stream = scan_of([packet(pts, is_keyframe=True) for pts in packets], "matroska")
+    vars(container).update(of_container)
+    vars(stream).update(of_stream)
+    assert decoding._duration_seconds(container, stream, scan) == pytest.approx(seconds)
+
+
+def test_without_a_duration_or_a_rate_there_is_none():
+    scan, container, stream = scan_of([packet(None)], "matroska", "odd.mkv")
+    with pytest.raises(VideoError, match="odd.mkv: tells neither a frame rate nor a duration"):
+        decoding._duration_seconds(container, stream, scan)
+
+
+@pytest.mark.parametrize(
+    "rate, fps", [(None, 12 / 2.5), (0, 12 / 2.5), (Fraction(1, 2), 0.5), (Fraction(30000, 1001), 30000 / 1001)]
+)
+def test_without_a_rate_it_is_frames_in_the_duration(tmp_path, rate, fps):
+    path = write_numbered_video(tmp_path / "v.mp4", 2)
+    with av.open(str(path)) as container:
+        scan, container_of_none, stream = scan_of([packet(0)], "matroska")
+        scan.first = next(container.decode(video=0))
+        vars(stream).update(average_rate=rate, duration=25, codec_context=SimpleNamespace(name="h264"))
+        info = decoding._video_info(container_of_none, stream, scan, 12)
+    assert info == (12, pytest.approx(fps), 2.5, 96, 64, 0, "h264", False)
+    assert decoding.VideoInfo(*info[:7]) == info  # not mirrored unless told
+
+
 def test_an_avi_file_without_its_second_half_is_truncated(tmp_path):
     path = write_numbered_video(tmp_path / "v.avi", 120, codec="mpeg4", options={"g": "1"})
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -294,6 +427,7 @@ def test_what_an_edit_list_cuts_off_at_the_end_is_not_missing(tmp_path, options)
     path.write_bytes(data)
     shown = decode_all(path)
     assert len(shown) < 80
+    assert decoding._count_all_packets(path, 0) == 120
     assert probe_video(path).frames == len(shown)
     assert frame_number(read_frames(path, [len(shown) - 1])[0].numpy()) == len(shown) - 1
 
@@ -421,4 +555,5 @@ def test_video_error_survives_pickling():
     import pickle
 
     error = pickle.loads(pickle.dumps(VideoError("a.mp4", "is bad")))
-    assert (error.path, error.reason, str(error)) == ("a.mp4", "is bad", "a.mp4: is bad")
+    assert (error.path, error.reason, error.is_lasting, str(error)) == ("a.mp4", "is bad", True, "a.mp4: is bad")
+    assert not pickle.loads(pickle.dumps(VideoError("a.mp4", "is busy", is_lasting=False))).is_lasting

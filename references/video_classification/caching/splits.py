@@ -257,17 +257,18 @@ def _complete_caches(splits: Sequence[tuple[VideoFolder, ClipOptions]]) -> list[
     Missing entries are built, each video by one process, after checking that there is space for all.
     """
     caches: dict[Path, ClipCache] = {}
-    places = []
+    places: list[Path | None] = []
     for folder, options in splits:
         settings = CacheSettings(options.preprocessing, options.cache_format)
-        places.append(settings.folder(options.cache_dir, folder.root))
-        if options.cached and places[-1] not in caches:
-            caches[places[-1]] = ClipCache(folder, settings, places[-1])
+        place = settings.folder(options.cache_dir, folder.root) if options.cached else None
+        if place is not None and place not in caches:
+            caches[place] = ClipCache(folder, settings, place)
+        places.append(place)
     order = list(caches.values())
     lacked = {place: len(cache.missing) for place, cache in caches.items()}
     for number, cache in enumerate(order, 1):
         complete_cache(cache, splits[0][1].num_workers, later=order[number:])
-    return [(caches.get(place), lacked.get(place, 0)) for place in places]
+    return [(None, 0) if place is None else (caches[place], lacked[place]) for place in places]
 
 
 def _report_unreadable(folder: VideoFolder, index: VideoIndex, skip_unreadable: bool) -> None:
