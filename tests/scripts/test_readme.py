@@ -126,3 +126,22 @@ def test_the_messages_that_are_explained_are_those_of_the_code():
     for message in quoted:
         for part in message.strip(". ").split("..."):
             assert part.strip(" ;") in spoken, message
+
+
+def claims_by_readme() -> dict[str, list[tuple[str, str]]]:
+    """(section, test) of each row of the tests' own README, by the README whose claims they are."""
+    _, *parts = re.split(r"^### \[(.+?)\].*$", (ROOT / "tests" / "README.md").read_text(), flags=re.MULTILINE)
+    rows = [re.findall(r"^\| ([^|]+) \|[^|]+\| `([^|]+)` \|$", part, re.MULTILINE) for part in parts[1::2]]
+    return dict(zip(parts[::2], rows, strict=True))
+
+
+def test_each_claim_of_a_readme_names_a_section_and_a_test_that_there_are():
+    claims = claims_by_readme()
+    assert claims.keys() == READMES.keys() and all(len(rows) >= 10 for rows in claims.values())
+    for readme, rows in claims.items():
+        headings = re.findall(r"^#+ (.+)$", READMES[readme], re.MULTILINE)
+        for section, test in rows:
+            assert section in headings, (readme, section)
+            file, name = test.split("::")
+            tree = ast.parse((ROOT / "tests" / file).read_text(encoding="utf-8"))
+            assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, test
