@@ -265,6 +265,7 @@ def test_tags_in_another_encoding_are_no_error(tmp_path):
         container.mux(stream.encode())
     path = tmp_path / "video.avi"
     path.write_bytes((tmp_path / "good.avi").read_bytes().replace(b"Uebung", b"\xdcbungX"))
-    with pytest.raises(UnicodeDecodeError):
-        av.open(str(path))
+    if int(av.__version__.split(".")[0]) < 19:  # which passes over them by itself
+        with pytest.raises(UnicodeDecodeError):
+            av.open(str(path))
     assert_ok(path, 5)

@@ -101,8 +101,8 @@ def test_test_only_calibrates_a_copy(calibrated_run, tmp_path, capsys):
     assert "temperature" not in load(tmp_path / "bare.pth")
 
 
-@pytest.mark.parametrize("link", [False, True])
-def test_an_evaluation_leaves_no_file_of_an_earlier_one(calibrated_run, tmp_path, link):
+@pytest.mark.parametrize("checkpoint", ["the same", "another", "the copy itself"])
+def test_an_evaluation_leaves_no_file_of_an_earlier_one(calibrated_run, tmp_path, checkpoint):
     folder, options = calibrated_run
     (tmp_path / "m.pth").write_bytes((folder / "model_1.pth").read_bytes())
     evaluated = tmp_path / "eval_m"
@@ -111,12 +111,15 @@ def test_an_evaluation_leaves_no_file_of_an_earlier_one(calibrated_run, tmp_path
     (evaluated / "tensorboard").mkdir()
     for name in ("tensorboard/events.out.tfevents.1", "notes.txt"):
         (evaluated / name).touch()
-    if link:  # the copy is evaluated itself
+    if checkpoint != "the same":
         (tmp_path / "m.pth").unlink()
+    if checkpoint == "the copy itself":
         (tmp_path / "m.pth").symlink_to(evaluated / "m_calibrated.pth")
+    elif checkpoint == "another":
+        (tmp_path / "m.pth").write_bytes((folder / "model_0.pth").read_bytes())
     assert train.main(options) == 0
     left = {path.name for path in evaluated.rglob("*") if path.is_file()}
-    assert left == FILES | {"notes.txt"} | ({"m_calibrated.pth"} if link else set())
+    assert left == FILES | {"notes.txt"} | ({"m_calibrated.pth"} if checkpoint != "another" else set())
 
 
 def test_a_resumed_run_whose_best_epoch_is_past_validates_that_again(calibrated_run, tmp_path, capsys):

@@ -133,8 +133,9 @@ def test_a_deterministic_run_resumes_exactly(device, amp, deterministic, options
     assert_same_state(tmp_path / "cut", tmp_path / "whole")
 
 
-# Torch 2.11 imports a module of its own that it has deprecated, whenever it compiles.
+# Whenever it compiles, torch 2.11 imports a module of its own that it has deprecated, and others advise against 3.13.0.
 own_deprecation = pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
+slow_guards = pytest.mark.filterwarnings("ignore:Guards may run slower:RuntimeWarning")
 
 
 @pytest.fixture(params=["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
@@ -146,6 +147,7 @@ def compiler(request, monkeypatch):
 
 
 @own_deprecation
+@slow_guards
 def test_a_compiled_run_saves_averages_and_resumes_as_another(
     device, compiler, options, on_the_cpu, tmp_path, monkeypatch
 ):

@@ -20,7 +20,7 @@ from runtime.errors import UserError, reason_of, require
 from runtime.files import check_writable, printable, replaced_file
 from runtime.progress import Progress
 from runtime.worker_pool import map_in_workers
-from videos.decoding import VideoError, iter_rgb, probe_video
+from videos.decoding import LENIENT_METADATA, VideoError, iter_rgb, probe_video
 from videos.resizing import resize_crop, to_uint8
 
 LINES_PER_PICTURE = 18  # lines of text that would fill the picture's height
@@ -54,7 +54,7 @@ def prepare_copies(folder: Path, copies: Sequence[Path]) -> None:
 def is_copy(path: Path) -> bool:
     """Whether the file is an annotated copy, by the comment in it."""
     try:
-        with av.open(os.fspath(path), metadata_errors="ignore") as container:
+        with av.open(os.fspath(path), **LENIENT_METADATA) as container:
             return container.metadata.get("comment") == COMMENT
     except (av.FFmpegError, OSError):
         return False

@@ -4,6 +4,7 @@ A RunReport is made before the work, so that a missing package is known at the s
 """
 
 import datetime
+import json
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -19,12 +20,12 @@ from evaluation.metrics import VideoResults
 from network.checkpoint import Checkpoint
 from reporting.html_report import REPORT, Report, write_report
 from reporting.mistakes import worst_mistakes
-from reporting.result_files import Evaluation, write_result_files
+from reporting.result_files import METRICS, Evaluation, write_result_files
 from reporting.run_folder import RESULTS, read_log
 from reporting.tensorboard_log import TensorBoardLog, event_files
 from runtime.distributed import is_main, print_main
 from runtime.errors import UserError, reason_of
-from runtime.files import file_identity
+from runtime.files import file_identity, sha256_of
 
 WORST_MISTAKES = 12
 
@@ -93,15 +94,26 @@ class RunReport:
         return self.folder / f"{path.stem}_calibrated.pth"
 
     def _remove_earlier(self, path: Path | None) -> None:
-        """Removes what an earlier evaluation left in the folder, since this one, of `path`, may write fewer files."""
+        """Removes what an earlier evaluation left in the folder, since this one, of `path`, may write fewer files.
+
+        A calibrated copy stays while it is of the same checkpoint: somebody may use it.
+        """
         earlier = [*map(self.folder.joinpath, RESULTS), *self._earlier_events]
-        if path is not None and file_identity(self._calibrated(path)) != file_identity(path):  # `path` may link to it
-            earlier.append(self._calibrated(path))
         try:
+            if path is not None and self._is_outdated(self._calibrated(path), path):
+                earlier.append(self._calibrated(path))
             for file in earlier:
                 file.unlink(missing_ok=True)
         except OSError as error:
             raise UserError(f"the report cannot be written to {self.folder}: {error}") from error
+
+    def _is_outdated(self, calibrated: Path, checkpoint: Path) -> bool:
+        """Whether the folder's evaluation is known to be of another checkpoint, and neither is a link to the other."""
+        try:
+            before = json.loads((self.folder / METRICS).read_text(encoding="utf-8"))["checkpoint_sha256"]
+        except (OSError, ValueError, LookupError, TypeError):
+            return False
+        return before != sha256_of(checkpoint) and file_identity(calibrated) != file_identity(checkpoint)
 
     def write_training(self, best: VideoResults, path: str | Path, log: Sequence[dict[str, Any]]) -> None:
         """Reports on a training: the results of the best epoch, its checkpoint, and the entries of `log.jsonl`.
