@@ -18,6 +18,8 @@ from training.option_checks import checked_device
 if TYPE_CHECKING:
     import torch
 
+    from network.trained_model import TrainedModel
+
 
 FORMATS = ("table", "json", "csv")
 
@@ -65,7 +67,6 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace, device: "torc
     from network.trained_model import load_trained_model
     from reporting.run_folder import check_no_run
     from runtime.progress import Progress
-    from training.screen import wrapped
 
     paths = find_videos(args.videos)
     copies = destinations(paths, args.annotate) if args.annotate else []
@@ -82,14 +83,7 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace, device: "torc
         model = dataclasses.replace(model, preprocessing=preprocessing)
     model.network.to(device)
     top_k = min(args.top_k, len(model.classes))
-    rule, crop = model.preprocessing.rule, "x".join(map(str, model.preprocessing.crop_size))
-    clips = "one clip" if args.clips_per_video == 1 else f"{args.clips_per_video} clips"
-    entries = {
-        "Model": f"{model.path}: {model.name}, {len(model.classes)} classes, temperature {model.temperature:g}",
-        "Clips": f"{len(paths)} videos, {clips} of each; {rule}, {crop}; device: {device}",
-    }
-    for label, text in entries.items():
-        print("\n".join(wrapped(label, text)), file=sys.stderr)
+    print_beginning(model, len(paths), args.clips_per_video, device)
     done: list[Prediction] = []
     # Rows on the screen show progress by themselves; otherwise a bar does, or lines where they do no harm.
     rows_show = args.output is None and (sys.stdout.isatty() or not sys.stderr.isatty())
@@ -110,6 +104,20 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace, device: "torc
         print(f"{failed} of {len(done)} videos have no label: their rows say why", file=sys.stderr)
     failed_copies = write_copies(done, copies, args.annotate, args.workers) if copies else 0
     return 1 if failed or failed_copies else 0
+
+
+def print_beginning(model: "TrainedModel", num_videos: int, clips_per_video: int, device: "torch.device") -> None:
+    """Says on standard error what predicts, and what of each video."""
+    from training.screen import wrapped
+
+    rule, crop = model.preprocessing.rule, "x".join(map(str, model.preprocessing.crop_size))
+    clips = "one clip" if clips_per_video == 1 else f"{clips_per_video} clips"
+    entries = {
+        "Model": f"{model.path}: {model.name}, {len(model.classes)} classes, temperature {model.temperature:g}",
+        "Clips": f"{num_videos} videos, {clips} of each; {rule}, {crop}; device: {device}",
+    }
+    for label, text in entries.items():
+        print("\n".join(wrapped(label, text)), file=sys.stderr)
 
 
 def files_first(argv: list[str]) -> list[str]:
