@@ -15,6 +15,7 @@ def write_program(folder: Path, what: str, version: str = "62.  3.100") -> None:
     asked = f'if [ "$1" = -version ]; then echo "ffmpeg version N-1-g2a"; echo "libavcodec     {version} / x"; exit; fi'
     program.write_text(f"#!/bin/sh\n{asked}\n{what}")
     program.chmod(0o755)
+    ffmpeg_program.libavcodec_version.cache_clear()  # which another program of this name may have filled
 
 
 @pytest.mark.parametrize(
