@@ -79,7 +79,7 @@ def test_the_34_goes_all_the_way_to_int8_as_the_18_does(tmp_path, capsys):
         small += [flag, *size.split()]
     run = ["--model", "r2plus1d_34", "--cache-features", "--epochs", "1", "--output-dir", str(tmp_path / "run")]
     assert train.main([*options, *small, *run]) == 0
-    assert "r2plus1d_34: " in capsys.readouterr().out
+    assert "r2plus1d_34, random weights" in capsys.readouterr().out
     class_map = tmp_path / "class_map.json"
     class_map.write_text(json.dumps({name: index for index, name in enumerate(sorted(SMALL_CLASSES))}))
     int8 = ["--quantize", "int8", "--max-drop", "100", "--class-map", str(class_map), "--data-path", str(data)]
