@@ -118,7 +118,7 @@ def lay_out(
     Args:
         model: the network; parameters to train require a gradient.
         choice: a key of CHANNELS_LAST, or `auto`: the remembered layout, otherwise the faster one on a GPU, measured
-            for a few seconds, and contiguous on a CPU and where torch is to be deterministic, since the clock is not.
+            for a few seconds. On a CPU, and with deterministic algorithms, which timing must not influence: contiguous.
         batch_shape: (B, C, T, H, W) of a training step.
         precision: where the layout is set.
         remembered: the layout of the run that is continued.
