@@ -2,6 +2,7 @@
 
 import io
 import os
+import threading
 import zipfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any
@@ -11,6 +12,10 @@ import numpy as np
 from runtime.files import name_of, text_of
 
 ROWS_AT_ONCE = 4096  # rearranged together: positions take eight times the memory of the bytes they point to
+
+# numpy parses an array's header with `ast.literal_eval`, which fails with a SystemError when threads use it at once in
+# CPython before 3.11.8 and 3.12.2 (python/cpython#106905): a whole file would be called damaged.
+_header_lock = threading.Lock()
 
 
 class Ragged:
@@ -115,7 +120,7 @@ def read_arrays(file: IO[bytes], names: Collection[str] | None = None) -> dict[s
         if damaged is not None:
             raise ValueError(f"{damaged} is damaged")
         file.seek(0)
-        with np.load(file, allow_pickle=False) as archive:
+        with _header_lock, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files if names is None or name in names}
     except Exception as error:  # damaged bytes make zipfile, zlib and numpy raise errors of nearly every kind
         raise ValueError(f"not a file of arrays: {error}") from error
