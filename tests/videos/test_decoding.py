@@ -1,3 +1,4 @@
+import errno
 import os
 import shutil
 import struct
@@ -121,6 +122,23 @@ def test_frames_that_nobody_asks_for_are_left_out_where_no_other_needs_them(tmp_
         frames = read_frames(path, wanted)
         assert all(np.array_equal(frame.numpy(), shown[i]) for frame, i in zip(frames, wanted, strict=True)), wanted
         assert (len(decoded) < 30) == (suffix != ".ts"), wanted
+
+
+@pytest.mark.parametrize("too_large", [False, True])
+def test_none_is_left_out_of_a_file_too_large_to_hold(tmp_path, monkeypatch, too_large):
+    path = write_textured_video(tmp_path / "v.mp4", 30, options={"x264-params": "bframes=3:b-adapt=0:keyint=24"})
+    monkeypatch.setattr(decoding, "MAX_PACKETS_BYTES", path.stat().st_size - too_large)
+    shown, decoded = decode_all(path), count_decoded(monkeypatch)
+    assert np.array_equal(read_frames(path, [29])[0].numpy(), shown[29])
+    assert (len(decoded) >= 29) == too_large
+
+
+def test_nothing_is_decoded_after_the_last_frame_that_is_wanted(tmp_path, monkeypatch):
+    path = write_textured_video(tmp_path / "v.mp4", 10, options={"x264-params": "keyint=1"})
+    decoded = count_decoded(monkeypatch)
+    with decoding.open_whole(path) as video:
+        assert [index for index, _ in video.frames({4})] == [4]
+    assert len(decoded) == 5
 
 
 def test_none_is_left_out_of_interlaced_video(tmp_path, monkeypatch):
@@ -390,6 +408,12 @@ def test_the_duration_is_the_best_that_is_known(of_container, of_stream, packets
     assert decoding._duration_seconds(container, stream, scan) == pytest.approx(seconds)
 
 
+def test_packets_that_take_no_time_tell_no_duration():
+    scan, container, stream = scan_of([packet(0, duration=0)], "matroska")
+    vars(stream).update(guessed_rate=4)
+    assert decoding._duration_seconds(container, stream, scan) == 0.25
+
+
 def test_without_a_duration_or_a_rate_there_is_none():
     scan, container, stream = scan_of([packet(None)], "matroska", "odd.mkv")
     with pytest.raises(VideoError, match="odd.mkv: tells neither a frame rate nor a duration"):
@@ -449,6 +473,38 @@ def test_frames_that_a_cut_stream_does_not_give_are_not_counted(tmp_path, contai
     assert probe_video(path).frames == len(shown)
 
 
+def test_what_comes_before_the_first_key_frame_is_not_counted(tmp_path):
+    whole = write_textured_video(tmp_path / "whole.mkv", 40, options={"x264-params": "bframes=0:keyint=10:scenecut=0"})
+    for first in (7, 9):  # three packets before a key frame, and one
+        path = tmp_path / f"{first}.mkv"
+        with av.open(str(whole)) as reader, av.open(str(path), "w") as writer:
+            copy = writer.add_stream_from_template(reader.streams.video[0])
+            for packet in [packet for packet in reader.demux(video=0) if packet.size][first:]:
+                packet.stream = copy
+                writer.mux(packet)
+        assert len(decode_all(path)) == probe_video(path).frames == 30
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+def test_frames_that_refer_to_what_was_cut_off_are_not_counted(tmp_path, codec):
+    """They come after the key frame in the file, and are shown before it."""
+    open_groups = "open-gop=1:bframes=3:b-adapt=0:keyint=12:min-keyint=12:scenecut=0:log-level=0"
+    options = {f"{codec.removeprefix('lib')}-params": open_groups}
+    whole = write_textured_video(tmp_path / "whole.mkv", 40, codec=codec, options=options)
+    path = tmp_path / "v.mkv"
+    with av.open(str(whole)) as reader, av.open(str(path), "w") as writer:
+        packets = [packet for packet in reader.demux(video=0) if packet.size]
+        second = [number for number, packet in enumerate(packets) if packet.is_keyframe][1]
+        assert packets[second + 1].pts < packets[second].pts
+        copy = writer.add_stream_from_template(reader.streams.video[0])
+        for packet in packets[second:]:
+            packet.stream = copy
+            writer.mux(packet)
+    shown = decode_all(path)
+    assert probe_video(path).frames == len(shown)
+    assert np.array_equal(read_frames(path, [len(shown) - 1])[0].numpy(), shown[-1])
+
+
 def test_rates_and_durations(tmp_path):
     info = probe_video(write_numbered_video(tmp_path / "v.mp4", 50, fps=25))
     assert info.fps == 25 and info.seconds == pytest.approx(2.0, abs=0.05) and info.codec == "h264"
@@ -483,8 +539,34 @@ def test_what_cannot_be_read_is_named(tmp_path, kind):
     path = write_numbered_video(tmp_path / "some.mp4", 30)
     damage(path, kind)
     for read in (probe_video, lambda path: read_frames(path, [0])):
-        with pytest.raises(VideoError, match=r"some\.mp4: \w+"):
+        with pytest.raises(VideoError, match=r"some\.mp4: \w+") as raised:
             read(path)
+        assert raised.value.is_lasting == (kind in ("empty", "text", "header gone"))
+
+
+@pytest.mark.parametrize(
+    "error, is_lasting",
+    [
+        (PermissionError(errno.EACCES, "Permission denied"), False),
+        (OSError(errno.EIO, "Input/output error"), False),
+        (OSError(errno.EOPNOTSUPP, "Operation not supported"), True),  # FFmpeg's word for a picture it cannot convert
+        (MemoryError(), False),
+        (ValueError("a picture of no pixels"), True),
+        (av.InvalidDataError(1094995529, "Invalid data found when processing input"), True),
+        (av.DecoderNotFoundError(1128613112, "Decoder not found"), False),  # by this FFmpeg
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_may_pass_while_the_file_stays_is_told_from_what_its_bytes_cause(tmp_path, monkeypatch, error, is_lasting):
+    path = write_numbered_video(tmp_path / "v.mp4", 2)
+
+    def fail(*args, **options):
+        raise error
+
+    monkeypatch.setattr(av, "open", fail)
+    with pytest.raises(VideoError) as raised:
+        probe_video(path)
+    assert raised.value.is_lasting == is_lasting
 
 
 @pytest.mark.parametrize("lines", [400, 4000])
@@ -527,8 +609,8 @@ def test_a_frame_beyond_the_end_is_an_error(tmp_path):
     path = write_numbered_video(tmp_path / "v.mp4", 10)
     with pytest.raises(VideoError, match="decodes 10 frames only, frame 10"):
         read_frames(path, [0, 10])
-    for indices in ([], [-1, 3]):
-        with pytest.raises(ValueError, match="indices"):
+    for indices, named in ([], r"\[\]"), ([3, -1], r"\[-1\]"):
+        with pytest.raises(ValueError, match=f"indices must .*, not {named}$"):
             read_frames(path, indices)
 
 

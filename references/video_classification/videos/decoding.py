@@ -202,7 +202,7 @@ class WholeVideo:
         # The first frame is looked at in any case.
         due = deque(index for index in sorted({0, *wanted}) if index < len(order))
         times = {order[index] for index in due}
-        last = max((place for place, packet in enumerate(packets) if packet.pts in times), default=0)
+        last = max((place for place, packet in enumerate(packets) if packet.pts in times))
         for packet in [*packets[: last + 1], flush]:
             context.skip_frame = "DEFAULT" if packet is flush or packet.pts in times else "NONREF"
             frames = packet.decode()
