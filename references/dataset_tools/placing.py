@@ -142,7 +142,7 @@ def link_or_copy(source: SourceFile, target: str) -> str:
     return copy(source, target)
 
 
-def move(source: SourceFile, target: str, verify: bool) -> str:
+def move(source: SourceFile, target: str, verify: bool = False) -> str:
     link_or_copy(source, target)  # a rename would go over a file that came in between
     if verify:
         _drop_unless_same(source, target)
