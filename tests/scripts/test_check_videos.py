@@ -301,6 +301,10 @@ def test_an_audio_track_or_a_timeout_or_the_frames_wanted(root, tmp_path):
     assert set(run(root, "--timeout", "1e-9")[1].values()) == {"bad"}
 
 
+def test_a_timeout_of_months_is_none(root):
+    assert set(run(root, "--timeout", "1e10")[1].values()) == {"ok", "bad"}
+
+
 def test_the_ffmpeg_program_agrees(root, tmp_path, monkeypatch):
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "ffmpeg").symlink_to(imageio_ffmpeg.get_ffmpeg_exe())
@@ -361,6 +365,9 @@ def test_without_a_quarantine_bad_files_are_only_reported(root, capsys):
         ["--quarantine", "train"],
         ["--quarantine", "val/new"],
         ["--quarantine", "to_val/squats"],
+        ["--quarantine", "../bad", "--report", "../bad/journal.jsonl"],
+        ["--quarantine", "../bad", "--state", "../bad/journal.jsonl"],
+        ["--report", ".dataset_tools/withdrawn.jsonl"],
     ],
 )
 def test_wrong_usage_gives_exit_code_2(root, options, capsys, monkeypatch):
