@@ -134,7 +134,7 @@ class WorkerPool:
                     yield task.key, WorkerFailure(f"no progress for {self.timeout:g} seconds: it hangs")
 
     def _wait(self) -> list[Worker]:
-        """The workers that have sent something or died, as soon as there is one or a deadline has passed; none after a day."""
+        """The workers that have sent something or died, as soon as there is one, or a deadline or a day has passed."""
         nearest = min(worker.deadline for worker in self.workers)
         timeout = min(max(nearest - time.monotonic(), 0), LONGEST_WAIT)
         ready = set(connection.wait([worker.pipe for worker in self.workers], timeout))
