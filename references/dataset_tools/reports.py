@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -84,9 +85,8 @@ def prepare(folder: Path) -> None:
     for path in files_in(folder):
         if path.is_dir():
             raise IsADirectoryError(f"{printable_name(str(path))} is a folder, so the report cannot be written")
-        partial = _partial(path)
-        partial.touch()
-        partial.unlink()
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def write_audit(folder: Path, audit: Audit) -> None:
@@ -122,11 +122,7 @@ def list_placed(dest: Path, targets: dict[str, Video], sources: Sources, outcome
 def _replacing(path: Path) -> Iterator[IO[str]]:
     """A text file that takes the name `path` once it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = _partial(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")  # another run may write here too
     with partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         yield file
     os.replace(partial, path)
-
-
-def _partial(path: Path) -> Path:
-    return path.with_name(f".{path.name}.partial")

@@ -15,7 +15,7 @@ import pytest
 import refactor_dataset
 from helpers.release_files import list_files, make_release, write_labels
 from refactor_dataset import DatasetRefactorer
-from references.dataset_tools import placing, planning, records
+from references.dataset_tools import placing, planning, records, reports
 from references.dataset_tools.release import ReleaseError
 
 ENTRIES = [("1.mp4", "elbow plank", "train"), ("2.mp4", "elbow plank", "val"), ("3.mp4", "squats", "train")]
@@ -287,6 +287,13 @@ def test_verify_finds_other_bytes(release, capsys):
     assert run(release) == 0
     assert run(release, "--verify") == 1
     assert PLACES["2.mp4"] in capsys.readouterr().err
+
+
+def test_a_run_that_begins_leaves_the_report_that_another_writes(tmp_path):
+    with reports._replacing(tmp_path / "manifest.csv") as file:
+        file.write("path")
+        reports.prepare(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.csv"]
 
 
 def read_manifest(folder: Path) -> list[dict[str, str]]:
