@@ -198,6 +198,7 @@ def check(args: argparse.Namespace, quarantine: Quarantine | None) -> int:
     )
     if quarantine and not args.dry_run:
         checker.sweep(leftovers, paths if args.shard else None)  # the other shards may be at work
+    tqdm.get_lock()  # where Ctrl-C comes while `write` makes it, tqdm turns that into an AttributeError
     start = time.monotonic()
     try:
         with progress(len(paths), "checking", "file") as advance, contextlib.closing(checker.check(paths)) as checked:

@@ -72,7 +72,7 @@ def place_all(
         except BaseException as error:  # Ctrl-C too: the files under way are completed, no others are begun
             stop.set()
             pool.shutdown(cancel_futures=True)
-            if not isinstance(error, OSError):
+            if not isinstance(error, OSError) or error.errno not in STOPPING:
                 raise
             what_to_do = "make room and run again; what was placed is whole and is kept"
             raise PlacingError(f"stopped placing files: {error}; {what_to_do}") from error

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import imageio_ffmpeg
 import pytest
+from tqdm import std as tqdm_module
+from tqdm import tqdm
 
 import check_videos
 import refactor_dataset
@@ -299,6 +301,16 @@ def test_an_audio_track_or_a_timeout_or_the_frames_wanted(root, tmp_path):
         "val/squats/2.MP4": "bad",
     }
     assert set(run(root, "--timeout", "1e-9")[1].values()) == {"bad"}
+
+
+def test_ctrl_c_while_the_first_line_is_written_is_130(root, monkeypatch, capsys):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    monkeypatch.delattr(tqdm, "_lock", raising=False)
+    monkeypatch.setattr(tqdm_module, "TqdmDefaultWriteLock", interrupt)
+    assert check_videos.main(["--root", str(root), "--jobs", "1"]) == 130
+    assert capsys.readouterr().err.startswith("stopped; ")
 
 
 def test_a_timeout_of_months_is_none(root):

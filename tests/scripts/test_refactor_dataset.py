@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 import refactor_dataset
+from helpers.permissions import permissions_count
 from helpers.release_files import list_files, make_release, write_labels
 from refactor_dataset import DatasetRefactorer
 from references.dataset_tools import placing, planning, records, reports
@@ -294,6 +295,16 @@ def test_a_run_that_begins_leaves_the_report_that_another_writes(tmp_path):
         file.write("path")
         reports.prepare(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["manifest.csv"]
+
+
+def test_a_record_without_permission_is_no_matter_of_room(release, capsys):
+    (release[2] / ".dataset_tools").mkdir(parents=True)
+    record = release[2] / ".dataset_tools" / "placed.jsonl"
+    record.touch(mode=0o444)
+    with permissions_count():
+        assert run(release, "--jobs", "1") == 1
+    said = capsys.readouterr().err
+    assert f"error: {record}: Permission denied; change its permissions, or name another place" in said
 
 
 def read_manifest(folder: Path) -> list[dict[str, str]]:
