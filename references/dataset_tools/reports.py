@@ -6,15 +6,14 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 from references.dataset_tools.audit import Audit
 from references.dataset_tools.names import to_text
 from references.dataset_tools.progress import printable_name
-from references.dataset_tools.records import read_placed
+from references.dataset_tools.records import read_placed, replacing
 from references.dataset_tools.release import Video
 from references.dataset_tools.sources import Sources
 
@@ -90,13 +89,13 @@ def prepare(folder: Path) -> None:
 
 
 def write_audit(folder: Path, audit: Audit) -> None:
-    with _replacing(folder / AUDIT) as file:
+    with replacing(folder / AUDIT) as file:
         text = to_text(json.dumps(audit.as_json(), indent=1, ensure_ascii=False))
         json.dump(json.loads(text), file, indent=1)
 
 
 def write_manifest(folder: Path, rows: Iterable[ManifestRow]) -> None:
-    with _replacing(folder / MANIFEST) as file:
+    with replacing(folder / MANIFEST) as file:
         writer = csv.writer(file)
         writer.writerow(MANIFEST_COLUMNS)
         for row in rows:
@@ -116,13 +115,3 @@ def list_placed(dest: Path, targets: dict[str, Video], sources: Sources, outcome
             size = source.bytes
         _, _, origin = placed.get(path, (0, 0, source.path if source else ""))
         yield ManifestRow(path, origin, video.label, video.split, size)
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[IO[str]]:
-    """A text file that takes the name `path` once it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")  # another run may write here too
-    with partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        yield file
-    os.replace(partial, path)

@@ -1,6 +1,7 @@
 import csv
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -301,6 +302,19 @@ def test_an_audio_track_or_a_timeout_or_the_frames_wanted(root, tmp_path):
         "val/squats/2.MP4": "bad",
     }
     assert set(run(root, "--timeout", "1e-9")[1].values()) == {"bad"}
+
+
+def test_a_full_disk_names_the_report_and_leaves_no_part_of_it(root):
+    report = root.parent / "report" / "check.csv"
+    done = subprocess.run(
+        [sys.executable, check_videos.__file__, "--root", str(root), "--jobs", "1", "--report", str(report)],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20, 20)),  # bytes of a file
+    )
+    assert done.returncode == 1
+    assert f"error: {report}: File too large; make room, and run again" in done.stderr
+    assert not list(report.parent.iterdir())
 
 
 def test_ctrl_c_while_the_first_line_is_written_is_130(root, monkeypatch, capsys):

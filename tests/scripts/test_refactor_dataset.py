@@ -3,6 +3,7 @@ import fcntl
 import io
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -291,7 +292,7 @@ def test_verify_finds_other_bytes(release, capsys):
 
 
 def test_a_run_that_begins_leaves_the_report_that_another_writes(tmp_path):
-    with reports._replacing(tmp_path / "manifest.csv") as file:
+    with records.replacing(tmp_path / "manifest.csv") as file:
         file.write("path")
         reports.prepare(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["manifest.csv"]
@@ -305,6 +306,24 @@ def test_a_record_without_permission_is_no_matter_of_room(release, capsys):
         assert run(release, "--jobs", "1") == 1
     said = capsys.readouterr().err
     assert f"error: {record}: Permission denied; change its permissions, or name another place" in said
+
+
+@pytest.mark.parametrize("most, named", [(20, "report/audit.json"), (100, "dest/.dataset_tools/placed.jsonl")])
+def test_a_full_disk_names_the_file_and_leaves_no_part_of_it(release, tmp_path, most, named):
+    srcs, labels, dest = release
+    report = tmp_path / "report"
+    options = ["--src", *map(str, srcs), "--labels", str(labels), "--dest", str(dest)]
+    if most == 20:
+        options += ["--report-dir", str(report)]
+    done = subprocess.run(
+        [sys.executable, refactor_dataset.__file__, *options],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most)),  # bytes of a file
+    )
+    assert done.returncode == 1
+    assert f"error: {tmp_path}/{named}: File too large; make room, and run again" in done.stderr
+    assert not report.exists() or not list(report.iterdir())
 
 
 def read_manifest(folder: Path) -> list[dict[str, str]]:
