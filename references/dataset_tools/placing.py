@@ -169,7 +169,7 @@ def _remove_moved(source: SourceFile, target: str) -> None:
     os.unlink(source.path)
 
 
-PLACERS: dict[str, Callable[[SourceFile, str], str]] = {
+PLACERS: dict[str, Callable[..., str]] = {  # `move` is told whether to verify, too
     "auto": link_or_copy,
     "hardlink": hard_link,
     "symlink": symbolic_link,

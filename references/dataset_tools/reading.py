@@ -29,9 +29,8 @@ LENIENT_METADATA: dict[str, Any] = (
     {"metadata_errors": "surrogateescape"} if int(av.__version__.split(".")[0]) < 19 else {}
 )
 # Decoders log these for intact streams too, so they do not count.
-HARMLESS_MESSAGES = ("mmco: unref short failure", "co located POCs unavailable", "SEI type")
-# Said of an index that is cut short, too; a packet of a stream that is so cut carries a mark.
-HARMLESS_MESSAGES += ("Truncating packet",)
+# The last is said of an index that is cut short, too; a packet of a stream that is so cut carries a mark.
+HARMLESS_MESSAGES = ("mmco: unref short failure", "co located POCs unavailable", "SEI type", "Truncating packet")
 # Some codecs decode a zeroed block without complaint. None of these contains so many zeros in packets without start
 # codes: H.264 and HEVC forbid three in a row, the others compress them away. (Intra codecs of cameras pad.)
 ZERO_RUN = bytes(64)
