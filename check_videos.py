@@ -97,6 +97,10 @@ def check_args(parser: ArgumentParser, args: argparse.Namespace) -> None:
         parser.error(f"--quarantine {args.quarantine}: lies where videos are looked for; name another folder")
     if args.report and args.state and args.report.resolve() == args.state.resolve():
         parser.error(f"--report {args.report}: is --state, which must be another file")
+    kept = args.quarantine and (args.quarantine / JOURNAL).resolve()
+    for option, path in (("--report", args.report), ("--state", args.state)):
+        if path and (path.resolve() == kept or path.resolve().parent.name == records.FOLDER):
+            parser.error(f"{option} {path}: is where these scripts keep what they did; name another place")
     if args.replace and not args.remux:
         parser.error("--replace needs --remux")
     for option, number, least in (
@@ -194,6 +198,7 @@ def check(args: argparse.Namespace, quarantine: Quarantine | None) -> int:
     )
     if quarantine and not args.dry_run:
         checker.sweep(leftovers, paths if args.shard else None)  # the other shards may be at work
+    tqdm.get_lock()  # where Ctrl-C comes while `write` makes it, tqdm turns that into an AttributeError
     start = time.monotonic()
     try:
         with progress(len(paths), "checking", "file") as advance, contextlib.closing(checker.check(paths)) as checked:

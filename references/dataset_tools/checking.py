@@ -7,13 +7,13 @@ import tempfile
 from collections import Counter
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from references.dataset_tools.moving import REMUX_ENDING, temporary_name
-from references.dataset_tools.placing import PARTIAL_ENDING
 from references.dataset_tools.probing import ProbeOptions, Verdict
 from references.dataset_tools.progress import printable_name
 from references.dataset_tools.quarantine import Quarantine
+from references.dataset_tools.records import replacing
 from references.dataset_tools.remuxing import Inspection, inspect, unlink_if_there
 from references.dataset_tools.state import CheckedFiles
 from references.dataset_tools.workers import Task, WorkerFailure, WorkerPool
@@ -160,12 +160,11 @@ def write_report(path: Path, rows: list[Row]) -> None:
     """Write the rows as CSV, sorted by path. The file appears once it is complete; a link is followed."""
     if _is_stream(path):
         sys.stdout.flush()
-        _write_rows(path, rows, mode="a")  # what was printed stays
+        with open(path, "a", encoding="utf-8", errors="surrogateescape", newline="") as file:  # what was printed stays
+            _write_rows(file, rows)
         return
-    target = os.path.realpath(path)
-    partial = temporary_name(target, PARTIAL_ENDING)
-    _write_rows(partial, rows, mode="w")
-    os.replace(partial, target)
+    with replacing(os.path.realpath(path)) as file:
+        _write_rows(file, rows)
 
 
 def _is_stream(path: Path) -> bool:
@@ -173,11 +172,10 @@ def _is_stream(path: Path) -> bool:
     return path.exists() and (not path.is_file() or os.path.samestat(path.stat(), os.fstat(1)))
 
 
-def _write_rows(path: str | Path, rows: list[Row], mode: str) -> None:
-    with open(path, mode, encoding="utf-8", errors="surrogateescape", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(Row._fields)
-        writer.writerows(row._replace(seconds=round(row.seconds, 3)) for row in sorted(rows))
+def _write_rows(file: IO[str], rows: list[Row]) -> None:
+    writer = csv.writer(file)
+    writer.writerow(Row._fields)
+    writer.writerows(row._replace(seconds=round(row.seconds, 3)) for row in sorted(rows))
 
 
 def summarise(rows: list[Row]) -> str:

@@ -13,7 +13,11 @@ OLDEST_LIBAVCODEC = (58, 54)  # FFmpeg 4.2
 FIRST_WITH_FPS_MODE = (59, 37)  # FFmpeg 5.1; earlier ones call the option -vsync
 # Static builds load the system's modules for character sets, and crash on transport streams; without them they do not.
 ENVIRONMENT = {"GCONV_PATH": os.devnull}
-LOG_LINE = re.compile(r"^(?:\[(?P<source>[^\]]+?) @ \w+\] )?(?:\[[^\]]+ @ \w+\] )*\[(?:error|fatal)\] (?P<message>.*)$")
+CORRUPT_FRAME = "corrupt decoded frame"  # a warning, of a frame that the decoder marks as damaged
+LOG_LINE = re.compile(
+    r"^(?:\[(?P<source>[^\]]+?) @ \w+\] )?(?:\[[^\]]+ @ \w+\] )*"
+    rf"\[(?:error|fatal|warning(?=\].*{CORRUPT_FRAME}))\] (?P<message>.*)$"
+)
 
 
 def require_ffmpeg() -> None:
@@ -56,7 +60,7 @@ def decode_with_ffmpeg(path: str, index: int, log: IO[str], on_progress: Callabl
     """
     program = shutil.which("ffmpeg") or "ffmpeg"
     passthrough = "-fps_mode" if libavcodec_version(program) >= FIRST_WITH_FPS_MODE else "-vsync"
-    command = [program, "-nostdin", "-hide_banner", "-loglevel", "repeat+level+error", "-progress", "pipe:1"]
+    command = [program, "-nostdin", "-hide_banner", "-loglevel", "repeat+level+warning", "-progress", "pipe:1"]
     command += ["-nostats", "-threads", "1", "-protocol_whitelist", "file,pipe", "-i", f"file:{path}"]
     command += ["-map", f"0:{index}", passthrough, "passthrough", "-f", "null", "-"]
     frames = 0
@@ -73,7 +77,7 @@ def decode_with_ffmpeg(path: str, index: int, log: IO[str], on_progress: Callabl
 
 
 def read_log(log: IO[str]) -> Iterator[tuple[str, str]]:
-    """The errors in the program's log as (source, message).
+    """The errors in the program's log, and CORRUPT_FRAME, as (source, message).
 
     The source is a demuxer's, decoder's or muxer's name, or a part of the program as in "vist#0:0/h264", or "".
     """

@@ -72,7 +72,7 @@ def place_all(
         except BaseException as error:  # Ctrl-C too: the files under way are completed, no others are begun
             stop.set()
             pool.shutdown(cancel_futures=True)
-            if not isinstance(error, OSError):
+            if not isinstance(error, OSError) or error.errno not in STOPPING:
                 raise
             what_to_do = "make room and run again; what was placed is whole and is kept"
             raise PlacingError(f"stopped placing files: {error}; {what_to_do}") from error
@@ -169,7 +169,7 @@ def _remove_moved(source: SourceFile, target: str) -> None:
     os.unlink(source.path)
 
 
-PLACERS: dict[str, Callable[[SourceFile, str], str]] = {
+PLACERS: dict[str, Callable[..., str]] = {  # `move` is told whether to verify, too
     "auto": link_or_copy,
     "hardlink": hard_link,
     "symlink": symbolic_link,

@@ -18,7 +18,7 @@ from typing import Any
 import av
 import av.logging
 
-from references.dataset_tools.ffmpeg_program import decode_with_ffmpeg, read_log
+from references.dataset_tools.ffmpeg_program import CORRUPT_FRAME, decode_with_ffmpeg, read_log
 from references.dataset_tools.hidden_frames import gives_no_frame
 from references.dataset_tools.workers import report_progress
 
@@ -29,7 +29,8 @@ LENIENT_METADATA: dict[str, Any] = (
     {"metadata_errors": "surrogateescape"} if int(av.__version__.split(".")[0]) < 19 else {}
 )
 # Decoders log these for intact streams too, so they do not count.
-HARMLESS_MESSAGES = ("mmco: unref short failure", "co located POCs unavailable", "SEI type")
+# The last is said of an index that is cut short, too; a packet of a stream that is so cut carries a mark.
+HARMLESS_MESSAGES = ("mmco: unref short failure", "co located POCs unavailable", "SEI type", "Truncating packet")
 # Some codecs decode a zeroed block without complaint. None of these contains so many zeros in packets without start
 # codes: H.264 and HEVC forbid three in a row, the others compress them away. (Intra codecs of cameras pad.)
 ZERO_RUN = bytes(64)
@@ -155,8 +156,9 @@ def read_with_ffmpeg(path: str, container: av.container.InputContainer, stream: 
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as lines:
         reading.frames, exit_code = decode_with_ffmpeg(path, stream.index, lines, report_progress)
         for source, message in read_log(lines):
-            if source == demuxer or source.startswith("in#"):
-                reading.container_error = reading.container_error or message
+            # What its demuxer says, PyAV's has said, and here it may be of the header alone, which does not count.
+            if CORRUPT_FRAME in message:
+                reading.corrupt_frames += 1
             elif _is_of_decoder(source, decoder) and not message.startswith(HARMLESS_MESSAGES):
                 if not excused[message]:
                     reading.note_error(message)

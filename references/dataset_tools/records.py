@@ -9,11 +9,12 @@ line, which readers skip. Names are in them as text, the same under every locale
 """
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from references.dataset_tools import names
 from references.dataset_tools.progress import printable_name
@@ -42,12 +43,37 @@ def append_lines(path: Path, records: Iterable[object], durable: bool = False) -
             if os.read(descriptor, 1) != b"\n":
                 data = b"\n" + data  # ends a line that a killed process left broken
         view = memoryview(data)
-        while view:
-            view = view[os.write(descriptor, view) :]
-        if durable:
-            os.fsync(descriptor)
+        with named(path):
+            while view:
+                view = view[os.write(descriptor, view) :]
+            if durable:
+                os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def named(path: str | Path) -> Iterator[None]:
+    """Have an OSError of a write, as on a full disk, name the file at `path`."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or os.fspath(path)
+        raise
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[IO[str]]:
+    """A text file that takes the name `path` once it is complete; if it fails, nothing is left behind."""
+    digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:32]  # short, however long the name
+    partial = os.path.join(os.path.dirname(path), f".{digest}.{os.getpid()}.partial")
+    try:
+        with named(path), open(partial, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            yield file
+        os.replace(partial, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(partial)
 
 
 def read_lines(path: Path) -> Iterator[Any]:

@@ -4,16 +4,16 @@ import csv
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 from references.dataset_tools.audit import Audit
 from references.dataset_tools.names import to_text
 from references.dataset_tools.progress import printable_name
-from references.dataset_tools.records import read_placed
+from references.dataset_tools.records import read_placed, replacing
 from references.dataset_tools.release import Video
 from references.dataset_tools.sources import Sources
 
@@ -84,19 +84,18 @@ def prepare(folder: Path) -> None:
     for path in files_in(folder):
         if path.is_dir():
             raise IsADirectoryError(f"{printable_name(str(path))} is a folder, so the report cannot be written")
-        partial = _partial(path)
-        partial.touch()
-        partial.unlink()
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def write_audit(folder: Path, audit: Audit) -> None:
-    with _replacing(folder / AUDIT) as file:
+    with replacing(folder / AUDIT) as file:
         text = to_text(json.dumps(audit.as_json(), indent=1, ensure_ascii=False))
         json.dump(json.loads(text), file, indent=1)
 
 
 def write_manifest(folder: Path, rows: Iterable[ManifestRow]) -> None:
-    with _replacing(folder / MANIFEST) as file:
+    with replacing(folder / MANIFEST) as file:
         writer = csv.writer(file)
         writer.writerow(MANIFEST_COLUMNS)
         for row in rows:
@@ -116,17 +115,3 @@ def list_placed(dest: Path, targets: dict[str, Video], sources: Sources, outcome
             size = source.bytes
         _, _, origin = placed.get(path, (0, 0, source.path if source else ""))
         yield ManifestRow(path, origin, video.label, video.split, size)
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[IO[str]]:
-    """A text file that takes the name `path` once it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = _partial(path)
-    with partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        yield file
-    os.replace(partial, path)
-
-
-def _partial(path: Path) -> Path:
-    return path.with_name(f".{path.name}.partial")

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -120,6 +121,8 @@ def exit_code_of(work: Callable[[], int], expected: tuple[type[Exception], ...],
             reason = f"{error.filename}: {error.strerror}"  # without Python's "[Errno 13]"
         if isinstance(error, PermissionError):
             reason += "; change its permissions, or name another place"
+        elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            reason += "; make room, and run again"
         print(printable(f"error: {reason}"), file=sys.stderr)
         return 1
     except KeyboardInterrupt as error:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 MEMORY_BYTES = 4 << 30  # of address space for one worker
 MAX_DEATHS = 2  # something else may have killed a worker; an input on which two died is to blame
+LONGEST_WAIT = 86_400.0  # seconds; the system's own limit is at some weeks
 REPORTS_PER_TIMEOUT = 10  # of progress, at most: enough to be seen in time
 PROGRESS, DONE = "progress", "done"  # kinds of messages from a worker
 
@@ -133,9 +134,9 @@ class WorkerPool:
                     yield task.key, WorkerFailure(f"no progress for {self.timeout:g} seconds: it hangs")
 
     def _wait(self) -> list[Worker]:
-        """The workers that have sent something or died, as soon as there is one or a deadline has passed."""
+        """The workers that have sent something or died, as soon as there is one, or a deadline or a day has passed."""
         nearest = min(worker.deadline for worker in self.workers)
-        timeout = None if nearest == float("inf") else max(nearest - time.monotonic(), 0)
+        timeout = min(max(nearest - time.monotonic(), 0), LONGEST_WAIT)
         ready = set(connection.wait([worker.pipe for worker in self.workers], timeout))
         return [worker for worker in self.workers if worker.pipe in ready]
 

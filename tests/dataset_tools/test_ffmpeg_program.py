@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from references.dataset_tools import ffmpeg_program
-from references.dataset_tools.probing import require_prober
+from references.dataset_tools.probing import ProbeOptions, probe, require_prober
 
 
 def write_program(folder: Path, what: str, version: str = "62.  3.100") -> None:
@@ -55,6 +55,23 @@ def test_the_log_of_the_program_says_who_complains(tmp_path):
             ("", "Error while decoding stream #0:0: Invalid data"),
             ("mov,mp4,m4a,3gp,3g2,mj2", "stream 0, offset 0x30: partial file"),
         ]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[vist#0:0/h264 @ 0x556] [dec:h264 @ 0x557] [warning] corrupt decoded frame",
+        "[warning] /videos/a.mp4: corrupt decoded frame in stream 0",  # FFmpeg 4
+    ],
+)
+def test_a_frame_that_the_decoder_of_the_program_marks_as_damaged_counts(tmp_path, good, monkeypatch, line):
+    write_program(tmp_path, f"echo '{line}' >&2\necho '[warning] of another kind' >&2\necho frame=40\n")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    path = tmp_path / "video.mp4"
+    path.write_bytes(good)
+    verdict = probe(str(path), ProbeOptions("ffmpeg"))
+    assert (verdict.status, verdict.frames) == ("bad", 40)
+    assert verdict.reason == "frames that the decoder marks as damaged: 1"
 
 
 def test_the_program_reports_progress_while_it_adds_frames(tmp_path, good, monkeypatch):

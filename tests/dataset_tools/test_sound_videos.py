@@ -236,6 +236,24 @@ def test_damage_to_the_sound_alone_elsewhere(tmp_path, suffix, sound_codec):
     assert_ok(path, 40)
 
 
+def cut_within_its_index(data: bytes) -> bytes:
+    return data[:-1]
+
+
+def with_a_tag_too_long(data: bytes) -> bytes:
+    """The first tag is said to be 16 bytes longer than the list that it is in."""
+    at = data.index(b"\x67\xc8") + 2
+    return replace_range(data, at, bytes([data[at] + 16]))
+
+
+@pytest.mark.parametrize("change", [cut_within_its_index, with_a_tag_too_long])
+def test_damage_to_the_index_or_the_tags_alone(tmp_path, change):
+    path = write_textured_video(tmp_path / "video.mkv")
+    path.write_bytes(change(path.read_bytes()))
+    assert_ok(path, 40)
+    assert [verdict.reason for verdict in verdicts(path)] == ["", ""]
+
+
 class LateStream:
     """Stands for a container in which a stream began after it was opened; PyAV itself raises only at times."""
 

@@ -46,7 +46,9 @@ def test_a_failed_job_is_forgotten_with_those_that_depend_on_it(tmp_path, name, 
     assert len(record.failed) == 4 - len(left) and record.uploads["model"]["id"] == "m0"
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"settings": {"device": "a", "videos": 3}}', '{"settings": 1}'])
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", "5", "null", '{"settings": {"device": "a", "videos": 3}}', '{"settings": 1}']
+)
 def test_a_damaged_record_is_one_message(tmp_path, content):
     (tmp_path / "jobs.json").write_text(content)
     with pytest.raises(UserError, match=r"jobs\.json cannot be read"):

@@ -1,4 +1,6 @@
 import argparse
+import os
+from pathlib import Path
 
 import pytest
 
@@ -8,8 +10,8 @@ from runtime import arguments
 @pytest.mark.parametrize(
     "kind, good, bad",
     [
-        ("positive_int", {"1": 1}, ["0", "-1", "1.5", "x", ""]),
-        ("non_negative_int", {"0": 0, "7": 7}, ["-1", "0.5"]),
+        ("positive_int", {"1": 1}, ["0", "-1", "1.5", "x", "", str(2**31)]),
+        ("non_negative_int", {"0": 0, "7": 7}, ["-1", "0.5", str(2**31)]),
         ("seed", {"0": 0, str(2**63 - 1): 2**63 - 1}, ["-1", str(2**63)]),
         ("positive_float", {"0.5": 0.5, "3": 3.0}, ["0", "-1", "inf", "nan", "x"]),
         ("non_negative_float", {"0": 0.0}, ["-0.1", "inf", "nan"]),
@@ -22,3 +24,12 @@ def test_numbers_within_their_limits(kind, good, bad):
     for text in bad:
         with pytest.raises(argparse.ArgumentTypeError, match=f"^'{text}' is not a "):
             read(text)
+
+
+@pytest.mark.parametrize("name", ["pipe", "/dev/fd/1", "/dev/null"])
+def test_an_output_is_no_stream(tmp_path, capsys, name):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(SystemExit) as stop:
+        arguments.check_outputs(argparse.ArgumentParser(), [("--output", Path(tmp_path, name))], [])
+    assert stop.value.code == 2
+    assert "is a device, a pipe or the standard output: name a file" in capsys.readouterr().err

@@ -33,6 +33,10 @@ def test_the_works_exit_code_is_the_scripts():
         (UserError("a.mp4 is broken: remove it"), "error: a.mp4 is broken: remove it\n"),
         (OSError(errno.ENOSPC, "No space left on device", "out.csv"), "error: out.csv: No space left on device\n"),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), "error: Cannot allocate memory\n"),
+        (
+            MemoryError("9 TiB"),
+            "error: not enough memory (9 TiB): ask for less at once, such as clips or videos\n",
+        ),
         (OSError("something else"), "error: something else\n"),
     ],
 )

@@ -1,6 +1,7 @@
 import csv
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import imageio_ffmpeg
 import pytest
+from tqdm import std as tqdm_module
+from tqdm import tqdm
 
 import check_videos
 import refactor_dataset
@@ -301,6 +304,33 @@ def test_an_audio_track_or_a_timeout_or_the_frames_wanted(root, tmp_path):
     assert set(run(root, "--timeout", "1e-9")[1].values()) == {"bad"}
 
 
+def test_a_full_disk_names_the_report_and_leaves_no_part_of_it(root):
+    report = root.parent / "report" / "check.csv"
+    done = subprocess.run(
+        [sys.executable, check_videos.__file__, "--root", str(root), "--jobs", "1", "--report", str(report)],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20, 20)),  # bytes of a file
+    )
+    assert done.returncode == 1
+    assert f"error: {report}: File too large; make room, and run again" in done.stderr
+    assert not list(report.parent.iterdir())
+
+
+def test_ctrl_c_while_the_first_line_is_written_is_130(root, monkeypatch, capsys):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    monkeypatch.delattr(tqdm, "_lock", raising=False)
+    monkeypatch.setattr(tqdm_module, "TqdmDefaultWriteLock", interrupt)
+    assert check_videos.main(["--root", str(root), "--jobs", "1"]) == 130
+    assert capsys.readouterr().err.startswith("stopped; ")
+
+
+def test_a_timeout_of_months_is_none(root):
+    assert set(run(root, "--timeout", "1e10")[1].values()) == {"ok", "bad"}
+
+
 def test_the_ffmpeg_program_agrees(root, tmp_path, monkeypatch):
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "ffmpeg").symlink_to(imageio_ffmpeg.get_ffmpeg_exe())
@@ -361,6 +391,9 @@ def test_without_a_quarantine_bad_files_are_only_reported(root, capsys):
         ["--quarantine", "train"],
         ["--quarantine", "val/new"],
         ["--quarantine", "to_val/squats"],
+        ["--quarantine", "../bad", "--report", "../bad/journal.jsonl"],
+        ["--quarantine", "../bad", "--state", "../bad/journal.jsonl"],
+        ["--report", ".dataset_tools/withdrawn.jsonl"],
     ],
 )
 def test_wrong_usage_gives_exit_code_2(root, options, capsys, monkeypatch):

@@ -3,6 +3,7 @@ import fcntl
 import io
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -13,9 +14,10 @@ from types import SimpleNamespace
 import pytest
 
 import refactor_dataset
+from helpers.permissions import permissions_count
 from helpers.release_files import list_files, make_release, write_labels
 from refactor_dataset import DatasetRefactorer
-from references.dataset_tools import placing, planning, records
+from references.dataset_tools import placing, planning, records, reports
 from references.dataset_tools.release import ReleaseError
 
 ENTRIES = [("1.mp4", "elbow plank", "train"), ("2.mp4", "elbow plank", "val"), ("3.mp4", "squats", "train")]
@@ -287,6 +289,41 @@ def test_verify_finds_other_bytes(release, capsys):
     assert run(release) == 0
     assert run(release, "--verify") == 1
     assert PLACES["2.mp4"] in capsys.readouterr().err
+
+
+def test_a_run_that_begins_leaves_the_report_that_another_writes(tmp_path):
+    with records.replacing(tmp_path / "manifest.csv") as file:
+        file.write("path")
+        reports.prepare(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.csv"]
+
+
+def test_a_record_without_permission_is_no_matter_of_room(release, capsys):
+    (release[2] / ".dataset_tools").mkdir(parents=True)
+    record = release[2] / ".dataset_tools" / "placed.jsonl"
+    record.touch(mode=0o444)
+    with permissions_count():
+        assert run(release, "--jobs", "1") == 1
+    said = capsys.readouterr().err
+    assert f"error: {record}: Permission denied; change its permissions, or name another place" in said
+
+
+@pytest.mark.parametrize("most, named", [(20, "report/audit.json"), (100, "dest/.dataset_tools/placed.jsonl")])
+def test_a_full_disk_names_the_file_and_leaves_no_part_of_it(release, tmp_path, most, named):
+    srcs, labels, dest = release
+    report = tmp_path / "report"
+    options = ["--src", *map(str, srcs), "--labels", str(labels), "--dest", str(dest)]
+    if most == 20:
+        options += ["--report-dir", str(report)]
+    done = subprocess.run(
+        [sys.executable, refactor_dataset.__file__, *options],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most)),  # bytes of a file
+    )
+    assert done.returncode == 1
+    assert f"error: {tmp_path}/{named}: File too large; make room, and run again" in done.stderr
+    assert not report.exists() or not list(report.iterdir())
 
 
 def read_manifest(folder: Path) -> list[dict[str, str]]:

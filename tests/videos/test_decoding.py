@@ -577,6 +577,25 @@ def test_text_is_no_video(tmp_path, lines):
         probe_video(path)
 
 
+def test_a_list_of_videos_is_none(tmp_path):
+    write_numbered_video(tmp_path / "other.mp4", 4)
+    path = tmp_path / "list.mp4"
+    path.write_text("ffconcat version 1.0\nfile other.mp4\n")
+    for read in (probe_video, lambda path: read_frames(path, [0])):
+        with pytest.raises(VideoError, match="is a list of other files"):
+            read(path)
+
+
+def test_a_picture_is_no_video(tmp_path):
+    path = tmp_path / "picture.mp4"
+    with av.open(str(path), "w", format="image2", options={"update": "1"}) as container:
+        stream = container.add_stream("png", rate=1)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "rgb24"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")))
+    with pytest.raises(VideoError, match="is a picture"):
+        probe_video(path)
+
+
 @pytest.mark.parametrize("name", ["a\0b.mp4", "\ud800.mp4"])
 def test_a_name_that_no_file_can_have_is_a_video_error(name):
     for read in (probe_video, lambda path: read_frames(path, [0])):

@@ -6,13 +6,15 @@ import av
 import numpy as np
 import pytest
 
+from helpers.damaged_videos import find_box, replace_range
+from helpers.numbered_videos import write_numbered_video
 from helpers.small_datasets import write_moving_bar
 from runtime.columns import Ragged, pack_columns, unpack_columns
 from runtime.signals import Stopped, StopRequest
 from runtime.worker_pool import WorkerDied
 from videos import index
 from videos.folder import VideoFolder
-from videos.index import RowMatcher, scan_videos
+from videos.index import RowMatcher, Scan, Unreadable, scan_videos
 
 
 @pytest.fixture
@@ -86,6 +88,17 @@ def test_a_rate_that_cannot_be_is_unreadable(root, tmp_path, monkeypatch, fps):
     monkeypatch.setattr(index, "probe_video", lambda path: real(path)._replace(fps=fps))
     found = scan_videos(VideoFolder(root), tmp_path / "x.index", 0)
     assert not found.num_frames.any() and f"frame rate of {fps:g} a second" in found.reasons[0]
+
+
+def test_a_video_of_years_is_unreadable(tmp_path):
+    path = write_numbered_video(tmp_path / "v.mp4", 4, fps=1)
+    data = path.read_bytes()
+    header, _ = find_box(data, "moov", "trak", "mdia", "mdhd")
+    times, _ = find_box(data, "moov", "trak", "mdia", "minf", "stbl", "stts")
+    data = replace_range(data, header + 12, (1).to_bytes(4, "big"))  # units a second
+    path.write_bytes(replace_range(data, times + 12, (1 << 29).to_bytes(4, "big")))  # units a frame
+    result = Scan(False)(str(path))
+    assert isinstance(result, Unreadable) and "which cannot be" in result.reason
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", b"PK\x03\x04 cut short"])

@@ -50,7 +50,7 @@ class Record:
             before = dict(content.pop("settings"))
             for name in KEPT:
                 setattr(self, name, type(getattr(self, name))(content[name]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{self.path} cannot be read: {error!r}; move it away to begin anew") from error
         if before != self._settings:
             names = [name for name in {**before, **self._settings} if before.get(name) != self._settings.get(name)]

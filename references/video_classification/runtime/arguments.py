@@ -1,6 +1,7 @@
 """Argument types for argparse."""
 
 import argparse
+import contextlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
@@ -59,8 +60,8 @@ def _number(
     return read
 
 
-positive_int = _number(int, lambda value: value > 0, "a whole number above 0")
-non_negative_int = _number(int, lambda value: value >= 0, "a whole number from 0")
+positive_int = _number(int, lambda value: 0 < value < 1 << 31, "a whole number above 0, and below 2^31")
+non_negative_int = _number(int, lambda value: 0 <= value < 1 << 31, "a whole number from 0, and below 2^31")
 seed = _number(int, lambda value: 0 <= value < 1 << 63, "a whole number from 0 below 2^63")  # that torch takes
 positive_float = _number(float, lambda value: 0 < value < float("inf"), "a number above 0")
 non_negative_float = _number(float, lambda value: 0 <= value < float("inf"), "a number from 0")
@@ -129,12 +130,20 @@ def check_outputs(parser: argparse.ArgumentParser, outputs: Paths, inputs: Itera
         mode = _mode(parser, flag, path)
         if stat.S_ISDIR(mode):
             parser.error(f"{flag} {printable(path)} is a folder: name a file in it")
+        if mode and (not stat.S_ISREG(mode) or _is_standard_output(path)):  # a rename would take its place
+            parser.error(f"{flag} {printable(path)} is a device, a pipe or the standard output: name a file")
         identity = file_identity(path)
         if identity in read or mode and identity in map(file_identity, _videos(paths)):
             parser.error(f"{flag} {printable(path)} is one of the files to read, and would replace it: choose another")
         if identity in written:
             parser.error(f"{flag} {printable(path)} would be written twice: choose another")
         written.add(identity)
+
+
+def _is_standard_output(path: Path) -> bool:
+    with contextlib.suppress(OSError):  # it is closed
+        return os.path.samestat(path.stat(), os.fstat(1))
+    return False
 
 
 def _videos(folders: Iterable[Path]) -> Iterator[Path]:

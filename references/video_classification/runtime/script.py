@@ -94,6 +94,8 @@ def _report(error: Exception, resume_command: object) -> None:
         where = f"{os.fspath(error.filename)}: " if error.filename is not None else ""
         remedy = ": change its permissions, or name another place" if isinstance(error, PermissionError) else ""
         print(f"error: {where}{reason_of(error)}{remedy}", file=sys.stderr)
+    elif isinstance(error, MemoryError):
+        print(f"error: not enough memory ({error}): ask for less at once, such as clips or videos", file=sys.stderr)
     elif group is None or not group.is_distributed():
         raise error
     elif isinstance(error, RuntimeError) and group.is_peers_failure(error):

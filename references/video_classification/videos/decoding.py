@@ -33,6 +33,8 @@ ONE_FRAME_A_PACKET_CONTAINERS = {"mp4", "matroska"}
 SKIPPED_IN = "h264"
 MAX_PACKETS_BYTES = 64 << 20  # of a file whose packets are all held at once, so that some can be left out
 
+LISTS_OF_FILES = ("concat", "hls", "dash", "imf", "sdp")  # FFmpeg's formats that are, as the dataset tools name them
+
 # PyAV before 19 refuses a file whose title is not UTF-8, unless told otherwise; later versions have no such argument.
 LENIENT_METADATA: dict[str, Any] = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
 
@@ -345,6 +347,10 @@ def _open_video(path: str | os.PathLike):
         with av.open(str(Path(path).absolute()), **LENIENT_METADATA) as container:
             if container.format.name == "tty":
                 raise VideoError(path, "is text, not a video")  # which FFmpeg would show as on a terminal
+            if container.format.name in LISTS_OF_FILES:  # the frames would be those of others
+                raise VideoError(path, "is a list of other files, not a video")
+            if container.format.name.endswith("_pipe") or container.format.name == "image2":
+                raise VideoError(path, "is a picture, not a video")
             streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
             if not streams:
                 raise VideoError(path, "holds no video stream")

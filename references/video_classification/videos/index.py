@@ -21,6 +21,7 @@ from videos.motion import MotionMeter, motion_from_curve
 
 SAVE_EVERY = 20_000  # videos; about a minute's work on 16 cores, the most that a kill can cost
 READ_BYTES = 1 << 20  # at once
+MAX_SECONDS = 1 << 18  # three days: the strip of a longer video may be of more frames than float32 can count
 
 
 class Files(Protocol):
@@ -183,7 +184,7 @@ class Scan:
                     info = video.info()
         except VideoError as error:
             return unreadable(error)
-        if not 0 < info.fps < math.inf:  # as from a negative duration
+        if not info.frames / MAX_SECONDS < info.fps < math.inf:  # as from a duration that is negative, or of years
             return Unreadable(f"tells a frame rate of {info.fps:g} a second, which cannot be", is_lasting=True)
         return info, meter.curve()
 
