@@ -19,7 +19,7 @@ from references.dataset_tools import moving, records
 
 JOURNAL = "journal.jsonl"
 LOCK = "journal.lock"
-ENTRY_KEYS = {"id", "state", "action", "root", "path", "kept", "identity"}
+TEXTS_OF_ENTRY = ("id", "state", "action", "root", "path", "kept")
 
 
 class Quarantine:
@@ -114,8 +114,8 @@ class Quarantine:
         with records.explained(self.journal):
             for line in records.read_lines(self.journal):
                 entries.setdefault(line["id"], {}).update(line)
-            if not all(entry.keys() >= ENTRY_KEYS for entry in entries.values()):
-                raise KeyError("an entry is not complete")
+            for entry in entries.values():
+                _require_ours(entry)
         return entries
 
     def _write(self, id: str, state: str, **facts) -> None:
@@ -173,6 +173,16 @@ class Quarantine:
         """Tell refactor_dataset.py, so that it does not put the file back."""
         record_root = _find_record_root(self.root, path)
         records.record_withdrawn(record_root, [os.path.relpath(self.root / path, record_root)], status)
+
+
+def _require_ours(entry: dict) -> None:
+    """Raises KeyError, TypeError or ValueError for a journal's entry that is not complete, or leaves its folders."""
+    if not all(isinstance(entry[key], str) for key in TEXTS_OF_ENTRY):
+        raise TypeError("a text is none")
+    if ".." in f"{entry['path']}/{entry['kept']}".split("/"):
+        raise ValueError("a path leads elsewhere")
+    for key in ("identity", "remuxed") if entry["action"] == "replace" else ("identity",):
+        moving.Identity(*entry[key])
 
 
 def _find_record_root(root: Path, path: str) -> Path:

@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 import shutil
 import stat
@@ -303,6 +304,30 @@ def test_a_journal_of_somebody_else_is_refused(root, folder, line):
     for action in (Quarantine.restorable, Quarantine.settle):
         with pytest.raises(records.RecordError, match="journal.jsonl"):
             action(Quarantine(folder, root))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"path": 5},
+        {"kept": None},
+        {"state": []},
+        {"identity": 5},
+        {"identity": [1, 2]},
+        {"action": "replace"},  # without what replaced it
+        {"path": "../outside.mp4"},
+        {"kept": "train/../../outside.mp4"},
+    ],
+)
+def test_a_journal_whose_entries_cannot_be_is_refused(root, folder, tmp_path, change):
+    Quarantine(folder, root).withdraw(CLIP, "bad")
+    (tmp_path / "outside.mp4").touch()
+    (entry, *later) = records.read_lines(folder / "journal.jsonl")
+    (folder / "journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in (entry, *later, entry | change)))
+    for action in (Quarantine.restorable, Quarantine.settle):
+        with pytest.raises(records.RecordError, match="journal.jsonl"):
+            action(Quarantine(folder, root))
+    assert (tmp_path / "outside.mp4").exists()
 
 
 def test_a_line_that_a_kill_broke_is_passed_over(root, folder):
