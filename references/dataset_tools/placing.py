@@ -103,7 +103,9 @@ def _place_batch(
             if error.errno in STOPPING:
                 stop.set()  # here, before this thread begins the next batch
                 raise
-            placed.failures.append((target, error.strerror or str(error)))
+            reason = error.strerror or str(error)
+            is_of_source = error.filename == source.path and error.filename2 is None
+            placed.failures.append((target, f"{source.path}: {reason}" if is_of_source else reason))
     return placed
 
 

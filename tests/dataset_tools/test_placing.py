@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import refactor_dataset
+from helpers.permissions import permissions_count
 from helpers.release_files import ENTRIES, clean_tree, list_files, make_release, write_labels
 from refactor_dataset import DatasetRefactorer
 from references.dataset_tools import placing
@@ -346,6 +347,19 @@ def test_only_a_verified_move_sees_other_bytes_of_the_same_size(tmp_path, dest, 
         assert Path(placement.source.path).read_bytes() == TARGETS[0].encode()
     else:
         assert placed == ({"move": 1}, []) and not os.path.exists(placement.source.path)
+
+
+def test_a_source_that_may_not_be_removed_is_named(tmp_path, dest):
+    (placement,) = placements_of(tmp_path, TARGETS[:1])
+    folder = Path(placement.source.path).parent
+    folder.chmod(0o555)
+    try:
+        with permissions_count():
+            placed = place([placement], dest, "move")
+    finally:
+        folder.chmod(0o755)
+    assert placed == ({}, [(TARGETS[0], f"{placement.source.path}: Permission denied")])
+    assert os.path.exists(placement.source.path)
 
 
 @pytest.mark.parametrize("is_linked", [True, False])
