@@ -22,6 +22,7 @@ from helpers.numbered_videos import (
     write_size_changes,
     write_video,
 )
+from references.dataset_tools import probing
 from references.dataset_tools.probing import ProbeOptions, probe
 from videos import decoding
 from videos.decoding import VideoError, iter_rgb, probe_video, read_frames
@@ -578,6 +579,7 @@ def test_text_is_no_video(tmp_path, lines):
 
 
 def test_a_list_of_videos_is_none(tmp_path):
+    assert decoding.LISTS_OF_FILES == probing.LISTS_OF_FILES
     write_numbered_video(tmp_path / "other.mp4", 4)
     path = tmp_path / "list.mp4"
     path.write_text("ffconcat version 1.0\nfile other.mp4\n")

@@ -89,7 +89,7 @@ def probe_video(path: str | os.PathLike) -> VideoInfo:
     with _open_video(path) as (container, stream):
         packets = _PacketScan(path, stream)
         for packet in container.demux(stream):
-            packets.add(packet, [] if packets.has_frame else packet.decode())
+            packets.add(packet, packet.decode() if packets.first is None else [])
         packets.finish()
         container_names = set(container.format.name.split(","))
         countable = stream.codec_context.name in ONE_FRAME_A_PACKET and container_names & ONE_FRAME_A_PACKET_CONTAINERS
@@ -257,10 +257,6 @@ class _PacketScan:
         self._dts_end = 0
         self.first: av.VideoFrame | None = None
         self._with_data = 0
-
-    @property
-    def has_frame(self) -> bool:
-        return self.first is not None
 
     def add(self, packet: av.Packet, frames: list[av.VideoFrame]) -> None:
         """Takes the next packet, and the frames that came out of it."""
