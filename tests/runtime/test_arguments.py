@@ -13,8 +13,8 @@ from runtime import arguments
         ("positive_int", {"1": 1}, ["0", "-1", "1.5", "x", "", str(2**31)]),
         ("non_negative_int", {"0": 0, "7": 7}, ["-1", "0.5", str(2**31)]),
         ("seed", {"0": 0, str(2**63 - 1): 2**63 - 1}, ["-1", str(2**63)]),
-        ("positive_float", {"0.5": 0.5, "3": 3.0}, ["0", "-1", "inf", "nan", "x"]),
-        ("non_negative_float", {"0": 0.0}, ["-0.1", "inf", "nan"]),
+        ("positive_float", {"0.5": 0.5, "3": 3.0}, ["0", "-1", "inf", "nan", "x", "1e39"]),
+        ("non_negative_float", {"0": 0.0}, ["-0.1", "inf", "nan", "1e39"]),
         ("share", {"0": 0.0, "1": 1.0}, ["-0.1", "1.1", "nan"]),
     ],
 )

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from runtime.errors import UserError
 from videos.frame_selection import (
     FRAME_SELECTORS,
     VideoTiming,
@@ -180,8 +181,9 @@ def test_a_whole_step_is_exact_beyond_what_float32_can_count():
 
 def test_a_strip_is_as_long_as_float32_counts_in_ones_and_no_longer():
     assert strip_rule(16_777_216, 4.0, 4, 16) == (1.0, 16_777_216)
-    with pytest.raises(ValueError, match="too far apart"):
+    with pytest.raises(ValueError, match="too far apart") as raised:
         strip_rule(16_777_217, 4.0, 4, 16)
+    assert isinstance(raised.value, UserError) and "--frame-rate" in str(raised.value)  # one line, and what to do
 
 
 @pytest.mark.parametrize("name", FRAME_SELECTORS)

@@ -63,8 +63,8 @@ def _number(
 positive_int = _number(int, lambda value: 0 < value < 1 << 31, "a whole number above 0, and below 2^31")
 non_negative_int = _number(int, lambda value: 0 <= value < 1 << 31, "a whole number from 0, and below 2^31")
 seed = _number(int, lambda value: 0 <= value < 1 << 63, "a whole number from 0 below 2^63")  # that torch takes
-positive_float = _number(float, lambda value: 0 < value < float("inf"), "a number above 0")
-non_negative_float = _number(float, lambda value: 0 <= value < float("inf"), "a number from 0")
+positive_float = _number(float, lambda value: 0 < value < 2.0**127, "a number above 0, and within float32")
+non_negative_float = _number(float, lambda value: 0 <= value < 2.0**127, "a number from 0, and within float32")
 share = _number(float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
 
 NO_PERMISSION = "there is no permission to read it: change its permissions, or name another"

@@ -26,9 +26,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from runtime.errors import UserError
+
 MAX_STRIP = 1 << 24  # frames: as far as float32, in which the official rule computes, counts in ones
 MOTION_SHARE = 0.7  # of the mass that `motion` cuts into equal parts; the rest is spread evenly over the video
 MOTION_POWER = 0.5  # evens out bursts of motion (MGSampler, arXiv 2104.09952, section 3.2)
+
+
+class RateError(UserError, ValueError):
+    """The video's rate and the one to resample to are so far apart that no strip can be made."""
 
 
 class VideoTiming(NamedTuple):
@@ -60,7 +66,8 @@ def official_strip(num_frames: int, fps: float, frame_rate: float, clip_len: int
         LongTensor of at least `clip_len` sorted indices.
 
     Raises:
-        ValueError: a count or rate that is not positive and finite, or rates beyond MAX_STRIP frames.
+        ValueError: a count or rate that is not positive and finite.
+        RateError: rates beyond MAX_STRIP frames.
     """
     step, length = strip_rule(num_frames, fps, frame_rate, clip_len)
     return torch.from_numpy(strip_frames(np.arange(length), np.float64(step), num_frames))
@@ -75,7 +82,7 @@ def strip_rule(num_frames: int, fps: float, frame_rate: float, clip_len: int) ->
     total = num_frames * frame_rate / fps
     rate_of_one_clip = clip_len / (num_frames / fps)
     if total > MAX_STRIP or not 0 < rate_of_one_clip < math.inf:
-        raise ValueError(f"rates too far apart: {given}")
+        raise RateError(f"rates too far apart: {given}; choose another --frame-rate")
     if total < clip_len:
         frame_rate = math.ceil(rate_of_one_clip)
         total = clip_len
