@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from runtime import distributed
 from runtime.errors import CutShort, UserError
@@ -35,7 +36,19 @@ def test_the_works_exit_code_is_the_scripts():
         (OSError(errno.ENOMEM, "Cannot allocate memory"), "error: Cannot allocate memory\n"),
         (
             MemoryError("9 TiB"),
-            "error: not enough memory (9 TiB): ask for less at once, such as clips or videos\n",
+            "error: not enough memory (9 TiB): ask for less at once, such as a smaller --batch-size\n",
+        ),
+        (
+            torch.OutOfMemoryError(
+                "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total of 79 GiB. See ..."
+            ),
+            "error: not enough memory (CUDA out of memory. Tried to allocate 2.00 GiB): "
+            "ask for less at once, such as a smaller --batch-size\n",
+        ),
+        (
+            RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+            "error: not enough memory (CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`): "
+            "ask for less at once, such as a smaller --batch-size\n",
         ),
         (OSError("something else"), "error: something else\n"),
     ],
@@ -43,6 +56,13 @@ def test_the_works_exit_code_is_the_scripts():
 def test_what_a_user_can_mend_is_one_message(capsys, error, said):
     assert run_script(raising(error)) == 1
     assert capsys.readouterr() == ("", said)
+
+
+def test_too_little_memory_for_a_tensor_is_one_message(capsys):
+    assert run_script(lambda: torch.empty(1 << 60)) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error: not enough memory (") and err.count("\n") == 1
+    assert "tried to allocate" in err.lower() and err.endswith("a smaller --batch-size\n")
 
 
 def test_what_a_user_cannot_mend_keeps_its_traceback():

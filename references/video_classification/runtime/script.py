@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable
 from types import ModuleType
 
-from runtime.errors import CutShort, UserError, reason_of
+from runtime.errors import CutShort, UserError, first_line, reason_of
 from runtime.signals import Stopped, StopRequest
 
 
@@ -82,6 +82,14 @@ def _leave_group(exit_code: int) -> None:
         group.end_process_group(exit_code)
 
 
+def _is_of_memory(error: Exception) -> bool:
+    """Whether Python, a device, or a library that torch calls had too little memory."""
+    torch = sys.modules.get("torch")
+    is_of_device = torch is not None and isinstance(error, torch.OutOfMemoryError)
+    is_of_library = any(word in str(error) for word in ("DefaultCPUAllocator", "_STATUS_ALLOC_FAILED"))
+    return is_of_device or is_of_library or isinstance(error, MemoryError)
+
+
 def _report(error: Exception, resume_command: object) -> None:
     """Prints what went wrong; raises `error` again where only its traceback tells and the interpreter will print it."""
     group = _group()
@@ -94,8 +102,10 @@ def _report(error: Exception, resume_command: object) -> None:
         where = f"{os.fspath(error.filename)}: " if error.filename is not None else ""
         remedy = ": change its permissions, or name another place" if isinstance(error, PermissionError) else ""
         print(f"error: {where}{reason_of(error)}{remedy}", file=sys.stderr)
-    elif isinstance(error, MemoryError):
-        print(f"error: not enough memory ({error}): ask for less at once, such as clips or videos", file=sys.stderr)
+    elif _is_of_memory(error):
+        said = ". ".join(first_line(error).split(". ")[:2])  # torch goes on about its allocator
+        remedy = "ask for less at once, such as a smaller --batch-size"
+        print(f"error: not enough memory ({said}): {remedy}", file=sys.stderr)
     elif group is None or not group.is_distributed():
         raise error
     elif isinstance(error, RuntimeError) and group.is_peers_failure(error):
