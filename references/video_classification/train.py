@@ -4,11 +4,15 @@ import argparse
 import sys
 import time
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from runtime.script import run_script
 from runtime.signals import ResumeCommand, StopRequest
 from training import options
 from training.option_checks import check_args, check_with_torch
+
+if TYPE_CHECKING:
+    import torch
 
 
 def get_args_parser(add_help: bool = True) -> argparse.ArgumentParser:
@@ -37,27 +41,32 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace, command: ResumeCommand) -> None:
-    """Data, model, optimizer, resume, loop; with --test-only data, model, validation."""
+    """The plan, the cache or the validation that is asked for; else the training."""
     # Heavy imports come after parsing, so that --help and wrong usage do not wait for torch.
-    from network.checkpoint import BEST, NEWEST
-    from runtime.distributed import broadcast_object
-    from training import loop, recipe, running
+    from reporting.run_folder import sole_run
+    from training import running
     from training.planning import print_plan
 
     begin = time.monotonic()
     device = running.set_up(args)
     if args.plan:
         print_plan(args, device, command)
-        return
-    if args.cache_only:
+    elif args.cache_only:
         running.build_cache(args)
-        return
-    start = running.find_start(args, command)
-    running.check_start(args, start)
-    if args.test_only:
-        running.test(args, start, device, begin)
-        return
+    elif args.test_only:
+        running.test(args, running.checked_start(args, command), device, begin)
+    else:
+        with sole_run(args.output_dir):
+            train(args, command, device, begin)
 
+
+def train(args: argparse.Namespace, command: ResumeCommand, device: "torch.device", begin: float) -> None:
+    """Data, model, optimizer, resume, loop."""
+    from network.checkpoint import BEST, NEWEST
+    from runtime.distributed import broadcast_object
+    from training import loop, recipe, running
+
+    start = running.checked_start(args, command)
     teachers = recipe.load_teachers(args, start.classes)
     train_clips, val_clips = recipe.load_clips(args, start.classes)
     network = recipe.load_network(args, start, device)

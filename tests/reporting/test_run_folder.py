@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from reporting.run_folder import RunLog, continues, open_run_folder, read_log
+from reporting.run_folder import RunLog, continues, open_run_folder, read_log, sole_run
 from runtime.errors import UserError
 
 
@@ -35,6 +35,18 @@ def test_lines_of_epochs_are_kept_beside_others(tmp_path):
     lines = ['{"epoch": 0, "lr": 0.1, "val_loss": NaN, "seconds": null}', '{"epoch": 1, "lr": "a"}', '{"epoch": 2}']
     (tmp_path / "log.jsonl").write_text("\n".join(lines))
     assert [entry["epoch"] for entry in read_log(tmp_path)] == [0, 2]
+
+
+def test_one_run_at_a_time_trains_in_a_folder(tmp_path):
+    folder = tmp_path / "runs" / "first"
+    for _ in range(2):  # the lock ends with the run
+        refused = pytest.raises(UserError, match=f"another run trains in {folder}: wait")
+        with sole_run(folder), sole_run(tmp_path / "runs" / "second"), refused, sole_run(folder):
+            pass
+        assert not (tmp_path / "runs").exists()  # nothing was written
+    with sole_run(folder):
+        (folder / "log.jsonl").touch()
+    assert [path.name for path in (tmp_path / "runs").rglob("*")] == ["first", "log.jsonl"]
 
 
 def test_a_folder_with_checkpoints_is_left_alone(tmp_path):

@@ -13,6 +13,7 @@ from torchvision.models.video import mc3_18, r2plus1d_18
 import train
 from helpers.interrupted_training import interrupt_in_second_epoch
 from helpers.small_datasets import make_dataset, write_moving_bar
+from reporting.run_folder import sole_run
 
 
 @pytest.fixture(autouse=True)
@@ -146,6 +147,16 @@ def test_a_new_run_does_not_write_over_an_old_one(finished_run, capsys):
     assert train.main([*options, "--output-dir", str(folder)]) == 1
     error = capsys.readouterr().err
     assert "--resume" in error and "--overwrite" in error and "Traceback" not in error
+
+
+@pytest.mark.parametrize("flag", ["--overwrite", "--resume=auto"])
+def test_a_folder_in_which_a_run_trains_is_left_alone(finished_run, capsys, flag):
+    folder, options = finished_run
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    with sole_run(folder):  # as the other run has
+        assert train.main([*options, "--output-dir", str(folder), flag]) == 1
+    assert f"error: another run trains in {folder}: wait" in capsys.readouterr().err
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
 
 def test_overwrite_begins_anew(finished_run, tmp_path):

@@ -25,7 +25,7 @@ import torch
 
 from runtime.columns import Ragged, pack_columns, unpack_columns
 from runtime.errors import UserError
-from runtime.files import replaced_file, usual_mode
+from runtime.files import replaced_file, take_lock, usual_mode
 
 MAGIC = b"VCSHARD1"
 FOOTER = struct.Struct("<QQI8s")  # offset and length of the columns, their checksum, MAGIC
@@ -215,18 +215,9 @@ def build_lock(folder: Path) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "wb") as file:
-        try:
-            import fcntl
-        except ImportError:  # not POSIX: two runs would both build, which costs time only
-            yield
-            return
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not take_lock(file.fileno()):
             print(f"Another run is building {folder}: waiting for it", flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError:  # a file system without locks
-            pass
+            take_lock(file.fileno(), waits=True)
         yield
 
 

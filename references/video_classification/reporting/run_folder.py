@@ -3,6 +3,8 @@
 import json
 import os
 import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from reporting.result_files import CONFUSION, METRICS, PER_CLASS
 from reporting.tensorboard_log import event_files
 from runtime.distributed import barrier, is_main
 from runtime.errors import CutShort, UserError, reason_of
-from runtime.files import printable, replaced_file, write_json
+from runtime.files import printable, replaced_file, take_lock, write_json
 
 LOG, ARGS = "log.jsonl", "args.json"
 NON_FINITE = "non_finite_loss_rank{}.json"
@@ -93,6 +95,25 @@ def continues(checkpoint: Path | None, folder: Path) -> bool:
     return os.path.realpath(folder) in parents
 
 
+@contextmanager
+def sole_run(folder: Path) -> Iterator[None]:
+    """Inside, no other run trains in `folder`. Raises UserError where one does; the lock is rank 0's."""
+    if not is_main():
+        yield
+        return
+    made = [path for path in (folder, *folder.parents) if not path.exists()]  # the deepest first
+    with ExitStack() as stack:
+        for path in reversed(made):
+            stack.callback(_remove_if_empty, path)
+        with suppress(OSError):  # the check of what is written to says it, with the flag
+            folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, descriptor)
+            if not take_lock(descriptor):
+                raise UserError(f"another run trains in {folder}: wait for its end, or choose another --output-dir")
+        yield
+
+
 def check_run_folder(folder: Path, continues: bool, overwrite: bool) -> None:
     """Raises UserError where it holds a run that this one neither continues nor overwrites."""
     kept = [name for name in _own_files(folder) if _IS_CHECKPOINT(name) or name in RESULTS]
@@ -120,6 +141,11 @@ def open_run_folder(folder: Path, args: dict[str, Any], continues: bool, overwri
         write_json(folder / ARGS, args)
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {reason_of(error)}; choose another --output-dir") from error
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _own_files(folder: Path) -> list[str]:

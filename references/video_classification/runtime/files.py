@@ -78,6 +78,22 @@ def check_writable(flag: str, path: Path) -> None:
                 folder.rmdir()
 
 
+def take_lock(descriptor: int, waits: bool = False) -> bool:
+    """Takes the lock of an open file or folder, which ends when it is closed; returns False where another has it.
+
+    Where the system (Windows) or the disk knows no such locks, there is nothing to wait for.
+    """
+    try:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):
+        pass
+    return True
+
+
 def file_identity(path: Path) -> Any:
     """The same for all names of a file: train.py gives the checkpoint of an epoch several, as hard links."""
     try:

@@ -26,7 +26,7 @@ from runtime.signals import ResumeCommand
 from training import estimating
 from training.estimating import Need, Rates, StepSeconds, TriedVideo, Work
 from training.recipe import val_preprocessing
-from training.running import check_start, find_start
+from training.running import checked_start
 from training.screen import device_words, print_entries
 from videos.folder import VideoFolder
 
@@ -60,7 +60,7 @@ def print_plan(args: argparse.Namespace, device: torch.device, command: ResumeCo
     precision = Precision.of(args.amp, device)
     problems = class_problems(tree.counts)
     # Weights, checkpoint, sizes of clips, the folder for its output.
-    problems += _refusal_of(lambda: check_start(args, find_start(args, command)))
+    problems += _refusal_of(lambda: checked_start(args, command))
     warnings = class_warnings(tree.counts, args.balanced_sampling)
     _print_tree(args, tree, warnings)
 

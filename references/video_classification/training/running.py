@@ -62,6 +62,13 @@ def build_cache(args: argparse.Namespace) -> None:
     print_main(f"The clip cache is complete in {args.cache_dir}")
 
 
+def checked_start(args: argparse.Namespace, command: ResumeCommand) -> Start:
+    """What `find_start` finds, and `check_start` does not refuse."""
+    start = find_start(args, command)
+    check_start(args, start)
+    return start
+
+
 def find_start(args: argparse.Namespace, command: ResumeCommand) -> Start:
     """Reads the checkpoint or weights to begin with, which decide on the classes; notes in `args` what it resumes."""
     folders = starting.folder_classes(args.data_path, args.test_only)
