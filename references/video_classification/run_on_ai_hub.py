@@ -93,24 +93,26 @@ def run(args: argparse.Namespace) -> None:
         require(name)
     # Heavy imports come after parsing, so that --help and wrong usage do not wait for torch.
     from deployment.ai_hub import REQUIREMENTS, AiHub
+    from reporting.run_folder import sole_run
 
     if not args.dry_run:
         require("qai_hub", REQUIREMENTS)
     check_writable("--output-dir", args.output_dir / "jobs.json")
-    work = open_run(args)
-    if args.dry_run:
+    with sole_run(args.output_dir):  # two would upload and submit everything twice
+        work = open_run(args)
+        if args.dry_run:
+            work.export()
+            work.describe(args.share_with)
+            return
+        hub = AiHub(work.record)
+        hub.check_device(args.device)
         work.export()
-        work.describe(args.share_with)
-        return
-    hub = AiHub(work.record)
-    hub.check_device(args.device)
-    work.export()
-    work.submit(hub, args.share_with, wait=not args.submit_only)
-    if args.submit_only:
-        print(f"all jobs are submitted: {work.record.path}. The same command without --submit-only collects them")
-        return
-    profile, logits = work.collect(hub)
-    print_report(work, *work.report(profile, logits, args.limit_ms))
+        work.submit(hub, args.share_with, wait=not args.submit_only)
+        if args.submit_only:
+            print(f"all jobs are submitted: {work.record.path}. The same command without --submit-only collects them")
+            return
+        profile, logits = work.collect(hub)
+        print_report(work, *work.report(profile, logits, args.limit_ms))
 
 
 def open_run(args: argparse.Namespace) -> "DeviceRun":

@@ -37,10 +37,10 @@ def test_lines_of_epochs_are_kept_beside_others(tmp_path):
     assert [entry["epoch"] for entry in read_log(tmp_path)] == [0, 2]
 
 
-def test_one_run_at_a_time_trains_in_a_folder(tmp_path):
+def test_one_run_at_a_time_works_in_a_folder(tmp_path):
     folder = tmp_path / "runs" / "first"
     for _ in range(2):  # the lock ends with the run
-        refused = pytest.raises(UserError, match=f"another run trains in {folder}: wait")
+        refused = pytest.raises(UserError, match=f"another run is at work in {folder}: wait")
         with sole_run(folder), sole_run(tmp_path / "runs" / "second"), refused, sole_run(folder):
             pass
         assert not (tmp_path / "runs").exists()  # nothing was written

@@ -16,6 +16,7 @@ import run_on_ai_hub
 from deployment import device_run, parity
 from helpers.extras import require_extra
 from helpers.small_models import small_checkpoint, small_preprocessing, write_coloured_videos
+from reporting.run_folder import sole_run
 
 for package in ("qai_hub", "h5py", "onnx", "onnxscript", "onnxruntime"):
     require_extra(package)
@@ -355,6 +356,12 @@ def test_data_that_has_expired_is_uploaded_again(server, run):
     code, _, err = run()
     assert server.uploads == ["model", "dataset", "dataset"]
     assert code == 1 and "Cannot download expired dataset" in err  # what the device computed has expired as well
+
+
+def test_two_at_once_in_a_folder_do_not_submit_twice(server, run):
+    with sole_run(run.folder):  # as the other has
+        code, _, err = run()
+    assert code == 1 and f"another run is at work in {run.folder}: wait" in err and not server.requests
 
 
 def test_other_settings_in_the_same_folder_are_refused(server, run):

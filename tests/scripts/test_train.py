@@ -155,7 +155,7 @@ def test_a_folder_in_which_a_run_trains_is_left_alone(finished_run, capsys, flag
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     with sole_run(folder):  # as the other run has
         assert train.main([*options, "--output-dir", str(folder), flag]) == 1
-    assert f"error: another run trains in {folder}: wait" in capsys.readouterr().err
+    assert f"error: another run is at work in {folder}: wait" in capsys.readouterr().err
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
 

@@ -97,7 +97,7 @@ def continues(checkpoint: Path | None, folder: Path) -> bool:
 
 @contextmanager
 def sole_run(folder: Path) -> Iterator[None]:
-    """Inside, no other run trains in `folder`. Raises UserError where one does; the lock is rank 0's."""
+    """Inside, no other run works in `folder`. Raises UserError where one does; the lock is rank 0's."""
     if not is_main():
         yield
         return
@@ -110,7 +110,7 @@ def sole_run(folder: Path) -> Iterator[None]:
             descriptor = os.open(folder, os.O_RDONLY)
             stack.callback(os.close, descriptor)
             if not take_lock(descriptor):
-                raise UserError(f"another run trains in {folder}: wait for its end, or choose another --output-dir")
+                raise UserError(f"another run is at work in {folder}: wait for its end, or choose another --output-dir")
         yield
 
 
